@@ -1,0 +1,57 @@
+"""From features to latents: the ELMUR stack between a Linear and the heads, with its state packed or cached."""
+
+from torch import Tensor, nn
+
+from sb3_elmur.config import ElmurConfig
+from sb3_elmur.elmur import Elmur, ElmurState, make_norm
+from sb3_elmur.memory import PackedLayout
+
+Pair = tuple[Tensor, ...]  # sb3-contrib's (hidden, cell), each (1, B, hidden_size)
+
+
+class Backbone(nn.Module):
+    """
+    Features to latent: Linear, ELMUR stack, and a final norm if the stack is pre-norm.
+
+    :param features_dim: Width of the features.
+    :param config: Hyper-parameters of the stack.
+    """
+
+    def __init__(self, features_dim: int, config: ElmurConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(features_dim, config.d_model)
+        self.core = Elmur(config)
+        self.norm = make_norm(config) if config.norm_first else nn.Identity()
+        self.layout = PackedLayout(config.n_layers, config.memory_size, config.d_model, config.segment_length)
+
+    def forward(
+        self, features: Tensor, pair: Pair, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
+    ) -> tuple[Tensor, Pair]:
+        """
+        Run sequences of equal length.
+
+        :param features: (B * T, features_dim), sequence by sequence.
+        :param pair: Packed state at the sequences' starts, each (1, B, hidden_size).
+        :param episode_starts: (B * T,), 1 where an episode begins.
+        :param detach_memory: Stop gradients at segment borders.
+        :param need_state: Whether the returned state is used; if not, it is ``pair``.
+        :return: Latent (B * T, D), and the packed state after the sequences.
+        """
+        n_seq = pair[0].shape[1]
+        x = self.embed(features).unflatten(0, (n_seq, -1))
+        memory, tokens = self.layout.unpack(pair, self.core.initial_slots)
+        starts = episode_starts.unflatten(0, (n_seq, -1))
+        y, memory, tokens = self.core.unroll(x, memory, tokens, starts, detach_memory=detach_memory, need_state=need_state)
+        return self.norm(y.flatten(0, 1)), self.layout.pack(memory, tokens) if need_state else pair
+
+    def step(self, features: Tensor, state: ElmurState, episode_starts: Tensor) -> tuple[Tensor, ElmurState]:
+        """
+        Run one step with cached keys and values.
+
+        :param features: (B, features_dim).
+        :param state: Left as it is.
+        :param episode_starts: (B,), true where an episode begins.
+        :return: Latent (B, D), and the state after the step.
+        """
+        y, state = self.core.step(self.embed(features), state, episode_starts)
+        return self.norm(y), state

@@ -1,0 +1,108 @@
+"""Hyper-parameters of the ELMUR stack, checked once, when they are given."""
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+
+@dataclass(frozen=True)
+class ElmurConfig:
+    """
+    Hyper-parameters of one ELMUR stack (arXiv 2510.07151), with the paper's symbols in parentheses.
+
+    :param d_model: Width of tokens and of memory slots (D), even and divisible by ``n_heads``.
+    :param n_layers: Number of layers (N), each with a memory of its own.
+    :param n_heads: Attention heads (H) of self-attention, read and write.
+    :param segment_length: Steps per segment (L): the reach of self-attention, and one memory write per ``L`` steps.
+    :param memory_size: Memory slots per layer (M).
+    :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when the least recently written slot
+        is overwritten: 1 replaces the slot, 0 keeps it.
+    :param blend: How new and old content of a slot are combined: ``"fixed"`` is the paper's constant lambda.
+    :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
+    :param max_distance: Reach (K) in steps of the relative bias between tokens and slots; larger distances count as K - 1.
+    :param norm_first: Normalise each sublayer's input (pre-norm) instead of its residual sum (post-norm, the paper's).
+    :param norm: ``"layer"`` (LayerNorm) or ``"rms"`` (RMSNorm).
+    :param ffn: ``"swiglu"``, ``"gelu"`` or ``"moe"`` (DeepSeek-style mixture of SwiGLU experts).
+    :param d_ff: Hidden width of the dense feed-forward networks; ``None`` means ``2 * d_model``.
+    :param n_routed_experts: Experts of which the router chooses (E).
+    :param n_shared_experts: Experts that are always on (S).
+    :param top_k: Experts per token, the shared ones included: ``max(1, top_k - n_shared_experts)`` are routed.
+    :param router_gate: Weight of a chosen expert: its ``"softmax"`` probability, or ``"renormalised"`` over the chosen.
+    :param routed_d_ff: Hidden width of a routed expert; ``None`` means ``d_ff``.
+    :param shared_d_ff: Hidden width of a shared expert; ``None`` means ``d_ff``.
+    :param aux_loss_coef: Weight of the load-balancing loss of the mixture of experts.
+    :param dropout: Dropout on every sublayer's output, before the residual sum.
+    :param attention_dropout: Dropout on attention weights.
+    :param memory_dropout: Dropout on what is written to memory.
+    :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
+    """
+
+    d_model: int = 128
+    n_layers: int = 2
+    n_heads: int = 4
+    segment_length: int = 16
+    memory_size: int = 8
+    lru_blend: float = 0.5
+    blend: str = "fixed"
+    memory_init_std: float = 0.1
+    max_distance: int = 1024
+    norm_first: bool = False
+    norm: str = "layer"
+    ffn: str = "swiglu"
+    d_ff: int | None = None
+    n_routed_experts: int = 4
+    n_shared_experts: int = 1
+    top_k: int = 2
+    router_gate: str = "softmax"
+    routed_d_ff: int | None = None
+    shared_d_ff: int | None = None
+    aux_loss_coef: float = 0.01
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    memory_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "n_heads", "segment_length", "memory_size", "max_distance", "n_routed_experts"):
+            _check_count(name, getattr(self, name), 1)
+        _check_count("n_shared_experts", self.n_shared_experts, 0)
+        _check_count("top_k", self.top_k, 1)
+        for name in ("d_ff", "routed_d_ff", "shared_d_ff"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), 1)
+        _check_range("lru_blend", self.lru_blend, 0.0, 1.0)
+        for name in ("memory_init_std", "aux_loss_coef"):
+            _check_range(name, getattr(self, name), 0.0, float("inf"))
+        for name in ("dropout", "attention_dropout", "memory_dropout"):
+            _check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
+        _check_choice("blend", self.blend, ("fixed",))
+        _check_choice("norm", self.norm, ("layer", "rms"))
+        _check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
+        _check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))
+        if not isinstance(self.norm_first, bool):
+            raise ValueError(f"`norm_first` must be True or False. Received {self.norm_first!r}.")
+        if self.d_model % self.n_heads:
+            raise ValueError(f"`d_model` must be divisible by `n_heads` ({self.n_heads}). Received {self.d_model}.")
+        if self.d_model % 2:
+            raise ValueError(f"`d_model` must be even, for pairs of sine and cosine. Received {self.d_model}.")
+        experts = self.n_shared_experts + self.n_routed_experts
+        if self.ffn == "moe" and self.top_k > experts:
+            raise ValueError(
+                f"`top_k` counts the shared experts and must be at most `n_shared_experts` + `n_routed_experts` ({experts}). "
+                f"Received {self.top_k}."
+            )
+
+
+def _check_count(name: str, value: object, smallest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
+        raise ValueError(f"`{name}` must be an integer of at least {smallest}. Received {value!r}.")
+
+
+def _check_range(name: str, value: object, low: float, high: float, open_end: bool = False) -> None:
+    allowed = f"[{low:g}, {high:g}" + (")" if open_end or high == float("inf") else "]")
+    inside = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and value != float("inf")
+    if not inside or (open_end and value == high):
+        raise ValueError(f"`{name}` must be a number in {allowed}. Received {value!r}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.")

@@ -1,0 +1,454 @@
+"""
+ELMUR: External Layer Memory with Update/Rewrite (arXiv 2510.07151), in plain PyTorch.
+
+A transformer whose every layer owns M memory slots that outlive the attention window. A trajectory is cut into segments of
+L steps. Within a segment, tokens attend to earlier tokens of the segment and *read* the slots (the paper's mem2tok). After a
+segment's last token, one slot, the least recently written, is *written* from the segment's tokens (tok2mem); the next
+segment reads the new memory.
+
+Three ways to run the stack give the same numbers: :meth:`Elmur.segment` (one segment of a batch in parallel),
+:meth:`Elmur.step` (one token at a time, with cached keys and values) and :meth:`Elmur.unroll` (sequences that begin
+anywhere in a segment and may contain episode starts). References: Transformer-XL (arXiv 1901.02860) for the relative
+positions, DeepSeekMoE (arXiv 2401.06066) for the experts.
+
+Axis letters: B batch, T tokens, N layers, M slots, D width, H heads.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sb3_elmur.config import ElmurConfig
+from sb3_elmur.feedforward import RouterLoad, attach_gradient, make_feedforward
+from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, reset_memory, write_slot
+from sb3_elmur.unroll import unroll
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """(..., T, D) to (..., H, T, D / H); heads are contiguous blocks of the width."""
+    return x.unflatten(-1, (n_heads, -1)).transpose(-3, -2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(..., H, T, D / H) to (..., T, D)."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def sinusoids(distances: int, d_model: int) -> Tensor:
+    """
+    Sine and cosine features of the distances 0, 1, ... in steps, (distances, D); frequency k is ``10000^(-2k/D)``.
+
+    :param distances: Number of distances.
+    :param d_model: Width D, even.
+    """
+    frequencies = 10000.0 ** (-th.arange(0, d_model, 2, dtype=th.float64) / d_model)
+    angles = th.arange(distances, dtype=th.float64)[:, None] * frequencies
+    return th.cat((angles.sin(), angles.cos()), dim=1).to(th.get_default_dtype())
+
+
+class SelfAttention(nn.Module):
+    """
+    Causal self-attention within a segment, with Transformer-XL relative positions.
+
+    ``score(i, j) = ((q_i + u) k_j + (q_i + w) r_{i-j}) / sqrt(D / H)`` with ``r_d = W_r sinusoid(d)``; u (``content_bias``)
+    and w (``distance_bias``), each (H, D / H), are shared by all layers and passed in.
+    """
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.distance = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens (B, T, D), each (B, T, D)."""
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        return query, key, value
+
+    def over_segment(self, q: Tensor, k: Tensor, v: Tensor, r: Tensor, biases: tuple[Tensor, Tensor]) -> Tensor:
+        """
+        All tokens of a segment, or of its first part, attend to themselves and their predecessors.
+
+        :param q: Queries; keys ``k`` and values ``v`` likewise, (B, T, D).
+        :param r: Projected distances, (at least T, D).
+        :param biases: u and w, each (H, D / H).
+        :return: (B, T, D).
+        """
+        n = q.shape[1]
+        scores = self._distance_scores(q, r[:n].flip(0), biases[1])  # (B, H, T, T), last axis: distance n-1 ... 0
+        # Transformer-XL's shift: row i moves left by n-1-i, so that column j holds distance i-j
+        shifted = F.pad(scores, (1, 0)).view(*scores.shape[:2], n + 1, n)[:, :, 1:]
+        future = th.ones(n, n, dtype=th.bool, device=q.device).triu(1)
+        return self._attend(q, k, v, shifted.masked_fill(future, float("-inf")), biases[0])
+
+    def over_cache(
+        self, q: Tensor, keys: Tensor, values: Tensor, r: Tensor, distance: Tensor, biases: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """
+        One token per row attends to its segment so far.
+
+        :param q: Query, (B, 1, D).
+        :param keys: Keys of the segment's tokens, its own included, (B, L, D); ``values`` likewise.
+        :param r: Projected distances, (L, D).
+        :param distance: From the query back to each cached token, (B, L) int64; negative where there is none yet.
+        :param biases: u and w, each (H, D / H).
+        :return: (B, 1, D).
+        """
+        scores = self._distance_scores(q, r, biases[1])  # (B, H, 1, L), last axis: distance
+        index = distance.clamp(min=0)[:, None, None, :].expand_as(scores)
+        bias = scores.gather(-1, index).masked_fill((distance < 0)[:, None, None, :], float("-inf"))
+        return self._attend(q, keys, values, bias, biases[0])
+
+    def _distance_scores(self, q: Tensor, r: Tensor, distance_bias: Tensor) -> Tensor:
+        q = split_heads(q, self.n_heads) + distance_bias[:, None]
+        return q @ split_heads(r, self.n_heads).transpose(-1, -2) * q.shape[-1] ** -0.5
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, content_bias: Tensor) -> Tensor:
+        q = split_heads(q, self.n_heads) + content_bias[:, None]
+        k, v = split_heads(k, self.n_heads), split_heads(v, self.n_heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+
+
+class CrossAttention(nn.Module):
+    """Attention of the read (tokens query slots) and of the write (slots query tokens), with an additive relative bias."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = config.attention_dropout
+        self.query = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.key_value = nn.Linear(config.d_model, 2 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is attended to, from (B, T, D), each (B, T, D)."""
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        return key, value
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """
+        :param x: What queries, (B, T, D).
+        :param keys: (B, S, D); ``values`` likewise.
+        :param bias: Added to the scaled scores, (B, H, T, S).
+        :return: (B, T, D).
+        """
+        q, k, v = (split_heads(part, self.n_heads) for part in (self.query(x), keys, values))
+        dropout = self.dropout if self.training else 0.0
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+
+
+class Residual(nn.Module):
+    """A sublayer's normalisation, dropout and residual sum: ``norm(x + f(x))``, or ``x + f(norm(x))`` if ``norm_first``."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.norm = make_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def before(self, x: Tensor) -> Tensor:
+        """The sublayer's input."""
+        return self.norm(x) if self.norm_first else x
+
+    def after(self, x: Tensor, update: Tensor) -> Tensor:
+        """The residual sum of ``x`` and the sublayer's output."""
+        y = x + self.dropout(update)
+        return y if self.norm_first else self.norm(y)
+
+
+def make_norm(config: ElmurConfig) -> nn.Module:
+    """The normalisation that ``config.norm`` names."""
+    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm](config.d_model, eps=1e-8)
+
+
+class LayerCache(NamedTuple):
+    """
+    What one layer keeps between steps; valid while the weights stay the same.
+
+    :param keys: Keys of the open segment's tokens, (B, L, D); ``values`` likewise.
+    :param outputs: The layer's outputs for these tokens, from which memory is written, (B, L, D).
+    :param slot_keys: Keys of the slots, (B, M, D); ``slot_values`` likewise.
+    :param fresh_slot_keys: Keys of the initial slots, (M, D); ``fresh_slot_values`` likewise.
+    :param distances: Projected relative distances of self-attention, (L, D).
+    """
+
+    keys: Tensor
+    values: Tensor
+    outputs: Tensor
+    slot_keys: Tensor
+    slot_values: Tensor
+    fresh_slot_keys: Tensor
+    fresh_slot_values: Tensor
+    distances: Tensor
+
+
+class ElmurState(NamedTuple):
+    """Memory and the caches of the open segment: all that :meth:`Elmur.step` needs."""
+
+    memory: Memory
+    cache: tuple[LayerCache, ...]
+
+
+class ElmurLayer(nn.Module):
+    """One layer: token track (self-attention, read, feed-forward) and memory track (write, feed-forward)."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.read = CrossAttention(config)
+        self.token_ffn = make_feedforward(config)
+        self.write = CrossAttention(config)
+        self.memory_ffn = make_feedforward(config)
+        self.relative_bias = nn.Parameter(th.zeros(2 * config.max_distance - 1, config.n_heads))
+        self.around_attention, self.around_read, self.around_token_ffn = (Residual(config) for _ in range(3))
+        self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
+        self.candidate_dropout = nn.Dropout(config.memory_dropout)
+
+    def bias(self, index: Tensor) -> Tensor:
+        """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
+        return F.embedding(index, self.relative_bias).permute(0, 3, 1, 2)
+
+    def read_and_feed(
+        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor,
+        load: RouterLoad | None = None, real: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """
+        The token track after self-attention: read the slots, then the feed-forward network.
+
+        :param x: Tokens, (B, T, D).
+        :param slot_keys: (B, M, D); ``slot_values`` likewise.
+        :param read_index: Rows of the relative bias table, (B, T, M).
+        :param load: Where to record router choices, for tokens that are ``real`` (B, T).
+        :return: The layer's output, (B, T, D).
+        """
+        x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, self.bias(read_index)))
+        return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
+
+    def candidate(self, slot: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None) -> Tensor:
+        """
+        New content for the slot about to be written. Slots do not interact, so the others need none.
+
+        :param slot: Its old content, (B, 1, D).
+        :param outputs: The layer's outputs for the whole segment, (B, L, D).
+        :param write_index: Rows of the relative bias table, (B, 1, L).
+        :param load: Where to record router choices.
+        :return: (B, 1, D).
+        """
+        keys, values = self.write.project(outputs)
+        c = self.around_write.after(slot, self.write(self.around_write.before(slot), keys, values, self.bias(write_index)))
+        c = self.around_memory_ffn.after(c, self.memory_ffn(self.around_memory_ffn.before(c), load))
+        return self.candidate_dropout(c)
+
+
+class Elmur(nn.Module):
+    """
+    A stack of ELMUR layers.
+
+    :param config: Its hyper-parameters.
+    """
+
+    initial_slots: Tensor
+    sinusoids: Tensor
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.config = config
+        head = (config.n_heads, config.d_model // config.n_heads)
+        self.content_bias = nn.Parameter(th.zeros(head))
+        self.distance_bias = nn.Parameter(th.zeros(head))
+        self.layers = nn.ModuleList(ElmurLayer(config) for _ in range(config.n_layers))
+        slots = config.memory_init_std * th.randn(config.n_layers, config.memory_size, config.d_model)
+        self.register_buffer("initial_slots", slots)
+        self.register_buffer("sinusoids", sinusoids(config.segment_length, config.d_model), persistent=False)
+
+    @property
+    def segment_length(self) -> int:
+        """Steps per segment (L)."""
+        return self.config.segment_length
+
+    def initial_memory(self, batch: int) -> Memory:
+        """Memory of ``batch`` episodes that are about to begin."""
+        return fresh_memory(self.initial_slots, batch)
+
+    def initial_state(self, batch: int) -> ElmurState:
+        """State of ``batch`` episodes that are about to begin, for :meth:`step`."""
+        no_tokens = self.initial_slots.new_zeros(batch, 0, self.config.d_model)
+        return self.open_segment(no_tokens, self.initial_memory(batch))
+
+    def segment(
+        self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
+    ) -> tuple[Tensor, Memory]:
+        """
+        Run one segment from its start, all tokens in parallel.
+
+        :param x: Tokens, (B, T, D) with T at most L.
+        :param memory: Memory before the segment. A ``position`` inside a segment counts as that segment's start.
+        :param lengths: Real tokens per row, (B,) int64, at most T. Rows with L of them write memory,
+            rows with none stay as they are.
+        :param write: False saves the write where the memory after the segment is not used.
+        :param load: Where to record router choices.
+        :return: Outputs (B, T, D), and memory after the segment.
+        """
+        start = memory._replace(position=memory.position - memory.position % self.segment_length)
+        real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
+        tracks = self._token_track(x, start, load, real)
+        outputs = [output for _, _, output in tracks]
+        full = (lengths == self.segment_length).nonzero().squeeze(1)
+        after = start
+        if write and len(full):
+            after, _ = self._write(start, full, [output[full] for output in outputs], load)
+        position = th.where(lengths > 0, start.position + lengths, memory.position)
+        return outputs[-1], after._replace(position=position)
+
+    def open_segment(self, x: Tensor, memory: Memory) -> ElmurState:
+        """
+        Fill the caches for stepping on from within a segment, in one parallel pass.
+
+        :param x: Inputs of the open segment's earlier tokens, (B, T, D), T less than L; row b uses the first
+            ``memory.position[b] % L`` of them.
+        :param memory: Memory at this point of time, equal to that at the segment's start.
+        """
+        tracks = self._token_track(x, memory._replace(position=memory.position - memory.position % self.segment_length))
+        cache = []
+        for layer, slots, fresh, track in zip(self.layers, memory.slots.unbind(1), self.initial_slots, tracks, strict=True):
+            distances = layer.attention.distance(self.sinusoids)
+            rest = (0, 0, 0, self.segment_length - x.shape[1])
+            padded = (F.pad(part, rest) for part in track)
+            cache.append(LayerCache(*padded, *layer.read.project(slots), *layer.read.project(fresh), distances))
+        return ElmurState(memory, tuple(cache))
+
+    def step(self, x: Tensor, state: ElmurState, episode_starts: Tensor) -> tuple[Tensor, ElmurState]:
+        """
+        Run one token per row, whatever the phases of the rows. Nothing that earlier steps computed is computed again.
+
+        :param x: Tokens, (B, D).
+        :param state: State before the step, left as it is. It becomes stale when the weights change:
+            rebuild it with :meth:`open_segment`.
+        :param episode_starts: (B,), true for rows whose episode begins with this token.
+        :return: Outputs (B, D), and the state after the step.
+        """
+        memory, caches = self._begin_episodes(state, episode_starts)
+        phase = memory.position % self.segment_length
+        rows = th.arange(len(x), device=x.device)
+        distance = phase[:, None] - th.arange(self.segment_length, device=x.device)
+        read_index = self._bias_index(memory.position[:, None, None] - memory.anchors[:, None, :])
+        biases = (self.content_bias, self.distance_bias)
+
+        x = x[:, None]
+        new_caches = []
+        for layer, cache in zip(self.layers, caches, strict=True):
+            q, k, v = layer.attention.project(layer.around_attention.before(x))
+            keys, values = (old.index_put((rows, phase), new[:, 0]) for old, new in ((cache.keys, k), (cache.values, v)))
+            attended = layer.attention.over_cache(q, keys, values, cache.distances, distance, biases)
+            x = layer.around_attention.after(x, attended)
+            x = layer.read_and_feed(x, cache.slot_keys, cache.slot_values, read_index)
+            outputs = cache.outputs.index_put((rows, phase), x[:, 0])
+            new_caches.append(cache._replace(keys=keys, values=values, outputs=outputs))
+
+        full = (phase == self.segment_length - 1).nonzero().squeeze(1)
+        if len(full):
+            memory, slot = self._write(memory, full, [cache.outputs[full] for cache in new_caches])
+            for n, (layer, cache) in enumerate(zip(self.layers, new_caches, strict=True)):
+                key, value = layer.read.project(memory.slots[full, n, slot])
+                new_caches[n] = cache._replace(
+                    slot_keys=cache.slot_keys.index_put((full, slot), key),
+                    slot_values=cache.slot_values.index_put((full, slot), value),
+                )
+        return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches))
+
+    def unroll(
+        self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
+    ) -> tuple[Tensor, Memory, Tensor]:
+        """
+        Run sequences that begin at any phase of a segment and may contain episode starts.
+
+        In training mode the load-balancing loss of a mixture of experts is attached to the outputs' gradient.
+
+        :param x: Tokens, (B, T, D).
+        :param memory: Memory before the first token.
+        :param tokens: Inputs of the open segment's earlier tokens, (B, L - 1, D); row b uses the first
+            ``memory.position[b] % L`` of them.
+        :param episode_starts: (B, T), true where an episode begins.
+        :param detach_memory: Stop gradients at segment borders (the paper's setting).
+        :param need_state: Whether the state after the last token is used; otherwise a last write is saved.
+        :return: Outputs (B, T, D), memory and open tokens after the last token.
+        """
+        balanced = self.training and th.is_grad_enabled() and self.config.ffn == "moe" and self.config.aux_loss_coef > 0
+        load = RouterLoad() if balanced else None
+        y, memory, tokens = unroll(
+            partial(self.segment, load=load),
+            self.segment_length,
+            self.initial_slots,
+            x,
+            memory,
+            tokens,
+            episode_starts,
+            detach_memory=detach_memory,
+            need_state=need_state,
+        )
+        return y if load is None else attach_gradient(y, self.config.aux_loss_coef * load.loss()), memory, tokens
+
+    def _token_track(
+        self, x: Tensor, memory: Memory, load: RouterLoad | None = None, real: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Keys, values and outputs of every layer for the first T tokens of a segment, each (B, T, D)."""
+        time = memory.position[:, None] + th.arange(x.shape[1], device=x.device)
+        read_index = self._bias_index(time[:, :, None] - memory.anchors[:, None, :])
+        biases = (self.content_bias, self.distance_bias)
+        tracks = []
+        for layer, slots in zip(self.layers, memory.slots.unbind(1), strict=True):
+            q, k, v = layer.attention.project(layer.around_attention.before(x))
+            r = layer.attention.distance(self.sinusoids[: x.shape[1]])
+            x = layer.around_attention.after(x, layer.attention.over_segment(q, k, v, r, biases))
+            x = layer.read_and_feed(x, *layer.read.project(slots), read_index, load, real)
+            tracks.append((k, v, x))
+        return tracks
+
+    def _write(
+        self, memory: Memory, rows: Tensor, outputs: list[Tensor], load: RouterLoad | None = None
+    ) -> tuple[Memory, Tensor]:
+        """
+        Write one slot of the rows whose segment is complete.
+
+        :param memory: Memory of all B rows.
+        :param rows: (b,) int64.
+        :param outputs: Every layer's outputs for the complete segments, N tensors (b, L, D).
+        :return: The new memory, and the slot that each of the rows wrote, (b,) int64.
+        """
+        anchors = memory.anchors[rows]
+        slot, empty = least_recently_written(anchors)
+        start = memory.position[rows] - memory.position[rows] % self.segment_length
+        time = start[:, None] + th.arange(self.segment_length, device=rows.device)
+        write_index = self._bias_index(anchors.gather(1, slot[:, None])[:, :, None] - time[:, None, :])
+        old = memory.slots[rows, :, slot]  # (b, N, D)
+        candidates = [
+            layer.candidate(old[:, n, None], output, write_index, load)
+            for n, (layer, output) in enumerate(zip(self.layers, outputs, strict=True))
+        ]
+        weight = old.new_full(empty.shape, self.config.lru_blend).masked_fill(empty, 1.0)[:, None, None]
+        content = old.lerp(th.cat(candidates, dim=1), weight.expand_as(old))
+        return write_slot(memory, rows, slot, content, time[:, -1]), slot
+
+    def _begin_episodes(self, state: ElmurState, episode_starts: Tensor) -> ElmurState:
+        starts = episode_starts.bool()
+        if not starts.any():
+            return state
+        cache = tuple(
+            layer._replace(
+                slot_keys=th.where(starts[:, None, None], layer.fresh_slot_keys, layer.slot_keys),
+                slot_values=th.where(starts[:, None, None], layer.fresh_slot_values, layer.slot_values),
+            )
+            for layer in state.cache
+        )
+        return ElmurState(reset_memory(state.memory, self.initial_slots, starts), cache)
+
+    def _bias_index(self, distance: Tensor) -> Tensor:
+        """Rows of the relative bias table for distances in steps."""
+        reach = self.config.max_distance - 1
+        return distance.clamp(-reach, reach) + reach

@@ -1,0 +1,400 @@
+"""
+ELMUR as a recurrent policy of Stable-Baselines3: features extractor -> Linear -> ELMUR stack -> ``mlp_extractor`` -> heads.
+
+The policy works with the unmodified ``sb3_contrib.RecurrentPPO``, whose (hidden, cell) pair carries memory, anchors,
+position and the inputs of the open segment (:class:`sb3_elmur.memory.PackedLayout`). The open segment is recomputed from
+them at every step, so that what training replays is what the rollout saw. :meth:`ElmurPolicy.step` keeps caches instead.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from sb3_elmur.backbone import Backbone, Pair
+from sb3_elmur.config import ElmurConfig
+from sb3_elmur.elmur import ElmurState
+
+_LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
+
+
+class StateShape(NamedTuple):
+    """What ``RecurrentPPO`` reads from ``policy.lstm_actor`` to size its state tensors."""
+
+    num_layers: int
+    hidden_size: int
+
+
+class ElmurPolicy(RecurrentActorCriticPolicy):
+    """
+    Actor-critic policy whose recurrent state is the memory of an ELMUR transformer (arXiv 2510.07151).
+
+    For ``sb3_contrib.RecurrentPPO``. Use :class:`ElmurCnnPolicy` for images and :class:`ElmurMultiInputPolicy` for Dict
+    observations. The paper's symbols stand in parentheses.
+
+    :param observation_space: Observation space.
+    :param action_space: Action space: Box, Discrete, MultiDiscrete or MultiBinary.
+    :param lr_schedule: Learning rate schedule.
+    :param net_arch: Layers of the policy and value networks behind the stack; ``None`` means none.
+    :param activation_fn: Activation function of these layers.
+    :param ortho_init: Whether to initialise features extractor, ``net_arch`` and heads orthogonally.
+    :param use_sde: Whether to use state-dependent exploration (gSDE).
+    :param log_std_init: Initial log standard deviation of continuous actions.
+    :param full_std: See :class:`stable_baselines3.common.policies.ActorCriticPolicy`, as for the next two.
+    :param use_expln: Use ``expln()`` instead of ``exp()`` for a positive standard deviation under gSDE.
+    :param squash_output: Squash actions by ``tanh`` under gSDE.
+    :param features_extractor_class: Features extractor; ``None`` means this class's default.
+    :param features_extractor_kwargs: Its keyword arguments.
+    :param share_features_extractor: One features extractor for actor and critic, or one for each
+        (this needs ``separate_critic``).
+    :param normalize_images: Divide images by 255.
+    :param optimizer_class: Optimizer.
+    :param optimizer_kwargs: Its keyword arguments besides the learning rate.
+    :param d_model: Width of tokens and of memory slots (D), even and divisible by ``n_heads``.
+    :param n_layers: Number of layers, each with a memory of its own.
+    :param n_heads: Attention heads.
+    :param segment_length: Steps per segment (L): the reach of self-attention, and one memory write per ``L`` steps.
+    :param memory_size: Memory slots per layer (M).
+    :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when a slot is overwritten.
+    :param blend: How new and old content of a slot are combined: ``"fixed"`` is the paper's constant lambda.
+    :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
+    :param max_distance: Reach (K) in steps of the relative bias between tokens and slots.
+    :param detach_memory: Stop gradients at segment borders, as the paper does. Otherwise they flow through all segments
+        of a training sequence, so that the agent learns what to write.
+    :param separate_critic: Give the critic a stack and a memory of its own, instead of one stack trained by both losses.
+    :param norm_first: Pre-norm instead of post-norm (the paper's).
+    :param norm: ``"layer"`` or ``"rms"``.
+    :param ffn: ``"swiglu"``, ``"gelu"`` or ``"moe"`` (mixture of experts).
+    :param d_ff: Hidden width of the feed-forward networks; ``None`` means ``2 * d_model``.
+    :param n_routed_experts: Experts of which the router chooses.
+    :param n_shared_experts: Experts that are always on.
+    :param top_k: Experts per token, the shared ones included.
+    :param router_gate: ``"softmax"`` or ``"renormalised"``.
+    :param routed_d_ff: Hidden width of a routed expert; ``None`` means ``d_ff``.
+    :param shared_d_ff: Hidden width of a shared expert; ``None`` means ``d_ff``.
+    :param aux_loss_coef: Weight of the load-balancing loss.
+    :param dropout: Dropout on every sublayer's output. PPO compares a rollout without dropout to an update with it.
+    :param attention_dropout: Dropout on attention weights.
+    :param memory_dropout: Dropout on what is written to memory.
+    :param unknown: Any other argument is refused with a hint.
+    :raises ValueError: If an argument lies outside its range.
+    :raises TypeError: If an argument is unknown, or belongs to sb3-contrib's LSTM policies.
+    """
+
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        use_sde: bool = False,
+        log_std_init: float = 0.0,
+        full_std: bool = True,
+        use_expln: bool = False,
+        squash_output: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        d_model: int = ElmurConfig.d_model,
+        n_layers: int = ElmurConfig.n_layers,
+        n_heads: int = ElmurConfig.n_heads,
+        segment_length: int = ElmurConfig.segment_length,
+        memory_size: int = ElmurConfig.memory_size,
+        lru_blend: float = ElmurConfig.lru_blend,
+        blend: str = ElmurConfig.blend,
+        memory_init_std: float = ElmurConfig.memory_init_std,
+        max_distance: int = ElmurConfig.max_distance,
+        detach_memory: bool = False,
+        separate_critic: bool = False,
+        norm_first: bool = ElmurConfig.norm_first,
+        norm: str = ElmurConfig.norm,
+        ffn: str = ElmurConfig.ffn,
+        d_ff: int | None = ElmurConfig.d_ff,
+        n_routed_experts: int = ElmurConfig.n_routed_experts,
+        n_shared_experts: int = ElmurConfig.n_shared_experts,
+        top_k: int = ElmurConfig.top_k,
+        router_gate: str = ElmurConfig.router_gate,
+        routed_d_ff: int | None = ElmurConfig.routed_d_ff,
+        shared_d_ff: int | None = ElmurConfig.shared_d_ff,
+        aux_loss_coef: float = ElmurConfig.aux_loss_coef,
+        dropout: float = ElmurConfig.dropout,
+        attention_dropout: float = ElmurConfig.attention_dropout,
+        memory_dropout: float = ElmurConfig.memory_dropout,
+        **unknown: Any,
+    ) -> None:
+        self._refuse(unknown)
+        for name, flag in (("separate_critic", separate_critic), ("detach_memory", detach_memory)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"`{name}` must be True or False. Received {flag!r}.")
+        if not share_features_extractor and not separate_critic:
+            raise ValueError(
+                "`share_features_extractor=False` needs `separate_critic=True`. Received `separate_critic=False`."
+            )
+        self.config = ElmurConfig(
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            segment_length=segment_length,
+            memory_size=memory_size,
+            lru_blend=lru_blend,
+            blend=blend,
+            memory_init_std=memory_init_std,
+            max_distance=max_distance,
+            norm_first=norm_first,
+            norm=norm,
+            ffn=ffn,
+            d_ff=d_ff,
+            n_routed_experts=n_routed_experts,
+            n_shared_experts=n_shared_experts,
+            top_k=top_k,
+            router_gate=router_gate,
+            routed_d_ff=routed_d_ff,
+            shared_d_ff=shared_d_ff,
+            aux_loss_coef=aux_loss_coef,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            memory_dropout=memory_dropout,
+        )
+        self.detach_memory = detach_memory
+        self.separate_critic = separate_critic
+        self.lstm_output_dim = d_model
+        # The parent's constructor would build LSTMs and their optimizer; its own parent calls `_build` below.
+        ActorCriticPolicy.__init__(
+            self,
+            observation_space,
+            action_space,
+            lr_schedule,
+            [] if net_arch is None else net_arch,
+            activation_fn,
+            ortho_init,
+            use_sde,
+            log_std_init,
+            full_std,
+            use_expln,
+            squash_output,
+            features_extractor_class or self.default_features_extractor_class,
+            features_extractor_kwargs,
+            share_features_extractor,
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.backbone = Backbone(self.features_dim, self.config)
+        self.critic_backbone = Backbone(self.features_dim, self.config) if self.separate_critic else None
+        self.lstm_actor = StateShape(num_layers=1, hidden_size=self.backbone.layout.hidden_size)
+        self.lstm_hidden_state_shape = (1, 1, self.lstm_actor.hidden_size)
+        super()._build(lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return (
+            super()._get_constructor_parameters()
+            | dataclasses.asdict(self.config)
+            | {
+                "share_features_extractor": self.share_features_extractor,
+                "detach_memory": self.detach_memory,
+                "separate_critic": self.separate_critic,
+            }
+        )
+
+    @classmethod
+    def _refuse(cls, unknown: dict[str, Any]) -> None:
+        known = [name for name in inspect.signature(cls).parameters if name != "unknown"]
+        for name in unknown:
+            if name in _LSTM_ARGUMENTS:
+                hint = "It belongs to sb3-contrib's LSTM policies; see `d_model`, `n_layers` and `separate_critic` instead."
+            else:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean `{close[0]}`?" if close else f"Known arguments: {', '.join(known)}."
+            raise TypeError(f"{cls.__name__} has no argument `{name}`. {hint}")
+
+    def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """Features for actor and critic, each (B, features_dim)."""
+        features = self.extract_features(obs)
+        return features if isinstance(features, tuple) else (features, features)
+
+    def _latents(
+        self, obs: PyTorchObs, lstm_states: RNNStates, episode_starts: Tensor, need_state: bool
+    ) -> tuple[Tensor, Tensor, RNNStates]:
+        """Inputs of the policy and of the value network, each (B, latent_dim), and the packed states."""
+        pi_features, vf_features = self._features(obs)
+        how = {"detach_memory": self.detach_memory, "need_state": need_state}
+        pi, pi_pair = self.backbone(pi_features, lstm_states.pi, episode_starts, **how)
+        vf, vf_pair = pi, pi_pair
+        if self.critic_backbone is not None:
+            vf, vf_pair = self.critic_backbone(vf_features, lstm_states.vf, episode_starts, **how)
+        latents = self.mlp_extractor.forward_actor(pi), self.mlp_extractor.forward_critic(vf)
+        return *latents, RNNStates(pi_pair, vf_pair)
+
+    def forward(
+        self, obs: PyTorchObs, lstm_states: RNNStates, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
+        """
+        Act and estimate values, one step per environment.
+
+        :param obs: Observations of B environments.
+        :param lstm_states: Packed states of actor and critic; left as they are.
+        :param episode_starts: (B,), 1 where an episode begins.
+        :param deterministic: Take the most probable action instead of sampling.
+        :return: Actions (B, ...), values (B, 1), log-probabilities (B,), and the packed states after the step.
+        """
+        latent_pi, latent_vf, states = self._latents(obs, lstm_states, episode_starts, need_state=True)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape((-1, *self.action_space.shape)), self.value_net(latent_vf), log_prob, states  # type: ignore[misc]
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        Replay sequences of equal length.
+
+        :param obs: Observations, (B * T, ...), sequence by sequence.
+        :param actions: (B * T, ...).
+        :param lstm_states: Packed states at the sequences' starts.
+        :param episode_starts: (B * T,), 1 where an episode begins.
+        :return: Values (B * T, 1), log-probabilities and entropies (B * T,); no entropy where it has no analytical form.
+        """
+        latent_pi, latent_vf, _ = self._latents(obs, lstm_states, episode_starts, need_state=False)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> tuple[Distribution, Pair]:
+        """
+        Action distribution, one step per environment.
+
+        :param obs: Observations of B environments.
+        :param lstm_states: The actor's packed state; left as it is.
+        :param episode_starts: (B,), 1 where an episode begins.
+        :return: The distribution, and the actor's packed state after the step.
+        """
+        features, _ = self._features(obs)
+        latent, pair = self.backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), pair
+
+    def predict_values(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> Tensor:
+        """
+        Estimate values, one step per environment.
+
+        :param obs: Observations of B environments.
+        :param lstm_states: The critic's packed state; left as it is.
+        :param episode_starts: (B,), 1 where an episode begins.
+        :return: (B, 1).
+        """
+        _, features = self._features(obs)
+        backbone = self.backbone if self.critic_backbone is None else self.critic_backbone
+        latent, _ = backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=False)
+        return self.value_net(self.mlp_extractor.forward_critic(latent))
+
+    def _predict(  # type: ignore[override]
+        self, observation: PyTorchObs, lstm_states: Pair, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Pair]:
+        n_envs = len(next(iter(_as_dict(observation).values())))
+        expected = (1, n_envs, self.lstm_actor.hidden_size)
+        received = [tuple(part.shape) for part in lstm_states]
+        if received != [expected, expected]:
+            raise ValueError(
+                f"`state` must be what `predict` returned for {n_envs} environment(s), two arrays of shape {expected}. "
+                f"Received shapes {received}."
+            )
+        return super()._predict(observation, lstm_states, episode_starts, deterministic)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Act, as every policy of Stable-Baselines3.
+
+        :param observation: Observation of one environment, or of B of them.
+        :param state: What the previous call returned, two float32 arrays (1, B, hidden_size), left as they are.
+            ``None`` and zeros are an episode's start.
+        :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
+        :param deterministic: Take the most probable action instead of sampling.
+        :return: Actions, and the state for the next call.
+        :raises ValueError: If an observation is not finite, or ``state`` does not fit.
+        """
+        _check_finite(observation)
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def step(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: ElmurState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, ElmurState]:
+        """
+        Act with cached keys and values: the same actions as :meth:`predict` at a fraction of its cost.
+
+        The state holds tensors and stays valid as long as the weights stay the same.
+
+        :param observation: Observation of one environment, or of B of them.
+        :param state: What the previous call returned, left as it is. ``None`` is an episode's start.
+        :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
+        :param deterministic: Take the most probable action instead of sampling.
+        :return: Actions, and the state for the next call.
+        :raises ValueError: If an observation is not finite.
+        """
+        _check_finite(observation)
+        self.set_training_mode(False)
+        obs, vectorized = self.obs_to_tensor(observation)
+        with th.no_grad():
+            features, _ = self._features(obs)
+            starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
+            state = self.backbone.core.initial_state(len(features)) if state is None else state
+            latent, state = self.backbone.step(features, state, starts.to(features.device))
+            distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
+            actions = distribution.get_actions(deterministic=deterministic)
+        array = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        if isinstance(self.action_space, spaces.Box):
+            squashed = self.squash_output
+            array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
+        return array if vectorized else array.squeeze(axis=0), state
+
+
+class ElmurCnnPolicy(ElmurPolicy):
+    """:class:`ElmurPolicy` for image observations."""
+
+    default_features_extractor_class = NatureCNN
+
+
+class ElmurMultiInputPolicy(ElmurPolicy):
+    """:class:`ElmurPolicy` for Dict observations."""
+
+    default_features_extractor_class = CombinedExtractor
+
+
+def _check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
+    for name, value in _as_dict(observation).items():
+        array = np.asarray(value)
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise ValueError(f"`{name}` must be finite. Received {array[index]} at index {index}.")
+
+
+def _as_dict(observation: Any) -> dict[str, Any]:
+    return observation if isinstance(observation, dict) else {"observation": observation}

@@ -1,0 +1,105 @@
+"""
+Running sequences that begin anywhere in a segment and may contain episode starts, as whole segments in parallel.
+
+A sequence is cut where an episode starts. The pieces are shifted so that each begins at its segment's start (the open
+segment's earlier tokens come first), and then all pieces advance together, one segment at a time.
+"""
+
+from collections.abc import Callable
+
+import torch as th
+from torch import Tensor
+from torch.nn import functional as F
+
+from sb3_elmur.memory import Memory, reset_memory
+
+RunSegment = Callable[..., tuple[Tensor, Memory]]  # Elmur.segment
+
+
+def unroll(
+    run_segment: RunSegment,
+    segment_length: int,
+    initial_slots: Tensor,
+    x: Tensor,
+    memory: Memory,
+    tokens: Tensor,
+    episode_starts: Tensor,
+    *,
+    detach_memory: bool,
+    need_state: bool,
+) -> tuple[Tensor, Memory, Tensor]:
+    """
+    See :meth:`sb3_elmur.elmur.Elmur.unroll`, which passes the first three arguments.
+
+    :param run_segment: ``run_segment(x, memory, lengths, write=...)`` as :meth:`sb3_elmur.elmur.Elmur.segment`.
+    :param segment_length: L.
+    :param initial_slots: Slots at an episode's start, (N, M, D).
+    """
+    starts = episode_starts.bool()
+    batch, time = starts.shape
+    memory = reset_memory(memory, initial_slots, starts[:, 0])
+    if not starts[:, 1:].any():
+        lengths = th.full_like(memory.position, time)
+        return _advance(run_segment, segment_length, x, memory, tokens, lengths, detach_memory, need_state)
+
+    cuts = starts.clone()
+    cuts[:, 0] = True
+    begin = cuts.flatten().nonzero().squeeze(1)  # (P,) where each piece begins in the flattened batch
+    lengths = begin.diff(append=begin.new_tensor([batch * time]))
+    row = begin // time
+    inner = begin % time != 0
+    own = reset_memory(Memory(*(field[row] for field in memory)), initial_slots, inner)
+    index = begin[:, None] + th.arange(int(lengths.max()), device=x.device)
+    pieces = x.flatten(0, 1)[index.clamp(max=batch * time - 1)]
+    y, own, tokens = _advance(run_segment, segment_length, pieces, own, tokens[row], lengths, detach_memory, need_state)
+
+    piece = cuts.flatten().cumsum(0) - 1  # (B T,) the piece of each token
+    y = y[piece, th.arange(batch * time, device=x.device) - begin[piece]].unflatten(0, (batch, time))
+    last = piece.view(batch, time)[:, -1]
+    return y, Memory(*(field[last] for field in own)), tokens[last]
+
+
+def _advance(
+    run_segment: RunSegment,
+    segment_length: int,
+    x: Tensor,
+    memory: Memory,
+    tokens: Tensor,
+    lengths: Tensor,
+    detach_memory: bool,
+    need_state: bool,
+) -> tuple[Tensor, Memory, Tensor]:
+    """
+    Run pieces without inner episode starts.
+
+    :param x: (P, T, D), of which row p has ``lengths[p]`` real tokens.
+    :return: Outputs (P, T, D), memory and open tokens after each row's last real token.
+    """
+    phase = memory.position % segment_length
+    total = phase + lengths  # counted from the first segment's start
+    index = phase[:, None] + th.arange(x.shape[1], device=x.device)
+    n_segments = -(-(int(phase.max()) + x.shape[1]) // segment_length)
+    inputs = F.pad(tokens, (0, 0, 0, n_segments * segment_length - tokens.shape[1]))
+    inputs = inputs.scatter(1, index[..., None].expand_as(x), x)
+
+    outputs = []
+    remaining = total
+    for segment in inputs.split(segment_length, dim=1):
+        present = remaining.clamp(0, segment_length)
+        longest = int(present.max())
+        last = int(remaining.max()) <= segment_length
+        if detach_memory and outputs:
+            memory = memory._replace(slots=memory.slots.detach())
+        y, memory = run_segment(segment[:, :longest], memory, present, write=need_state or not last)
+        outputs.append(y)
+        remaining = remaining - segment_length
+        if last:
+            break
+    y = th.cat(outputs, dim=1)
+    y = y.gather(1, index.clamp(max=y.shape[1] - 1)[..., None].expand(-1, -1, y.shape[2]))
+
+    open_phase = total % segment_length
+    slot = th.arange(segment_length - 1, device=x.device)
+    source = ((total - open_phase)[:, None] + slot).clamp(max=inputs.shape[1] - 1)
+    tokens = inputs.gather(1, source[..., None].expand(-1, -1, inputs.shape[2]))
+    return y, memory, tokens.masked_fill((slot >= open_phase[:, None])[..., None], 0.0)
