@@ -1,0 +1,26 @@
+"""Memory environments; importing this package registers their ids with Gymnasium."""
+
+from typing import Any
+
+import gymnasium
+
+from .tmaze import TMazeConfig, TMazeEnv
+from .tmaze_vec import TMazeVecEnv
+
+__all__ = ["TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
+
+PASSIVE_LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
+ACTIVE_LENGTHS = (10, 30, 100, 300, 1000)
+
+
+def register_envs() -> None:
+    """Register the T-Maze ids that Gymnasium does not know yet; each environment ends itself, so none has a time limit."""
+    ids: dict[str, dict[str, Any]] = {"TMazePassive-v0": {}, "TMazeActive-v0": {"active": True}}
+    ids |= {f"TMazePassive{length}-v0": {"length": length} for length in PASSIVE_LENGTHS}
+    ids |= {f"TMazeActive{length}-v0": {"length": length, "active": True} for length in ACTIVE_LENGTHS}
+    for env_id, kwargs in ids.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(id=env_id, entry_point=f"{__name__}.tmaze:TMazeEnv", kwargs=kwargs)
+
+
+register_envs()

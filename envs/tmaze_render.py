@@ -1,0 +1,194 @@
+"""Pictures of the T-Maze, drawn with pygame."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+WIDTH, HEIGHT = 720, 340
+CELL = 56
+VISIBLE_CELLS = 11
+ROW = 156
+BAR_LEFT, BAR_RIGHT, BAR_Y = 52, WIDTH - 52, 296
+
+Color = tuple[int, int, int]
+Point = tuple[float, float]
+
+BACKGROUND = (250, 249, 246)
+INK = (45, 48, 56)
+PALE = (150, 152, 160)
+FLOOR = (228, 229, 234)
+ORACLE = (255, 226, 150)
+GOAL = (96, 190, 120)
+AGENT = (54, 112, 214)
+FAILURE = (206, 66, 58)
+BUBBLE = (255, 255, 255)
+
+
+class Scene(NamedTuple):
+    """What a picture shows of one maze.
+
+    :param x: position along the corridor
+    :param y: 0, or +-1 in an end of the junction
+    :param goal: +1 up, -1 down
+    :param hint: the goal while the agent sees it, else 0
+    :param corridor: cells before the junction
+    :param leftmost: position of the leftmost cell; a negative one is the oracle
+    :param steps: steps taken
+    :param length: step limit
+    :param last_action: name of the last action, None right after a reset
+    """
+
+    x: int
+    y: int
+    goal: int
+    hint: int
+    corridor: int
+    leftmost: int
+    steps: int
+    length: int
+    last_action: str | None
+
+    @property
+    def outcome(self) -> str | None:
+        """How the episode ended, None while it runs."""
+        if self.y:
+            return "success" if self.y == self.goal else "failure: wrong turn"
+        return "failure: out of steps" if self.steps == self.length else None
+
+
+def import_pygame() -> ModuleType:
+    """Import pygame.
+
+    :raises DependencyNotInstalled: if it is missing
+    """
+    try:
+        import pygame
+    except ImportError as error:
+        raise DependencyNotInstalled('pygame is missing: run `pip install "sb3-elmur[render]"`.') from error
+    return pygame
+
+
+def draw(scene: Scene) -> np.ndarray:
+    """Draw a maze: the cells around the agent, and the whole corridor as a bar below.
+
+    :param scene: what to draw
+    :return: RGB image, uint8 of shape (HEIGHT, WIDTH, 3)
+    :raises DependencyNotInstalled: without pygame
+    """
+    pygame = import_pygame()
+    pygame.font.init()
+    surface = pygame.Surface((WIDTH, HEIGHT))
+    surface.fill(BACKGROUND)
+    _draw_header(surface, scene)
+    _draw_maze(surface, scene)
+    _draw_bar(surface, scene)
+    return np.ascontiguousarray(pygame.surfarray.array3d(surface).swapaxes(0, 1))
+
+
+class Window:
+    """A window on screen.
+
+    :param fps: pictures shown per second
+    """
+
+    def __init__(self, fps: int) -> None:
+        self._pygame = import_pygame()
+        self._pygame.display.init()
+        self._pygame.display.set_caption("T-Maze")
+        self._screen = self._pygame.display.set_mode((WIDTH, HEIGHT))
+        self._clock = self._pygame.time.Clock()
+        self._fps = fps
+
+    def show(self, image: np.ndarray) -> None:
+        """Show an image of :func:`draw`, and wait for the frame to pass."""
+        self._pygame.surfarray.blit_array(self._screen, image.swapaxes(0, 1))
+        self._pygame.event.pump()
+        self._pygame.display.flip()
+        self._clock.tick(self._fps)
+
+    def close(self) -> None:
+        """Close the window."""
+        self._pygame.display.quit()
+
+
+def _draw_header(surface: Surface, scene: Scene) -> None:
+    _write(surface, f"step {scene.steps} / {scene.length}", (24, 24), 26, anchor="midleft")
+    _write(surface, f"last action: {scene.last_action or '-'}", (WIDTH / 2, 24), 26)
+    if scene.outcome:
+        color = GOAL if scene.y == scene.goal else FAILURE
+        _write(surface, scene.outcome, (WIDTH - 24, 24), 26, color, anchor="midright")
+
+
+def _draw_maze(surface: Surface, scene: Scene) -> None:
+    pygame = import_pygame()
+    n_cells = min(VISIBLE_CELLS, scene.corridor - scene.leftmost + 1)
+    first = min(max(scene.x - VISIBLE_CELLS // 2, scene.leftmost), scene.corridor - n_cells + 1)
+    left = (WIDTH - n_cells * CELL) / 2
+
+    def center(x: int, y: int) -> Point:
+        return left + (x - first + 0.5) * CELL, ROW - y * CELL
+
+    def draw_cell(x: int, y: int, color: Color) -> None:
+        cell = pygame.Rect(0, 0, CELL - 4, CELL - 4)
+        cell.center = center(x, y)
+        pygame.draw.rect(surface, color, cell, border_radius=6)
+
+    for x in range(first, first + n_cells):
+        draw_cell(x, 0, ORACLE if x < 0 else FLOOR)
+        _write(surface, str(x), (center(x, 0)[0], ROW + CELL / 2 - 10), 16, PALE)
+        if x <= 0:
+            _write(surface, "oracle" if x < 0 else "start", (center(x, 0)[0], ROW + CELL / 2 + 12), 20, PALE)
+    if first + n_cells > scene.corridor:
+        for y in (1, -1):
+            draw_cell(scene.corridor, y, GOAL if y == scene.goal else FLOOR)
+        goal_x, goal_y = center(scene.corridor, scene.goal)
+        _write(surface, "goal", (goal_x, goal_y + CELL / 2 - 10), 20, BUBBLE)
+    else:
+        _write(surface, ". . .", (WIDTH - left / 2, ROW), 26, PALE)
+    if first > scene.leftmost:
+        _write(surface, ". . .", (left / 2, ROW), 26, PALE)
+    agent_x, agent_y = center(scene.x, scene.y)
+    agent = agent_x, agent_y - 5
+    pygame.draw.circle(surface, AGENT, agent, CELL * 0.26)
+    if scene.hint:
+        _draw_bubble(surface, agent, scene)
+
+
+def _draw_bubble(surface: Surface, agent: Point, scene: Scene) -> None:
+    pygame = import_pygame()
+    aside = CELL * 1.2 if scene.x == scene.corridor else 0
+    x, y = agent[0] - aside, agent[1] - (0 if scene.y else CELL * 1.2)
+    for share, radius in ((0.3, 3), (0.45, 5)):
+        tail = agent[0] + (x - agent[0]) * share, agent[1] + (y - agent[1]) * share
+        pygame.draw.circle(surface, INK, tail, radius, width=2)
+    pygame.draw.circle(surface, BUBBLE, (x, y), 26)
+    pygame.draw.circle(surface, INK, (x, y), 26, width=2)
+    shape = ((0, -16), (13, 1), (5, 1), (5, 16), (-5, 16), (-5, 1), (-13, 1))
+    pygame.draw.polygon(surface, GOAL, [(x + dx, y + dy * scene.hint) for dx, dy in shape])
+
+
+def _draw_bar(surface: Surface, scene: Scene) -> None:
+    pygame = import_pygame()
+
+    def place(x: int) -> float:
+        return BAR_LEFT + (BAR_RIGHT - BAR_LEFT) * (x - scene.leftmost) / (scene.corridor - scene.leftmost)
+
+    pygame.draw.line(surface, PALE, (BAR_LEFT, BAR_Y), (BAR_RIGHT, BAR_Y), 4)
+    for y in (1, -1):
+        color = GOAL if y == scene.goal else PALE
+        pygame.draw.line(surface, color, (BAR_RIGHT, BAR_Y), (BAR_RIGHT, BAR_Y - 14 * y), 6)
+    _write(surface, str(scene.leftmost), (BAR_LEFT, BAR_Y + 29), 18, PALE)
+    _write(surface, str(scene.corridor), (BAR_RIGHT, BAR_Y + 29), 18, PALE)
+    pygame.draw.circle(surface, AGENT, (place(scene.x), BAR_Y - 14 * scene.y), 8)
+
+
+def _write(surface: Surface, text: str, place: Point, size: int, color: Color = INK, anchor: str = "center") -> None:
+    rendered = import_pygame().font.Font(None, size).render(text, True, color)
+    surface.blit(rendered, rendered.get_rect(**{anchor: place}))
