@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
 
 CASES: dict[str, dict[str, Any]] = {
     "length 30": {"length": 30},

@@ -88,7 +88,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
     :param unknown: Any other argument is refused with a hint.
-    :raises ValueError: If an argument lies outside its range.
+    :raises ValueError: If an argument lies outside its range, or the observation space needs another class.
     :raises TypeError: If an argument is unknown, or belongs to sb3-contrib's LSTM policies.
     """
 
@@ -141,6 +141,11 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         **unknown: Any,
     ) -> None:
         self._refuse(unknown)
+        takes_dict = self.default_features_extractor_class is CombinedExtractor
+        if features_extractor_class is None and isinstance(observation_space, spaces.Dict) != takes_dict:
+            kind = type(observation_space).__name__
+            suited = "ElmurPolicy or ElmurCnnPolicy" if takes_dict else "ElmurMultiInputPolicy"
+            raise ValueError(f"{type(self).__name__} does not take {kind} observations. Use {suited}.")
         for name, flag in (("separate_critic", separate_critic), ("detach_memory", detach_memory)):
             if not isinstance(flag, bool):
                 raise ValueError(f"`{name}` must be True or False. Received {flag!r}.")
@@ -277,6 +282,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         """
         latent_pi, latent_vf, _ = self._latents(obs, lstm_states, episode_starts, need_state=False)
         distribution = self._get_action_dist_from_latent(latent_pi)
+        if isinstance(self.action_space, spaces.MultiBinary):
+            actions = actions.float()  # the host's buffer returns int8, which torch's Bernoulli refuses
         return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> tuple[Distribution, Pair]:

@@ -9,8 +9,8 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import SlowElmur, elmur_arguments, random_params, to_state_dict
 
+from reference import SlowElmur, elmur_arguments, random_params, to_state_dict
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import Elmur
 from sb3_elmur.memory import Memory

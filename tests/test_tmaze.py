@@ -15,12 +15,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, register_envs, tmaze_render
-from sb3_elmur.envs.tmaze import NOISE_BLOCK, REWARDS
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+
+from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, register_envs, tmaze_render
+from sb3_elmur.envs.tmaze import NOISE_BLOCK, REWARDS
 
 RIGHT, UP, LEFT, DOWN = range(4)
 IDS = sorted(env_id for env_id in gymnasium.registry if env_id.startswith("TMaze"))

@@ -1,0 +1,232 @@
+"""``ElmurPolicy`` as a policy of Stable-Baselines3: spaces, state, prediction, saving and errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from helpers import SMALL, RandomEnv, make_policy
+from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+
+VECTOR = spaces.Box(-1, 1, (3,))
+IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
+ACTIONS = [spaces.Discrete(3), spaces.Box(-2, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
+
+
+def run(policy: ElmurPolicy, observations: np.ndarray, starts: np.ndarray, how: str) -> tuple[list[np.ndarray], object]:
+    """Deterministic actions over time, (T, B, ...) observations, by ``predict`` or by ``step``."""
+    state, actions = None, []
+    for observation, start in zip(observations, starts, strict=True):
+        action, state = getattr(policy, how)(observation, state, start, deterministic=True)
+        actions.append(action)
+    return actions, state
+
+
+@pytest.mark.parametrize("action_space", ACTIONS, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("separate_critic", [False, True])
+def test_learns_on_every_action_space(action_space: spaces.Space, separate_critic: bool) -> None:
+    env = RandomEnv(VECTOR, action_space)
+    model = RecurrentPPO(
+        "ElmurPolicy", env, n_steps=16, batch_size=8, policy_kwargs=SMALL | {"separate_critic": separate_critic}
+    )
+    before = model.policy.parameters_to_vector()
+    model.learn(32)
+    after = model.policy.parameters_to_vector()
+    assert np.isfinite(after).all()
+    assert (before != after).any()
+    assert action_space.contains(model.predict(env.observation_space.sample())[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "observation_space"),
+    [
+        ("ElmurPolicy", spaces.Discrete(4)),
+        ("ElmurPolicy", spaces.MultiDiscrete([3, 2])),
+        ("ElmurPolicy", spaces.MultiBinary(3)),
+        ("ElmurCnnPolicy", IMAGE),
+        ("ElmurMultiInputPolicy", spaces.Dict({"image": IMAGE, "vector": VECTOR, "task": spaces.Discrete(3)})),
+    ],
+)
+def test_learns_on_every_observation_space(name: str, observation_space: spaces.Space) -> None:
+    env = RandomEnv(observation_space, spaces.Discrete(2))
+    model = RecurrentPPO(name, env, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=SMALL).learn(16)
+    action, state = model.predict(env.observation_space.sample())
+    assert env.action_space.contains(int(action))
+    assert [part.shape[:2] for part in state] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"net_arch": [8]},
+        {"net_arch": {"pi": [8], "vf": [4, 4]}},
+        {"separate_critic": True, "share_features_extractor": False},
+        {"ffn": "moe", "n_routed_experts": 3},
+        {"norm_first": True, "norm": "rms", "ffn": "gelu"},
+        {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1}},
+        {"ortho_init": False, "activation_fn": th.nn.ReLU, "log_std_init": -1.0},
+        {"segment_length": 1, "memory_size": 1},
+        {"dropout": 0.1, "attention_dropout": 0.1, "memory_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_policy_arguments_work_and_survive_saving_the_policy_alone(arguments: dict, tmp_path: Path) -> None:
+    model = RecurrentPPO(
+        "ElmurPolicy", RandomEnv(VECTOR, spaces.Box(-1, 1, (2,))), n_steps=8, batch_size=8, policy_kwargs=SMALL | arguments
+    ).learn(8)
+    model.policy.save(tmp_path / "policy.pt")
+    loaded = ElmurPolicy.load(tmp_path / "policy.pt")
+    observations = np.random.default_rng(0).uniform(-1, 1, (9, 2, 3)).astype(np.float32)
+    starts = np.zeros((9, 2), bool)
+    for saved, restored in zip(
+        run(model.policy, observations, starts, "predict")[0], run(loaded, observations, starts, "predict")[0], strict=True
+    ):
+        assert (saved == restored).all()
+
+
+def test_gsde_learns_and_saves(tmp_path: Path) -> None:
+    env = RandomEnv(VECTOR, spaces.Box(-1, 1, (2,)))
+    for squash in (False, True):
+        model = RecurrentPPO(
+            "ElmurPolicy", env, n_steps=16, batch_size=16, use_sde=True, sde_sample_freq=4,
+            policy_kwargs=SMALL | {"squash_output": squash},
+        ).learn(32)  # fmt: skip
+        model.policy.save(tmp_path / "policy.pt")
+        loaded = ElmurPolicy.load(tmp_path / "policy.pt")
+        observation = np.ones((1, 3), np.float32)
+        expected = model.predict(observation, deterministic=True)[0]
+        assert (loaded.predict(observation, deterministic=True)[0] == expected).all()
+        assert loaded.step(observation, deterministic=True)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_parameter_is_left_out_of_the_optimizer_and_no_lstm_is_built() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(2), separate_critic=True)
+    optimised = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in policy.parameters()}
+    assert not any(isinstance(module, th.nn.LSTM) for module in policy.modules())
+
+
+@pytest.mark.parametrize("action_space", ACTIONS, ids=lambda space: type(space).__name__)
+def test_step_equals_predict(action_space: spaces.Space) -> None:
+    policy = make_policy(VECTOR, action_space, norm_first=True)
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(-1, 1, (30, 3, 3)).astype(np.float32)
+    starts = rng.random((30, 3)) < 0.1
+    predicted, _ = run(policy, observations, starts, "predict")
+    stepped, _ = run(policy, observations, starts, "step")
+    np.testing.assert_allclose(np.stack(predicted), np.stack(stepped), atol=1e-5)
+
+
+def test_predict_leaves_the_state_that_it_receives_as_it_is() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(2))
+    _, state = policy.predict(np.ones((2, 3), np.float32))
+    copy = [part.copy() for part in state]
+    policy.predict(np.zeros((2, 3), np.float32), state, np.array([True, False]))
+    assert all(map(np.array_equal, state, copy))
+    assert all(part.dtype == np.float32 for part in state)
+
+
+def test_none_zeros_and_a_start_flag_are_the_same_state() -> None:
+    policy = make_policy(VECTOR, spaces.Box(-1, 1, (2,)))
+    observation = np.ones((2, 3), np.float32)
+    _, used = policy.predict(observation)
+    zeros = tuple(np.zeros_like(part) for part in used)
+    first, after = policy.predict(observation, deterministic=True)
+    for state, start in ((zeros, None), (zeros, [False] * 2), (used, np.array([True, True]))):
+        action, after_other = policy.predict(observation, state, start, deterministic=True)
+        assert (action == first).all()
+        assert all(map(np.array_equal, after, after_other))
+
+
+def test_prediction_depends_on_what_lies_segments_ago() -> None:
+    policy = make_policy(VECTOR, spaces.Box(-9, 9, (2,)))
+    observations = np.zeros((3 * SMALL["segment_length"], 2, 3), np.float32)
+    observations[0, 0] = 1
+    actions, _ = run(policy, observations, np.zeros((len(observations), 2), bool), "predict")
+    assert (actions[-1][0] != actions[-1][1]).any()
+
+
+def test_one_unbatched_environment_is_a_batch_of_one() -> None:
+    policy = make_policy(VECTOR, spaces.Box(-1, 1, (2,)))
+    observation = np.ones(3, np.float32)
+    for how in (policy.predict, policy.step):
+        action, state = how(observation, deterministic=True)
+        batched, _ = how(observation[None], deterministic=True)
+        assert action.shape == (2,)
+        assert (action == batched[0]).all()
+        how(observation, state)
+
+
+def test_model_survives_saving_with_another_number_of_environments(tmp_path: Path) -> None:
+    env = RandomEnv(VECTOR, spaces.Discrete(3))
+    model = RecurrentPPO("ElmurPolicy", env, n_steps=8, batch_size=8, policy_kwargs=SMALL).learn(16)
+    model.save(tmp_path / "model")
+    loaded = RecurrentPPO.load(tmp_path / "model")
+    observations = np.random.default_rng(0).uniform(-1, 1, (9, 2, 3)).astype(np.float32)
+    starts = np.zeros((9, 2), bool)
+    assert np.array_equal(
+        run(model.policy, observations, starts, "predict")[0], run(loaded.policy, observations, starts, "predict")[0]
+    )
+
+    more = RecurrentPPO.load(tmp_path / "model", env=make_vec_env(lambda: RandomEnv(VECTOR, spaces.Discrete(3)), 3))
+    more.learn(24, reset_num_timesteps=False)
+    assert more.num_timesteps == model.num_timesteps + 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"lstm_hidden_size": 64},
+            TypeError,
+            "ElmurPolicy has no argument `lstm_hidden_size`. It belongs to sb3-contrib's LSTM",
+        ),
+        ({"shared_lstm": True}, TypeError, "no argument `shared_lstm`"),
+        ({"enable_critic_lstm": True}, TypeError, "no argument `enable_critic_lstm`"),
+        ({"d_modle": 64}, TypeError, "no argument `d_modle`. Did you mean `d_model`?"),
+        ({"xyz": 1}, TypeError, "no argument `xyz`. Known arguments: .*d_model"),
+        ({"memory_size": 0}, ValueError, "`memory_size` must be an integer of at least 1. Received 0."),
+        ({"detach_memory": 2}, ValueError, "`detach_memory` must be True or False. Received 2."),
+        ({"share_features_extractor": False}, ValueError, "`share_features_extractor=False` needs `separate_critic=True`."),
+    ],
+)
+def test_wrong_policy_arguments_are_refused(arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        RecurrentPPO("ElmurPolicy", RandomEnv(VECTOR, spaces.Discrete(2)), policy_kwargs=arguments)
+
+
+@pytest.mark.parametrize("how", ["predict", "step"])
+def test_observations_that_are_not_finite_are_refused(how: str) -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"`observation` must be finite. Received nan at index \(1, 2\)."):
+        getattr(policy, how)(np.array([[0, 0, 0], [0, 0, np.nan]], np.float32))
+    space = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(2)})
+    policy = make_policy(space, spaces.Discrete(2), cls=ElmurMultiInputPolicy)
+    with pytest.raises(ValueError, match=r"`a` must be finite. Received inf at index \(0,\)."):
+        getattr(policy, how)({"a": np.array([np.inf, 0, 0], np.float32), "b": np.array(1)})
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(2))
+    _, state = policy.predict(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match=r"`state` must be what `predict` returned for 3 environment\(s\)"):
+        policy.predict(np.zeros((3, 3), np.float32), state)
+
+
+def test_the_wrong_policy_for_a_space_says_what_to_do() -> None:
+    space = spaces.Dict({"a": VECTOR})
+    with pytest.raises(ValueError, match=r"ElmurPolicy does not take Dict observations\. Use ElmurMultiInputPolicy\."):
+        RecurrentPPO("ElmurPolicy", RandomEnv(space, spaces.Discrete(2)))
+    with pytest.raises(ValueError, match=r"ElmurMultiInputPolicy does not take Box observations\. Use ElmurPolicy"):
+        RecurrentPPO("ElmurMultiInputPolicy", RandomEnv(VECTOR, spaces.Discrete(2)))
+    with pytest.raises(AssertionError, match="only with images"):
+        RecurrentPPO("ElmurCnnPolicy", RandomEnv(VECTOR, spaces.Discrete(2)))
+
+
+def test_names_are_aliases_of_the_host() -> None:
+    for cls in (ElmurPolicy, ElmurCnnPolicy, ElmurMultiInputPolicy):
+        assert RecurrentPPO.policy_aliases[cls.__name__] is cls
