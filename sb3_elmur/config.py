@@ -98,8 +98,8 @@ def _check_count(name: str, value: object, smallest: int) -> None:
 
 def _check_range(name: str, value: object, low: float, high: float, open_end: bool = False) -> None:
     allowed = f"[{low:g}, {high:g}" + (")" if open_end or high == float("inf") else "]")
-    inside = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and value != float("inf")
-    if not inside or (open_end and value == high):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    if not low <= number <= high or number == float("inf") or (open_end and number == high):
         raise ValueError(f"`{name}` must be a number in {allowed}. Received {value!r}.")
 
 

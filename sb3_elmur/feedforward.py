@@ -31,9 +31,11 @@ class RouterLoad:
         :param real: (...), false for padding; ``None`` means that all tokens are real.
         """
         weight = th.ones_like(probabilities[..., :1]) if real is None else real[..., None].to(probabilities.dtype)
-        added = tuple((x * weight).flatten(0, -2).sum(0) for x in (probabilities, chosen, th.ones_like(weight)))
-        total = self._totals.get(router)
-        self._totals[router] = added if total is None else tuple(map(th.add, total, added))
+        added, chosen_added, tokens = (
+            (x * weight).flatten(0, -2).sum(0) for x in (probabilities, chosen, th.ones_like(weight))
+        )
+        before = self._totals.get(router, (0.0, 0.0, 0.0))
+        self._totals[router] = (before[0] + added, before[1] + chosen_added, before[2] + tokens)
 
     def loss(self) -> Tensor:
         """

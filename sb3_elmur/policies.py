@@ -206,8 +206,9 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         self.backbone = Backbone(self.features_dim, self.config)
         self.critic_backbone = Backbone(self.features_dim, self.config) if self.separate_critic else None
-        self.lstm_actor = StateShape(num_layers=1, hidden_size=self.backbone.layout.hidden_size)
-        self.lstm_hidden_state_shape = (1, 1, self.lstm_actor.hidden_size)
+        shape = StateShape(num_layers=1, hidden_size=self.backbone.layout.hidden_size)
+        self.lstm_actor = shape  # type: ignore[assignment]
+        self.lstm_hidden_state_shape = (1, 1, shape.hidden_size)
         super()._build(lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -250,7 +251,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         latents = self.mlp_extractor.forward_actor(pi), self.mlp_extractor.forward_critic(vf)
         return *latents, RNNStates(pi_pair, vf_pair)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, obs: PyTorchObs, lstm_states: RNNStates, episode_starts: Tensor, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
         """
@@ -268,7 +269,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *self.action_space.shape)), self.value_net(latent_vf), log_prob, states  # type: ignore[misc]
 
-    def evaluate_actions(
+    def evaluate_actions(  # type: ignore[override]
         self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """
@@ -286,7 +287,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             actions = actions.float()  # the host's buffer returns int8, which torch's Bernoulli refuses
         return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
 
-    def get_distribution(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> tuple[Distribution, Pair]:
+    def get_distribution(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> tuple[Distribution, Pair]:  # type: ignore[override]
         """
         Action distribution, one step per environment.
 
@@ -299,7 +300,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         latent, pair = self.backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), pair
 
-    def predict_values(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> Tensor:
+    def predict_values(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
         """
         Estimate values, one step per environment.
 
@@ -324,7 +325,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
                 f"`state` must be what `predict` returned for {n_envs} environment(s), two arrays of shape {expected}. "
                 f"Received shapes {received}."
             )
-        return super()._predict(observation, lstm_states, episode_starts, deterministic)
+        return super()._predict(observation, lstm_states, episode_starts, deterministic)  # type: ignore[arg-type]
 
     def predict(
         self,
@@ -376,7 +377,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             latent, state = self.backbone.step(features, state, starts.to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
             actions = distribution.get_actions(deterministic=deterministic)
-        array = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        array = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
         if isinstance(self.action_space, spaces.Box):
             squashed = self.squash_output
             array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)

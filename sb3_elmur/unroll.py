@@ -82,7 +82,7 @@ def _advance(
     inputs = F.pad(tokens, (0, 0, 0, n_segments * segment_length - tokens.shape[1]))
     inputs = inputs.scatter(1, index[..., None].expand_as(x), x)
 
-    outputs = []
+    outputs: list[Tensor] = []
     remaining = total
     for segment in inputs.split(segment_length, dim=1):
         present = remaining.clamp(0, segment_length)

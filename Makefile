@@ -1,0 +1,41 @@
+# PyTorch to install; for CUDA 12.8, say: make demo TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = pyproject.toml $(wildcard sb3_elmur/*.py envs/*.py zoo_configs/*)
+
+.PHONY: demo test test-slow lint types format clean
+
+demo: $(VENV)/.demo  ## train ELMUR on T-Maze and compare it to PPO without memory
+	$(BIN)/python benchmarks/demo.py
+
+test: $(VENV)/.dev  ## all tests but the slow ones, on the installed package
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.dev  ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## outside the checkout, on the installed package
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p sb3_elmur
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
+	touch $@
+
+$(VENV)/.%: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install -q --disable-pip-version-check ".[$*]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
