@@ -1,0 +1,97 @@
+"""Layout: imports flow one way, the wheel has one top-level package, and what the README shows works."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import gymnasium
+import pytest
+import yaml
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.env_util import make_vec_env
+
+import sb3_elmur
+
+ROOT = Path(__file__).parents[1]
+
+MAY_IMPORT = {
+    "config": set(),
+    "memory": set(),
+    "feedforward": {"config"},
+    "attention": {"config"},
+    "unroll": {"memory"},
+    "elmur": {"config", "memory", "feedforward", "attention", "unroll"},
+    "backbone": {"config", "memory", "elmur"},
+    "policies": {"config", "elmur", "backbone"},
+    "__init__": {"envs", "policies"},
+}
+PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "unroll", "elmur", "backbone")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports; relative imports begin with a dot."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names |= {f"{base}.{alias.name}" for alias in node.names} if base == "sb3_elmur" else {base}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sb3_elmur").glob("*.py")), ids=lambda path: path.stem)
+def test_imports_flow_one_way(path: Path) -> None:
+    names = imported(path)
+    own = {name.split(".")[1] for name in names if name.startswith("sb3_elmur.")}
+    assert own <= MAY_IMPORT[path.stem]
+    if path.stem in PLAIN_PYTORCH:
+        assert not {name.split(".")[0] for name in names} & {"stable_baselines3", "sb3_contrib", "gymnasium"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.py")), ids=lambda path: path.stem)
+def test_environments_import_nothing_of_the_package(path: Path) -> None:
+    assert not {name for name in imported(path) if name.split(".")[0] in ("sb3_elmur", "envs")}
+
+
+def test_the_wheel_has_one_top_level_package(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("sb3_elmur", "envs", "zoo_configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*command, str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"sb3_elmur", f"sb3_elmur-{sb3_elmur.__version__}.dist-info"}
+    for expected in ("py.typed", "envs/tmaze.py", "zoo_configs/ppo_elmur.yml", "policies.py"):
+        assert f"sb3_elmur/{expected}" in names
+
+
+def test_the_readmes_python_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    learn = RecurrentPPO.learn
+    monkeypatch.setattr(RecurrentPPO, "learn", lambda self, total_timesteps, **kwargs: learn(self, 1))
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("file", ["ppo_elmur.yml"])
+def test_every_key_of_the_zoo_configs_trains(file: str) -> None:
+    configs = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(file).read_text())
+    for env_id, settings in configs.items():
+        assert env_id in gymnasium.registry
+        env = make_vec_env(env_id, 2, env_kwargs=settings.pop("env_kwargs"))
+        del settings["n_envs"], settings["n_timesteps"]
+        settings["learning_rate"] = float(settings["learning_rate"].removeprefix("lin_"))
+        settings["policy"] = settings["policy"].removeprefix("sb3_elmur.")
+        RecurrentPPO(env=env, **settings | {"n_steps": 8, "batch_size": 8}).learn(16)
