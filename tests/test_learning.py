@@ -27,13 +27,14 @@ def test_cartpole_without_velocities_is_solved() -> None:
         env,
         n_steps=128,
         batch_size=256,
+        n_epochs=5,
         learning_rate=LinearSchedule(7e-4, 0.0, 1.0),
         gae_lambda=0.98,
         max_grad_norm=1,
         seed=1,
         policy_kwargs={"d_model": 64, "segment_length": 16, "memory_size": 4},
     )
-    model.learn(150_000)
+    model.learn(80_000)
     env.training = env.norm_reward = False
     mean, _ = evaluate_policy(model, env, n_eval_episodes=20)
     assert mean >= 450
