@@ -11,9 +11,10 @@ from sb3_contrib import RecurrentPPO as _HostRecurrentPPO
 
 from sb3_elmur import envs
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+from sb3_elmur.ppo import RecurrentPPO
 
 __version__ = version("sb3-elmur")
-__all__ = ["ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "__version__", "envs"]
+__all__ = ["ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "RecurrentPPO", "__version__", "envs"]
 
 _HostRecurrentPPO.policy_aliases.update(
     {policy.__name__: policy for policy in (ElmurPolicy, ElmurCnnPolicy, ElmurMultiInputPolicy)}

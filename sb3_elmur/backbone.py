@@ -1,12 +1,47 @@
 """From features to latents: the ELMUR stack between a Linear and the heads, with its state packed or cached."""
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import Elmur, ElmurState, make_norm
-from sb3_elmur.memory import PackedLayout
+from sb3_elmur.memory import Memory, PackedLayout
 
 Pair = tuple[Tensor, ...]  # sb3-contrib's (hidden, cell), each (1, B, hidden_size)
+
+
+class PolicyState(NamedTuple):
+    """
+    State of actor and critic with caches, for stepping; the same object twice if they share their backbone.
+
+    :param pi: The actor's.
+    :param vf: The critic's.
+    """
+
+    pi: ElmurState
+    vf: ElmurState
+
+    def rows(self, index: Tensor) -> "PolicyState":
+        """The rows that ``index`` (b,) selects."""
+        pi = self.pi.rows(index)
+        return PolicyState(pi, pi if self.vf is self.pi else self.vf.rows(index))
+
+
+class Chains(NamedTuple):
+    """
+    Chains of consecutive segments to replay; their R tokens are laid out in segment-major order.
+
+    :param pi: The actor's memory before each of the C chains.
+    :param vf: The critic's.
+    :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
+    :param counted: (R,), false for tokens that only lead up to the others and have no outputs.
+    """
+
+    pi: Memory
+    vf: Memory
+    lengths: Tensor
+    counted: Tensor
 
 
 class Backbone(nn.Module):
@@ -44,14 +79,42 @@ class Backbone(nn.Module):
         y, memory, tokens = self.core.unroll(x, memory, tokens, starts, detach_memory=detach_memory, need_state=need_state)
         return self.norm(y.flatten(0, 1)), self.layout.pack(memory, tokens) if need_state else pair
 
-    def step(self, features: Tensor, state: ElmurState, episode_starts: Tensor) -> tuple[Tensor, ElmurState]:
+    def step(
+        self, features: Tensor, state: ElmurState, episode_starts: Tensor, *, inplace: bool = False
+    ) -> tuple[Tensor, ElmurState]:
         """
         Run one step with cached keys and values.
 
         :param features: (B, features_dim).
-        :param state: Left as it is.
+        :param state: Left as it is unless ``inplace``.
         :param episode_starts: (B,), true where an episode begins.
         :return: Latent (B, D), and the state after the step.
         """
-        y, state = self.core.step(self.embed(features), state, episode_starts)
+        y, state = self.core.step(self.embed(features), state, episode_starts, inplace=inplace)
         return self.norm(y), state
+
+    def replay(self, features: Tensor, memory: Memory, lengths: Tensor) -> Tensor:
+        """
+        Run chains of consecutive segments.
+
+        :param features: (R, features_dim) in segment-major order, as :meth:`sb3_elmur.elmur.Elmur.replay` takes tokens.
+        :param memory: Memory before each chain, C rows.
+        :param lengths: Tokens of each chain, (C,) int64.
+        :return: Latent (R, D).
+        """
+        return self.norm(self.core.replay(self.embed(features), memory, lengths))
+
+    def reopen(self, features: Tensor, memory: Memory, lengths: Tensor) -> ElmurState:
+        """
+        State for :meth:`step` after the beginnings of chains.
+
+        :param features: (B * T, features_dim), row by row; row b has ``lengths[b]`` of them.
+        :param memory: Memory before the chains, B rows.
+        :param lengths: (B,) int64.
+        """
+        x = (
+            self.embed(features).unflatten(0, (len(lengths), -1))
+            if len(features)
+            else features.new_zeros(len(lengths), 0, self.core.config.d_model)
+        )
+        return self.core.reopen(x, memory, lengths)

@@ -6,15 +6,16 @@ L steps. Within a segment, tokens attend to earlier tokens of the segment and *r
 segment's last token, one slot, the least recently written, is *written* from the segment's tokens (tok2mem); the next
 segment reads the new memory.
 
-Three ways to run the stack give the same numbers: :meth:`Elmur.segment` (one segment of a batch in parallel),
-:meth:`Elmur.step` (one token at a time, with cached keys and values) and :meth:`Elmur.unroll` (sequences that begin
-anywhere in a segment and may contain episode starts). References: Transformer-XL (arXiv 1901.02860) for the relative
-positions, DeepSeekMoE (arXiv 2401.06066) for the experts.
+Several ways to run the stack give the same numbers: :meth:`Elmur.segment` (one segment of a batch in parallel),
+:meth:`Elmur.step` (one token at a time, with cached keys and values), :meth:`Elmur.unroll` (sequences that begin anywhere in
+a segment and may contain episode starts) and :meth:`Elmur.replay` (chains of segments).
+
+References: Transformer-XL (arXiv 1901.02860) for the relative positions, DeepSeekMoE (arXiv 2401.06066) for the experts.
 
 Axis letters: B batch, T tokens, N layers, M slots, D width, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -25,8 +26,8 @@ from torch.nn import functional as F
 from sb3_elmur.attention import CrossAttention, SelfAttention, sinusoids
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.feedforward import RouterLoad, attach_gradient, make_feedforward
-from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, reset_memory, write_slot
-from sb3_elmur.unroll import unroll
+from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, write_slot
+from sb3_elmur.unroll import advance, replay, unroll
 
 
 class Residual(nn.Module):
@@ -60,8 +61,6 @@ class LayerCache(NamedTuple):
     :param keys: Keys of the open segment's tokens, (B, L, D); ``values`` likewise.
     :param outputs: The layer's outputs for these tokens, from which memory is written, (B, L, D).
     :param slot_keys: Keys of the slots, (B, M, D); ``slot_values`` likewise.
-    :param fresh_slot_keys: Keys of the initial slots, (M, D); ``fresh_slot_values`` likewise.
-    :param distances: Projected relative distances of self-attention, (L, D).
     """
 
     keys: Tensor
@@ -69,16 +68,32 @@ class LayerCache(NamedTuple):
     outputs: Tensor
     slot_keys: Tensor
     slot_values: Tensor
-    fresh_slot_keys: Tensor
-    fresh_slot_values: Tensor
+
+
+class LayerConstants(NamedTuple):
+    """
+    What one layer derives from its weights alone.
+
+    :param slot_keys: Keys of the initial slots, (M, D); ``slot_values`` likewise.
+    :param distances: Projected relative distances of self-attention, (L, D).
+    """
+
+    slot_keys: Tensor
+    slot_values: Tensor
     distances: Tensor
 
 
 class ElmurState(NamedTuple):
-    """Memory and the caches of the open segment: all that :meth:`Elmur.step` needs."""
+    """Memory and caches: all that :meth:`Elmur.step` needs."""
 
     memory: Memory
-    cache: tuple[LayerCache, ...]
+    caches: tuple[LayerCache, ...]
+    constants: tuple[LayerConstants, ...]
+
+    def rows(self, index: Tensor) -> "ElmurState":
+        """The rows that ``index`` (b,) selects."""
+        caches = tuple(LayerCache(*(field[index] for field in cache)) for cache in self.caches)
+        return ElmurState(self.memory.rows(index), caches, self.constants)
 
 
 class ElmurLayer(nn.Module):
@@ -136,8 +151,12 @@ class Elmur(nn.Module):
     """
     A stack of ELMUR layers.
 
+    ``aux_loss`` holds the load-balancing loss of the last training pass of a mixture of experts, before its coefficient.
+
     :param config: Its hyper-parameters.
     """
+
+    aux_loss: Tensor | None = None
 
     initial_slots: Tensor
     sinusoids: Tensor
@@ -200,26 +219,32 @@ class Elmur(nn.Module):
             ``memory.position[b] % L`` of them.
         :param memory: Memory at this point of time, equal to that at the segment's start.
         """
-        tracks = self._token_track(x, memory._replace(position=memory.position - memory.position % self.segment_length))
-        cache = []
-        for layer, slots, fresh, track in zip(self.layers, memory.slots.unbind(1), self.initial_slots, tracks, strict=True):
-            distances = layer.attention.distance(self.sinusoids)
-            rest = (0, 0, 0, self.segment_length - x.shape[1])
+        start = memory._replace(position=memory.position - memory.position % self.segment_length)
+        rest = (0, 0, 0, self.segment_length - x.shape[1])
+        caches, constants = [], []
+        for n, (layer, track) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
             keys, values, outputs = (F.pad(part, rest) for part in track)
-            cache.append(LayerCache(keys, values, outputs, *layer.read.project(slots), *layer.read.project(fresh), distances))
-        return ElmurState(memory, tuple(cache))
+            caches.append(LayerCache(keys, values, outputs, *layer.read.project(memory.slots[:, n])))
+            fresh = layer.read.project(self.initial_slots[n])
+            constants.append(LayerConstants(*fresh, layer.attention.distance(self.sinusoids)))
+        memory = Memory(*(field.clone() for field in memory))
+        return ElmurState(memory, tuple(caches), tuple(constants))
 
-    def step(self, x: Tensor, state: ElmurState, episode_starts: Tensor) -> tuple[Tensor, ElmurState]:
+    def step(
+        self, x: Tensor, state: ElmurState, episode_starts: Tensor, *, inplace: bool = False
+    ) -> tuple[Tensor, ElmurState]:
         """
         Run one token per row, whatever the phases of the rows. Nothing that earlier steps computed is computed again.
 
         :param x: Tokens, (B, D).
-        :param state: State before the step, left as it is. It becomes stale when the weights change:
+        :param state: State before the step, left as it is unless ``inplace``. It becomes stale when the weights change:
             rebuild it with :meth:`open_segment`.
         :param episode_starts: (B,), true for rows whose episode begins with this token.
+        :param inplace: Whether to write the new state into the tensors of ``state``, without copies or gradients.
         :return: Outputs (B, D), and the state after the step.
         """
-        memory, caches = self._begin_episodes(state, episode_starts)
+        put = Tensor.index_put_ if inplace else Tensor.index_put
+        memory, caches, constants = self._begin_episodes(state, episode_starts, put)
         phase = memory.position % self.segment_length
         rows = th.arange(len(x), device=x.device)
         distance = phase[:, None] - th.arange(self.segment_length, device=x.device)
@@ -228,25 +253,25 @@ class Elmur(nn.Module):
 
         x = x[:, None]
         new_caches = []
-        for layer, cache in zip(self.layers, caches, strict=True):
+        for layer, cache, constant in zip(self.layers, caches, constants, strict=True):
             q, k, v = layer.attention.project(layer.around_attention.before(x))
-            keys, values = (old.index_put((rows, phase), new[:, 0]) for old, new in ((cache.keys, k), (cache.values, v)))
-            attended = layer.attention.over_cache(q, keys, values, cache.distances, distance, biases)
+            keys, values = (put(old, (rows, phase), new[:, 0]) for old, new in ((cache.keys, k), (cache.values, v)))
+            attended = layer.attention.over_cache(q, keys, values, constant.distances, distance, biases)
             x = layer.around_attention.after(x, attended)
             x = layer.read_and_feed(x, cache.slot_keys, cache.slot_values, read_index)
-            outputs = cache.outputs.index_put((rows, phase), x[:, 0])
+            outputs = put(cache.outputs, (rows, phase), x[:, 0])
             new_caches.append(cache._replace(keys=keys, values=values, outputs=outputs))
 
         full = (phase == self.segment_length - 1).nonzero().squeeze(1)
         if len(full):
-            memory, slot = self._write(memory, full, [cache.outputs[full] for cache in new_caches])
+            memory, slot = self._write(memory, full, [cache.outputs[full] for cache in new_caches], inplace=inplace)
             for n, (layer, cache) in enumerate(zip(self.layers, new_caches, strict=True)):
                 key, value = layer.read.project(memory.slots[full, n, slot])
                 new_caches[n] = cache._replace(
-                    slot_keys=cache.slot_keys.index_put((full, slot), key),
-                    slot_values=cache.slot_values.index_put((full, slot), value),
+                    slot_keys=put(cache.slot_keys, (full, slot), key),
+                    slot_values=put(cache.slot_values, (full, slot), value),
                 )
-        return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches))
+        return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
 
     def unroll(
         self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
@@ -265,8 +290,7 @@ class Elmur(nn.Module):
         :param need_state: Whether the state after the last token is used; otherwise a last write is saved.
         :return: Outputs (B, T, D), memory and open tokens after the last token.
         """
-        balanced = self.training and th.is_grad_enabled() and self.config.ffn == "moe" and self.config.aux_loss_coef > 0
-        load = RouterLoad() if balanced else None
+        load = self._router_load()
         y, memory, tokens = unroll(
             partial(self.segment, load=load),
             self.segment_length,
@@ -278,7 +302,46 @@ class Elmur(nn.Module):
             detach_memory=detach_memory,
             need_state=need_state,
         )
-        return y if load is None else attach_gradient(y, self.config.aux_loss_coef * load.loss()), memory, tokens
+        return self._balanced(y, load), memory, tokens
+
+    def replay(self, x: Tensor, memory: Memory, lengths: Tensor) -> Tensor:
+        """
+        Run chains of consecutive segments, with gradients through their memory; see :func:`sb3_elmur.unroll.replay`.
+
+        In training mode the load-balancing loss of a mixture of experts is attached to the outputs' gradient.
+
+        :param x: Tokens of C chains in segment-major order, (R, D).
+        :param memory: Memory before each chain, C rows.
+        :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
+        :return: Outputs, (R, D).
+        """
+        load = self._router_load()
+        return self._balanced(replay(partial(self.segment, load=load), self.segment_length, x, memory, lengths), load)
+
+    def reopen(self, x: Tensor, memory: Memory, lengths: Tensor) -> ElmurState:
+        """
+        State for :meth:`step` after the beginnings of chains, all in one batched pass.
+
+        :param x: Tokens, (B, T, D), of which row b has ``lengths[b]``.
+        :param memory: Memory before the tokens, at a segment's start.
+        :param lengths: (B,) int64.
+        """
+        tokens = x.new_zeros(len(x), self.segment_length - 1, x.shape[2])
+        if x.shape[1]:
+            _, memory, tokens = advance(self.segment, self.segment_length, x, memory, tokens, lengths, True, True)
+        return self.open_segment(tokens, memory)
+
+    def _router_load(self) -> RouterLoad | None:
+        balanced = self.training and th.is_grad_enabled() and self.config.ffn == "moe" and self.config.aux_loss_coef > 0
+        return RouterLoad() if balanced else None
+
+    def _balanced(self, y: Tensor, load: RouterLoad | None) -> Tensor:
+        """``y``, through which a backward pass also balances the experts."""
+        if load is None:
+            return y
+        aux_loss = load.loss()
+        self.aux_loss = aux_loss.detach()
+        return attach_gradient(y, self.config.aux_loss_coef * aux_loss)
 
     def _token_track(
         self, x: Tensor, memory: Memory, load: RouterLoad | None = None, real: Tensor | None = None
@@ -297,7 +360,12 @@ class Elmur(nn.Module):
         return tracks
 
     def _write(
-        self, memory: Memory, rows: Tensor, outputs: list[Tensor], load: RouterLoad | None = None
+        self,
+        memory: Memory,
+        rows: Tensor,
+        outputs: list[Tensor],
+        load: RouterLoad | None = None,
+        inplace: bool = False,
     ) -> tuple[Memory, Tensor]:
         """
         Write one slot of the rows whose segment is complete.
@@ -319,20 +387,22 @@ class Elmur(nn.Module):
         ]
         weight = old.new_full(empty.shape, self.config.lru_blend).masked_fill(empty, 1.0)[:, None, None]
         content = old.lerp(th.cat(candidates, dim=1), weight.expand_as(old))
-        return write_slot(memory, rows, slot, content, time[:, -1]), slot
+        return write_slot(memory, rows, slot, content, time[:, -1], inplace=inplace), slot
 
-    def _begin_episodes(self, state: ElmurState, episode_starts: Tensor) -> ElmurState:
-        starts = episode_starts.bool()
-        if not starts.any():
+    def _begin_episodes(self, state: ElmurState, episode_starts: Tensor, put: Callable[..., Tensor]) -> ElmurState:
+        rows = episode_starts.nonzero().squeeze(1)
+        if not len(rows):
             return state
-        cache = tuple(
-            layer._replace(
-                slot_keys=th.where(starts[:, None, None], layer.fresh_slot_keys, layer.slot_keys),
-                slot_values=th.where(starts[:, None, None], layer.fresh_slot_values, layer.slot_values),
+        fresh = self.initial_memory(len(rows))
+        memory = Memory(*(put(old, (rows,), new) for old, new in zip(state.memory, fresh, strict=True)))
+        caches = tuple(
+            cache._replace(
+                slot_keys=put(cache.slot_keys, (rows,), constant.slot_keys),
+                slot_values=put(cache.slot_values, (rows,), constant.slot_values),
             )
-            for layer in state.cache
+            for cache, constant in zip(state.caches, state.constants, strict=True)
         )
-        return ElmurState(reset_memory(state.memory, self.initial_slots, starts), cache)
+        return ElmurState(memory, caches, state.constants)
 
     def _bias_index(self, distance: Tensor) -> Tensor:
         """Rows of the relative bias table for distances in steps."""

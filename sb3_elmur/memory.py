@@ -17,7 +17,7 @@ EMPTY = -1  # anchor of a slot that nothing was written to
 
 class Memory(NamedTuple):
     """
-    What an episode remembers, one row per environment.
+    What an episode remembers, one row per environment; all fields are batch first.
 
     :param slots: Slot vectors of every layer, (B, N, M, D).
     :param anchors: Time of the last token of the segment from which a slot was written, (B, M) int64, in steps since the
@@ -28,6 +28,10 @@ class Memory(NamedTuple):
     slots: Tensor
     anchors: Tensor
     position: Tensor
+
+    def rows(self, index: Tensor | slice) -> "Memory":
+        """The rows that ``index`` selects."""
+        return Memory(*(field[index] for field in self))
 
 
 def fresh_memory(initial_slots: Tensor, batch: int) -> Memory:
@@ -72,19 +76,21 @@ def least_recently_written(anchors: Tensor) -> tuple[Tensor, Tensor]:
     return slot, anchors.gather(1, slot[:, None]).squeeze(1) == EMPTY
 
 
-def write_slot(memory: Memory, rows: Tensor, slot: Tensor, content: Tensor, time: Tensor) -> Memory:
+def write_slot(memory: Memory, rows: Tensor, slot: Tensor, content: Tensor, time: Tensor, *, inplace: bool = False) -> Memory:
     """
     Overwrite one slot, the same in all layers, of some rows.
 
-    :param memory: Memory of B rows, left as it is.
+    :param memory: Memory of B rows, left as it is unless ``inplace``.
     :param rows: Rows to write, (b,) int64.
     :param slot: Slot of each of these rows, (b,) int64.
     :param content: New slot vectors, (b, N, D).
     :param time: Anchor of the written slots, (b,) int64.
+    :param inplace: Whether to write into the tensors of ``memory``.
     """
+    put = Tensor.index_put_ if inplace else Tensor.index_put
     layers = th.arange(memory.slots.shape[1], device=rows.device)
-    slots = memory.slots.index_put((rows[:, None], layers, slot[:, None]), content)
-    return memory._replace(slots=slots, anchors=memory.anchors.index_put((rows, slot), time))
+    slots = put(memory.slots, (rows[:, None], layers, slot[:, None]), content)
+    return memory._replace(slots=slots, anchors=put(memory.anchors, (rows, slot), time))
 
 
 @dataclass(frozen=True)

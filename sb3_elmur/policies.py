@@ -22,9 +22,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_elmur.backbone import Backbone, Pair
+from sb3_elmur.backbone import Backbone, Chains, Pair, PolicyState
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import ElmurState
+from sb3_elmur.memory import Memory
 
 _LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
 
@@ -239,47 +240,58 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         return features if isinstance(features, tuple) else (features, features)
 
     def _latents(
-        self, obs: PyTorchObs, lstm_states: RNNStates, episode_starts: Tensor, need_state: bool
-    ) -> tuple[Tensor, Tensor, RNNStates]:
-        """Inputs of the policy and of the value network, each (B, latent_dim), and the packed states."""
+        self, obs: PyTorchObs, states: RNNStates | PolicyState | Chains, episode_starts: Tensor, need_state: bool
+    ) -> tuple[Tensor, Tensor, RNNStates | PolicyState | Chains]:
+        """Inputs of the policy and of the value network, each (B, latent_dim), and the states."""
         pi_features, vf_features = self._features(obs)
-        how = {"detach_memory": self.detach_memory, "need_state": need_state}
-        pi, pi_pair = self.backbone(pi_features, lstm_states.pi, episode_starts, **how)
-        vf, vf_pair = pi, pi_pair
+        pi, pi_state = self._run(self.backbone, pi_features, states, states.pi, episode_starts, need_state)
+        vf, vf_state = pi, pi_state
         if self.critic_backbone is not None:
-            vf, vf_pair = self.critic_backbone(vf_features, lstm_states.vf, episode_starts, **how)
+            vf, vf_state = self._run(self.critic_backbone, vf_features, states, states.vf, episode_starts, need_state)
         latents = self.mlp_extractor.forward_actor(pi), self.mlp_extractor.forward_critic(vf)
-        return *latents, RNNStates(pi_pair, vf_pair)
+        return *latents, states._replace(pi=pi_state, vf=vf_state)
+
+    def _run(
+        self, backbone: Backbone, features: Tensor, states: Any, own: Any, episode_starts: Tensor, need_state: bool
+    ) -> tuple[Tensor, Any]:
+        """Latents and the next state by the way that the kind of ``states`` asks for; ``own`` is the backbone's part."""
+        if isinstance(states, PolicyState):
+            return backbone.step(features, own, episode_starts, inplace=True)
+        if isinstance(states, Chains):
+            return backbone.replay(features, own, states.lengths)[states.counted], own
+        return backbone(features, own, episode_starts, detach_memory=self.detach_memory, need_state=need_state)
 
     def forward(  # type: ignore[override]
-        self, obs: PyTorchObs, lstm_states: RNNStates, episode_starts: Tensor, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
+        self, obs: PyTorchObs, lstm_states: RNNStates | PolicyState, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, RNNStates | PolicyState]:
         """
         Act and estimate values, one step per environment.
 
         :param obs: Observations of B environments.
-        :param lstm_states: Packed states of actor and critic; left as they are.
+        :param lstm_states: Packed states, which are left as they are, or a :class:`PolicyState`, which is updated in place.
         :param episode_starts: (B,), 1 where an episode begins.
         :param deterministic: Take the most probable action instead of sampling.
-        :return: Actions (B, ...), values (B, 1), log-probabilities (B,), and the packed states after the step.
+        :return: Actions (B, ...), values (B, 1), log-probabilities (B,), and the states after the step.
         """
         latent_pi, latent_vf, states = self._latents(obs, lstm_states, episode_starts, need_state=True)
         distribution = self._get_action_dist_from_latent(latent_pi)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
-        return actions.reshape((-1, *self.action_space.shape)), self.value_net(latent_vf), log_prob, states  # type: ignore[misc]
+        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return actions, self.value_net(latent_vf), log_prob, states  # type: ignore[return-value]
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
+        self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates | Chains, episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """
-        Replay sequences of equal length.
+        Replay B sequences of equal length T, or :class:`Chains`.
 
-        :param obs: Observations, (B * T, ...), sequence by sequence.
-        :param actions: (B * T, ...).
-        :param lstm_states: Packed states at the sequences' starts.
-        :param episode_starts: (B * T,), 1 where an episode begins.
+        :param obs: Observations, (B * T, ...), sequence by sequence; of chains (R, ...).
+        :param actions: (B * T, ...); of chains one for each token that is ``counted``.
+        :param lstm_states: Packed states at the sequences' starts, or the chains.
+        :param episode_starts: (B * T,), 1 where an episode begins; unused for chains.
         :return: Values (B * T, 1), log-probabilities and entropies (B * T,); no entropy where it has no analytical form.
+            Of chains for the tokens that are ``counted``.
         """
         latent_pi, latent_vf, _ = self._latents(obs, lstm_states, episode_starts, need_state=False)
         distribution = self._get_action_dist_from_latent(latent_pi)
@@ -300,19 +312,48 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         latent, pair = self.backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), pair
 
-    def predict_values(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
+    def predict_values(  # type: ignore[override]
+        self, obs: PyTorchObs, lstm_states: Pair | PolicyState, episode_starts: Tensor
+    ) -> Tensor:
         """
         Estimate values, one step per environment.
 
         :param obs: Observations of B environments.
-        :param lstm_states: The critic's packed state; left as it is.
+        :param lstm_states: The critic's packed state, or a :class:`PolicyState`; left as it is.
         :param episode_starts: (B,), 1 where an episode begins.
         :return: (B, 1).
         """
         _, features = self._features(obs)
         backbone = self.backbone if self.critic_backbone is None else self.critic_backbone
-        latent, _ = backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=False)
+        if isinstance(lstm_states, PolicyState):
+            latent, _ = backbone.step(features, lstm_states.vf, episode_starts)
+        else:
+            latent, _ = backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=False)
         return self.value_net(self.mlp_extractor.forward_critic(latent))
+
+    def reopen(self, obs: PyTorchObs, memories: tuple[Memory, ...], lengths: Tensor) -> PolicyState:
+        """
+        State for stepping after the beginnings of chains, computed with the present weights.
+
+        :param obs: Observations, (B * T, ...), environment by environment; row b has ``lengths[b]`` of them.
+        :param memories: Memory before the chains, of the shared backbone, or of the actor and the critic.
+        :param lengths: (B,) int64.
+        """
+        pi_features, vf_features = self._features(obs)
+        pi = self.backbone.reopen(pi_features, memories[0], lengths)
+        if self.critic_backbone is None:
+            return PolicyState(pi, pi)
+        return PolicyState(pi, self.critic_backbone.reopen(vf_features, memories[1], lengths))
+
+    def aux_losses(self) -> list[float | None]:
+        """Load-balancing loss of each backbone in the last training pass, before its coefficient; ``None`` without experts."""
+        backbones = [backbone for backbone in (self.backbone, self.critic_backbone) if backbone is not None]
+        return [None if backbone.core.aux_loss is None else backbone.core.aux_loss.item() for backbone in backbones]
+
+    def initial_memories(self, batch: int) -> tuple[Memory, ...]:
+        """Memory at an episode's start, of the shared backbone, or of the actor and the critic."""
+        backbones = [backbone for backbone in (self.backbone, self.critic_backbone) if backbone is not None]
+        return tuple(backbone.core.initial_memory(batch) for backbone in backbones)
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, lstm_states: Pair, episode_starts: Tensor, deterministic: bool = False

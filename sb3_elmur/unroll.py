@@ -1,8 +1,9 @@
 """
-Running sequences that begin anywhere in a segment and may contain episode starts, as whole segments in parallel.
+Running sequences longer than a segment, all of a batch in parallel, one segment after another.
 
-A sequence is cut where an episode starts. The pieces are shifted so that each begins at its segment's start (the open
-segment's earlier tokens come first), and then all pieces advance together, one segment at a time.
+:func:`unroll` takes sequences of equal length that begin anywhere in a segment and may contain episode starts. It cuts them
+where an episode starts, shifts the pieces so that each begins at its segment's start (the open segment's earlier tokens come
+first), and lets all pieces :func:`advance` together. :func:`replay` takes sequences of any lengths that begin with a segment.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def unroll(
     memory = reset_memory(memory, initial_slots, starts[:, 0])
     if not starts[:, 1:].any():
         lengths = th.full_like(memory.position, time)
-        return _advance(run_segment, segment_length, x, memory, tokens, lengths, detach_memory, need_state)
+        return advance(run_segment, segment_length, x, memory, tokens, lengths, detach_memory, need_state)
 
     cuts = starts.clone()
     cuts[:, 0] = True
@@ -48,18 +49,18 @@ def unroll(
     lengths = begin.diff(append=begin.new_tensor([batch * time]))
     row = begin // time
     inner = begin % time != 0
-    own = reset_memory(Memory(*(field[row] for field in memory)), initial_slots, inner)
+    own = reset_memory(memory.rows(row), initial_slots, inner)
     index = begin[:, None] + th.arange(int(lengths.max()), device=x.device)
     pieces = x.flatten(0, 1)[index.clamp(max=batch * time - 1)]
-    y, own, tokens = _advance(run_segment, segment_length, pieces, own, tokens[row], lengths, detach_memory, need_state)
+    y, own, tokens = advance(run_segment, segment_length, pieces, own, tokens[row], lengths, detach_memory, need_state)
 
     piece = cuts.flatten().cumsum(0) - 1  # (B T,) the piece of each token
     y = y[piece, th.arange(batch * time, device=x.device) - begin[piece]].unflatten(0, (batch, time))
     last = piece.view(batch, time)[:, -1]
-    return y, Memory(*(field[last] for field in own)), tokens[last]
+    return y, own.rows(last), tokens[last]
 
 
-def _advance(
+def advance(
     run_segment: RunSegment,
     segment_length: int,
     x: Tensor,
@@ -70,7 +71,7 @@ def _advance(
     need_state: bool,
 ) -> tuple[Tensor, Memory, Tensor]:
     """
-    Run pieces without inner episode starts.
+    Run sequences without inner episode starts; arguments as in :func:`unroll`.
 
     :param x: (P, T, D), of which row p has ``lengths[p]`` real tokens.
     :return: Outputs (P, T, D), memory and open tokens after each row's last real token.
@@ -103,3 +104,35 @@ def _advance(
     source = ((total - open_phase)[:, None] + slot).clamp(max=inputs.shape[1] - 1)
     tokens = inputs.gather(1, source[..., None].expand(-1, -1, inputs.shape[2]))
     return y, memory, tokens.masked_fill((slot >= open_phase[:, None])[..., None], 0.0)
+
+
+def replay(run_segment: RunSegment, segment_length: int, x: Tensor, memory: Memory, lengths: Tensor) -> Tensor:
+    """
+    Run chains of consecutive segments, without any padding between them.
+
+    :param run_segment: As in :func:`unroll`.
+    :param segment_length: L.
+    :param x: Tokens of C chains, (R, D), in segment-major order: the first segments of all chains, then the second segments
+        of those that have one, and so on.
+    :param memory: Memory before each chain, C rows, at a segment's start.
+    :param lengths: Tokens of each chain, (C,) int64, ordered so that their numbers of segments do not increase.
+    :return: Outputs, (R, D), in the order of ``x``.
+    """
+    outputs, begin, remaining = [], 0, lengths
+    while len(remaining):
+        present = remaining.clamp(max=segment_length)
+        longest, count = int(present.max()), int(present.sum())
+        segment = x[begin : begin + count]
+        real = th.arange(longest, device=x.device) < present[:, None]
+        full = count == real.numel()
+        if full:
+            segment = segment.unflatten(0, (len(present), longest))
+        else:
+            segment = x.new_zeros(*real.shape, x.shape[1]).masked_scatter(real[..., None], segment)
+        remaining = remaining - segment_length
+        remaining = remaining[remaining > 0]
+        y, memory = run_segment(segment, memory, present, write=len(remaining) > 0)
+        memory = memory.rows(slice(len(remaining)))
+        outputs.append(y.flatten(0, 1) if full else y[real])
+        begin += count
+    return th.cat(outputs)

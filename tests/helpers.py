@@ -3,11 +3,15 @@
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 
 from sb3_elmur import ElmurPolicy
 
 SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 2, "max_distance": 16}
+
+ACTION_SPACES = [spaces.Discrete(3), spaces.Box(-2, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
 class RandomEnv(gym.Env):
@@ -36,3 +40,23 @@ def make_policy(
     policy = cls(observation_space, action_space, lambda _: 1e-3, **(SMALL | {"ortho_init": False} | arguments))
     policy.set_training_mode(False)
     return policy
+
+
+def replay_differences(model: RecurrentPPO, rollouts: int, **learn: Any) -> list[float]:
+    """Before each update of ``rollouts`` rollouts, compare replayed log-probabilities and values to the rollout's."""
+    train, differences = model.train, []
+
+    def compare_and_train() -> None:
+        for data in model.rollout_buffer.get(model.batch_size):
+            actions = data.actions.long().flatten()
+            with th.no_grad():
+                values, log_prob, _ = model.policy.evaluate_actions(
+                    data.observations, actions, data.lstm_states, data.episode_starts
+                )
+            for new, old in ((log_prob, data.old_log_prob), (values.flatten(), data.old_values)):
+                differences.append((new - old)[data.mask > 0].abs().max().item())
+        train()
+
+    model.train = compare_and_train
+    model.learn(rollouts * model.n_steps * model.n_envs, **learn)
+    return differences

@@ -27,8 +27,10 @@ MAY_IMPORT = {
     "unroll": {"memory"},
     "elmur": {"config", "memory", "feedforward", "attention", "unroll"},
     "backbone": {"config", "memory", "elmur"},
-    "policies": {"config", "elmur", "backbone"},
-    "__init__": {"envs", "policies"},
+    "policies": {"config", "memory", "elmur", "backbone"},
+    "buffers": {"backbone", "memory"},
+    "ppo": {"backbone", "buffers", "policies"},
+    "__init__": {"envs", "policies", "ppo"},
 }
 PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "unroll", "elmur", "backbone")
 

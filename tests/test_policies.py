@@ -9,12 +9,11 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from helpers import SMALL, RandomEnv, make_policy
+from helpers import ACTION_SPACES, SMALL, RandomEnv, make_policy
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
-ACTIONS = [spaces.Discrete(3), spaces.Box(-2, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
 def run(policy: ElmurPolicy, observations: np.ndarray, starts: np.ndarray, how: str) -> tuple[list[np.ndarray], object]:
@@ -26,7 +25,7 @@ def run(policy: ElmurPolicy, observations: np.ndarray, starts: np.ndarray, how: 
     return actions, state
 
 
-@pytest.mark.parametrize("action_space", ACTIONS, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=lambda space: type(space).__name__)
 @pytest.mark.parametrize("separate_critic", [False, True])
 def test_learns_on_every_action_space(action_space: spaces.Space, separate_critic: bool) -> None:
     env = RandomEnv(VECTOR, action_space)
@@ -110,7 +109,7 @@ def test_no_parameter_is_left_out_of_the_optimizer_and_no_lstm_is_built() -> Non
     assert not any(isinstance(module, th.nn.LSTM) for module in policy.modules())
 
 
-@pytest.mark.parametrize("action_space", ACTIONS, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=lambda space: type(space).__name__)
 def test_step_equals_predict(action_space: spaces.Space) -> None:
     policy = make_policy(VECTOR, action_space, norm_first=True)
     rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from helpers import SMALL, RandomEnv
+from helpers import SMALL, RandomEnv, replay_differences
 from sb3_elmur.envs import TMazeVecEnv
 
 VECTOR = spaces.Box(-1, 1, (3,))
@@ -32,26 +32,6 @@ def make_model(env: VecEnv, policy: str = "ElmurPolicy", policy_kwargs: dict | N
 def random_envs(n_envs: int, observation_space: spaces.Space = VECTOR, mean_length: float = 6.0) -> VecEnv:
     actions = spaces.Discrete(3)
     return make_vec_env(lambda: RandomEnv(observation_space, actions, mean_length), n_envs, seed=0)
-
-
-def replay_differences(model: RecurrentPPO, rollouts: int) -> list[float]:
-    """Before each update of ``rollouts`` rollouts, compare replayed log-probabilities and values to the rollout's."""
-    train, differences = model.train, []
-
-    def compare_and_train() -> None:
-        for data in model.rollout_buffer.get(model.batch_size):
-            actions = data.actions.long().flatten()
-            with th.no_grad():
-                values, log_prob, _ = model.policy.evaluate_actions(
-                    data.observations, actions, data.lstm_states, data.episode_starts
-                )
-            for new, old in ((log_prob, data.old_log_prob), (values.flatten(), data.old_values)):
-                differences.append((new - old)[data.mask > 0].abs().max().item())
-        train()
-
-    model.train = compare_and_train
-    model.learn(rollouts * model.n_steps * model.n_envs)
-    return differences
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,0 +1,248 @@
+"""
+Rollout buffer of whole segments.
+
+Memory is stored once per chain of ``bptt_segments`` segments, not at every step: chains are aligned to the episode's start,
+so that chain c holds the segments c * k, ..., c * k + k - 1 of its episode. What a chain needs from before the rollout, its
+first memory and the observations since, is carried over.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from torch import Tensor
+
+from sb3_elmur.backbone import Chains
+from sb3_elmur.memory import Memory
+
+
+class _ChainIndex(NamedTuple):
+    """Where the chains of a full buffer lie, C of them, each (C,) int64."""
+
+    env: np.ndarray
+    begin: np.ndarray  # first step inside the rollout
+    carried: np.ndarray  # steps before the rollout
+    counted: np.ndarray  # steps inside the rollout
+    record: np.ndarray  # row of the stored memories; -1 for an episode's start
+
+
+class _SegmentStorage(RolloutBuffer):
+    """
+    What the buffers for flat and for Dict observations share.
+
+    :param buffer_size: Steps per rollout and environment.
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param fresh: Memory at an episode's start, of ``n_envs`` rows: one for a shared backbone, else actor's and critic's.
+    :param segment_length: L.
+    :param bptt_segments: Segments per chain (k).
+    :param device: Device of the samples.
+    :param gae_lambda: Factor of generalised advantage estimation.
+    :param gamma: Discount factor.
+    :param n_envs: Number of environments.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        fresh: tuple[Memory, ...],
+        segment_length: int,
+        bptt_segments: int,
+        device: th.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+    ) -> None:
+        self.segment_length = segment_length
+        self.chain_length = bptt_segments * segment_length
+        self._fresh = fresh
+        self._chain_memories = tuple(Memory(*(field.clone() for field in memory)) for memory in fresh)
+        self._next_position = np.zeros(n_envs, dtype=np.int64)
+        self._timeline: Any = None
+        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of recurrent state that the buffer holds."""
+        memories = [*sum(self._records, ()), *self._table, *self._chain_memories]
+        return sum(field.numel() * field.element_size() for memory in memories for field in memory)
+
+    def reset(self) -> None:
+        """Empty the buffer, but keep the observations that open chains may need: the last ``k * L - 1`` steps."""
+        reach = self.chain_length - 1
+        carried, position = self._timeline, getattr(self, "pos", 0)
+        super().reset()
+
+        def extend(empty: np.ndarray) -> np.ndarray:
+            return np.zeros((reach + len(empty), *empty.shape[1:]), dtype=empty.dtype)
+
+        self._timeline = _map(extend, self.observations)
+        if carried is not None:
+            _map(lambda new, old: new.__setitem__(slice(reach), old[position : position + reach]), self._timeline, carried)
+        self.observations = _map(lambda timeline: timeline[reach:], self._timeline)
+        self.positions = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
+        self._record_of = np.full((self.buffer_size, self.n_envs), -1)
+        self._records: list[tuple[Memory, ...]] = []
+        self._n_records = 0
+        self._table: tuple[Memory, ...] = ()
+        self._chains: _ChainIndex | None = None
+
+    def add(  # type: ignore[override]
+        self,
+        obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: Tensor,
+        log_prob: Tensor,
+        memories: tuple[Memory, ...],
+    ) -> None:
+        """
+        Add one step of all environments.
+
+        :param obs: Observations before the step.
+        :param action: Actions.
+        :param reward: Rewards.
+        :param episode_start: Whether ``obs`` begins an episode.
+        :param value: Values of ``obs``.
+        :param log_prob: Log-probabilities of the actions.
+        :param memories: Memory after the step, as many as ``fresh``.
+        """
+        position = np.where(episode_start, 0, self._next_position)
+        begins = (position % self.chain_length == 0) | (self.pos == 0)
+        stored = np.flatnonzero(begins & (position >= self.chain_length))
+        if len(stored):
+            rows = th.as_tensor(stored)
+            self._records.append(tuple(memory.rows(rows) for memory in self._chain_memories))
+            self._record_of[self.pos, stored] = self._n_records + np.arange(len(stored))
+            self._n_records += len(stored)
+        self.positions[self.pos] = position
+        super().add(obs, action, reward, episode_start, value, log_prob)
+        self._next_position = position + 1
+        complete = np.flatnonzero(self._next_position % self.chain_length == 0)
+        if len(complete):
+            rows = th.as_tensor(complete)
+            for chain_memory, memory in zip(self._chain_memories, memories, strict=True):
+                for old, new in zip(chain_memory, memory, strict=True):
+                    old[rows] = new[rows]
+
+    def open_chains(self, episode_starts: np.ndarray) -> tuple[Any, tuple[Memory, ...], Tensor]:
+        """
+        What the chains that are open before the next step need, for an empty buffer.
+
+        :param episode_starts: Whether the next observation begins an episode, (n_envs,).
+        :return: Their earlier observations (n_envs * T, ...), the memories before them, and their lengths (n_envs,).
+        """
+        position = np.where(episode_starts, 0, self._next_position)
+        length = position % self.chain_length
+        time = np.arange(length.max())
+        index = np.minimum(self.chain_length - 1 - length[:, None] + time, self.chain_length - 2)
+        env = np.arange(self.n_envs)[:, None]
+        observations = _map(
+            lambda timeline: self.to_torch(timeline[index, env].reshape(-1, *timeline.shape[2:])), self._timeline
+        )
+        first = th.as_tensor(position < self.chain_length, device=self._fresh[0].position.device)
+        memories = tuple(
+            Memory(
+                *(th.where(first.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(fresh, chain, strict=True))
+            )
+            for fresh, chain in zip(self._fresh, self._chain_memories, strict=True)
+        )
+        return observations, memories, th.as_tensor(length, device=first.device)
+
+    def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:  # type: ignore[override]
+        """
+        Minibatches of whole chains in random order, each of at least ``batch_size`` real steps.
+
+        A remainder below half of that, or of a single step, joins the minibatch before it.
+
+        :param batch_size: ``None`` for a single minibatch.
+        """
+        assert self.full, "Rollout buffer must be full before sampling from it"
+        if self._chains is None:
+            self._chains = self._find_chains()
+            # one row per stored chain, and the fresh memory as the last row, which is row -1
+            columns = zip(*self._records, tuple(memory.rows(slice(1)) for memory in self._fresh), strict=True)
+            self._table = tuple(Memory(*map(th.cat, zip(*memories, strict=True))) for memories in columns)
+            self._records = []
+        for chosen in self._minibatches(self._chains.counted, batch_size or self.buffer_size * self.n_envs):
+            yield self._sample(_ChainIndex(*(field[chosen] for field in self._chains)))
+
+    def _find_chains(self) -> _ChainIndex:
+        begins = self.positions % self.chain_length == 0
+        begins[0] = True
+        flat = np.flatnonzero(begins.T)  # environment by environment
+        env, begin = np.divmod(flat, self.buffer_size)
+        counted = np.diff(flat, append=begins.size)
+        return _ChainIndex(env, begin, self.positions[begin, env] % self.chain_length, counted, self._record_of[begin, env])
+
+    @staticmethod
+    def _minibatches(counted: np.ndarray, batch_size: int) -> list[np.ndarray]:
+        """Chains of each minibatch, given the real steps of every chain (C,)."""
+        order = np.random.permutation(len(counted))
+        batches, steps, first = [], 0, 0
+        for last, count in enumerate(counted[order]):
+            steps += count
+            if steps >= max(batch_size, 2):
+                batches.append(order[first : last + 1])
+                steps, first = 0, last + 1
+        if batches and steps < max(batch_size / 2, 2):
+            batches[-1] = np.concatenate((batches[-1], order[first:]))
+        else:
+            batches.append(order[first:])
+        return batches
+
+    def _sample(self, chains: _ChainIndex) -> RecurrentRolloutBufferSamples:
+        total = chains.carried + chains.counted
+        n_segments = -(-total // self.segment_length)
+        order = np.argsort(-n_segments, kind="stable")
+        chains, total = _ChainIndex(*(field[order] for field in chains)), total[order]
+        times, envs = [], []
+        for start in range(0, int(total.max()), self.segment_length):
+            within = np.arange(start, start + self.segment_length)
+            chain, offset = np.nonzero(within < total[:, None])
+            times.append(chains.begin[chain] - chains.carried[chain] + within[offset])
+            envs.append(chains.env[chain])
+        time, env = np.concatenate(times), np.concatenate(envs)
+        counted = time >= 0
+        real = time[counted], env[counted]
+        device = self._fresh[0].position.device
+        rows = th.as_tensor(chains.record, device=device)
+        memories = [memory.rows(rows) for memory in self._table]
+        return RecurrentRolloutBufferSamples(
+            observations=_map(lambda timeline: self.to_torch(timeline[time + self.chain_length - 1, env]), self._timeline),
+            actions=self.to_torch(self.actions[real]),
+            old_values=self.to_torch(self.values[real]),
+            old_log_prob=self.to_torch(self.log_probs[real]),
+            advantages=self.to_torch(self.advantages[real]),
+            returns=self.to_torch(self.returns[real]),
+            lstm_states=Chains(  # type: ignore[arg-type]
+                pi=memories[0],
+                vf=memories[-1],
+                lengths=th.as_tensor(total, device=device),
+                counted=th.as_tensor(counted, device=device),
+            ),
+            episode_starts=self.to_torch(self.episode_starts[real]),
+            mask=th.ones(len(real[0]), device=self.device),
+        )
+
+
+class SegmentRolloutBuffer(_SegmentStorage):
+    """Rollout buffer of whole segments for array observations; arguments as :class:`_SegmentStorage`."""
+
+
+class SegmentDictRolloutBuffer(_SegmentStorage, DictRolloutBuffer):  # type: ignore[misc]
+    """Rollout buffer of whole segments for Dict observations; arguments as :class:`_SegmentStorage`."""
+
+
+def _map(function: Callable[..., Any], *observations: Any) -> Any:
+    """Apply a function to an array of observations, or to each entry of a dictionary of them."""
+    if isinstance(observations[0], dict):
+        return {key: function(*(entry[key] for entry in observations)) for key in observations[0]}
+    return function(*observations)

@@ -1,0 +1,235 @@
+"""Segment-wise RecurrentPPO: a drop-in for ``sb3_contrib.RecurrentPPO`` for policies with a memory core."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import sb3_contrib
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_elmur.backbone import PolicyState
+from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+
+
+class RecurrentPPO(sb3_contrib.RecurrentPPO):
+    """
+    Recurrent PPO on whole segments: the host's loss, logs and files, with less memory and work.
+
+    It steps with cached keys and values, stores memory once per chain of segments, and trains on chains in parallel, with
+    gradients through their memory. Saved models load in both classes.
+
+    :param policy: ``"ElmurPolicy"``, ``"ElmurCnnPolicy"``, ``"ElmurMultiInputPolicy"``, or such a class.
+    :param env: Environment, or its id.
+    :param learning_rate: Learning rate or schedule.
+    :param n_steps: Steps per environment and rollout.
+    :param batch_size: Least number of steps in a minibatch, which holds whole chains.
+    :param n_epochs: Passes over a rollout.
+    :param gamma: Discount factor.
+    :param gae_lambda: Factor of generalised advantage estimation.
+    :param clip_range: Clipping of the policy ratio, or its schedule.
+    :param clip_range_vf: Clipping of the value function; ``None`` for none.
+    :param normalize_advantage: Whether to normalise advantages per minibatch.
+    :param ent_coef: Weight of the entropy bonus.
+    :param vf_coef: Weight of the value loss.
+    :param max_grad_norm: Largest norm of the gradient.
+    :param use_sde: Whether to use state-dependent exploration (gSDE).
+    :param sde_sample_freq: Steps between new noise matrices; -1 for once per rollout.
+    :param target_kl: Limit of the KL divergence within an update.
+    :param stats_window_size: Episodes over which statistics are averaged.
+    :param tensorboard_log: Folder of TensorBoard logs.
+    :param policy_kwargs: Arguments of the policy. ``detach_memory`` has no effect here: ``bptt_segments`` decides.
+    :param verbose: 0 silent, 1 info, 2 debug.
+    :param seed: Seed of all random generators.
+    :param device: Device of the policy.
+    :param bptt_segments: Consecutive segments of an episode (k) through which gradients flow. Chains are aligned to the
+        episode's start: chain c holds its segments c * k, ..., c * k + k - 1. 1 is the paper's detached memory, whose write
+        path learns nothing from the task.
+    :raises ValueError: If ``bptt_segments`` is no positive integer, or the policy has no memory core.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **sb3_contrib.RecurrentPPO.policy_aliases,
+        "ElmurPolicy": ElmurPolicy,
+        "ElmurCnnPolicy": ElmurCnnPolicy,
+        "ElmurMultiInputPolicy": ElmurMultiInputPolicy,
+    }
+    policy: ElmurPolicy
+    rollout_buffer: SegmentRolloutBuffer | SegmentDictRolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[ElmurPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = 128,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        bptt_segments: int = 4,
+        _init_setup_model: bool = True,
+    ) -> None:
+        if isinstance(bptt_segments, bool) or not isinstance(bptt_segments, int) or bptt_segments < 1:
+            raise ValueError(f"`bptt_segments` must be an integer of at least 1. Received {bptt_segments!r}.")
+        self.bptt_segments = bptt_segments
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _setup_model(self) -> None:
+        n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
+        super()._setup_model()
+        self.n_steps = n_steps
+        self._last_lstm_states = None
+        if not isinstance(self.policy, ElmurPolicy):
+            raise ValueError(
+                f"`policy` must have a memory core, such as ElmurPolicy. Received {type(self.policy).__name__}: "
+                "use sb3_contrib.RecurrentPPO for it."
+            )
+        buffer_class = SegmentDictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else SegmentRolloutBuffer
+        self.rollout_buffer = buffer_class(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            self.policy.initial_memories(self.n_envs),
+            self.policy.config.segment_length,
+            self.bptt_segments,
+            self.device,
+            gae_lambda=self.gae_lambda,
+            gamma=self.gamma,
+            n_envs=self.n_envs,
+        )
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill the rollout buffer.
+
+        The chains that are open at its start are first replayed with the present weights, so that the rollout sees what
+        training will replay.
+
+        :param env: Training environments.
+        :param callback: Called at every step, and at the beginning and the end.
+        :param rollout_buffer: The segment rollout buffer.
+        :param n_rollout_steps: Steps per environment.
+        :return: False if the callback stopped it.
+        """
+        assert isinstance(rollout_buffer, SegmentRolloutBuffer | SegmentDictRolloutBuffer)
+        obs: Any = self._last_obs
+        starts: Any = self._last_episode_starts
+        assert obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        with th.no_grad():
+            state = self.policy.reopen(*rollout_buffer.open_chains(starts))
+
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            with th.no_grad():
+                tensors, values, log_probs, state = self.policy(
+                    obs_as_tensor(obs, self.device), state, th.as_tensor(starts, device=self.device)
+                )
+            actions = tensors.cpu().numpy()
+            clipped_actions = actions
+            if isinstance(self.action_space, spaces.Box):
+                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            continue_training = callback.on_step()
+            self._update_info_buffer(infos, dones)
+            if isinstance(self.action_space, spaces.Discrete):
+                actions = actions.reshape(-1, 1)
+            self._bootstrap_timeouts(rewards, dones, infos, state)
+            memories = (state.pi.memory,) if state.vf is state.pi else (state.pi.memory, state.vf.memory)
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, memories)
+            obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+            if not continue_training:
+                return False
+
+        with th.no_grad():
+            last_values = self.policy.predict_values(
+                obs_as_tensor(obs, self.device), state, th.as_tensor(starts, device=self.device)
+            )
+        rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=starts)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def train(self) -> None:
+        """Update the policy from the rollout buffer, as the host does, and log the load-balancing loss of experts."""
+        super().train()
+        losses = [loss for loss in self.policy.aux_losses() if loss is not None]
+        if losses:
+            self.logger.record("train/aux_loss", float(np.mean(losses)))
+
+    def _bootstrap_timeouts(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict], state: PolicyState) -> None:
+        """Add the value of the last observation to the rewards of episodes that a time limit cut, in one call."""
+        cut = [
+            i
+            for i in np.flatnonzero(dones)
+            if infos[i].get("terminal_observation") is not None and infos[i].get("TimeLimit.truncated", False)
+        ]
+        if not cut:
+            return
+        last = [infos[i]["terminal_observation"] for i in cut]
+        stacked = (
+            {key: np.stack([obs[key] for obs in last]) for key in last[0]} if isinstance(last[0], dict) else np.stack(last)
+        )
+        obs, _ = self.policy.obs_to_tensor(stacked)
+        rows = th.as_tensor(cut, device=self.device)
+        with th.no_grad():
+            values: Tensor = self.policy.predict_values(obs, state.rows(rows), th.zeros_like(rows))
+        rewards[cut] += self.gamma * values.flatten().cpu().numpy()

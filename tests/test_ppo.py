@@ -1,0 +1,258 @@
+"""The segment-wise RecurrentPPO: equal to the host where it must be, exact replay, chains, minibatches, files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sb3_contrib
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from helpers import ACTION_SPACES, SMALL, RandomEnv, replay_differences
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.envs import TMazeVecEnv
+
+VECTOR = spaces.Box(-1, 1, (3,))
+IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
+DICT = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})
+L = SMALL["segment_length"]
+
+
+def make_model(env: VecEnv, policy: str = "ElmurPolicy", cls: type = RecurrentPPO, **arguments: Any) -> Any:
+    policy_kwargs = SMALL | {"ortho_init": False} | arguments.pop("policy_kwargs", {})
+    arguments = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "learning_rate": 1e-2} | arguments
+    return cls(policy, env, policy_kwargs=policy_kwargs, **arguments)
+
+
+def random_envs(
+    n_envs: int, observation_space: spaces.Space = VECTOR, action_space: spaces.Space | None = None, mean_length: float = 6.0
+) -> VecEnv:
+    actions = spaces.Discrete(3) if action_space is None else action_space
+    return make_vec_env(lambda: RandomEnv(observation_space, actions, mean_length), n_envs, seed=0)
+
+
+@pytest.mark.parametrize("separate_critic", [False, True])
+@pytest.mark.parametrize("through_memory", [False, True])
+def test_first_update_equals_the_hosts(separate_critic: bool, through_memory: bool) -> None:
+    """Same rollout, advantages and returns (timeouts included), and the same step of one full minibatch."""
+    models = []
+    for cls in (sb3_contrib.RecurrentPPO, RecurrentPPO):
+        extra = {} if cls is sb3_contrib.RecurrentPPO else {"bptt_segments": 9 if through_memory else 1}
+        kwargs = {"separate_critic": separate_critic, "detach_memory": not through_memory, "optimizer_class": th.optim.SGD}
+        model = make_model(random_envs(3), cls=cls, n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
+        models.append(model.learn(99))
+    host, ours = models
+    shape = (3, 33)
+    np.testing.assert_allclose(ours.rollout_buffer.rewards, host.rollout_buffer.rewards, atol=1e-5)
+    for name in ("actions", "values", "log_probs", "advantages", "returns", "episode_starts"):
+        expected = getattr(host.rollout_buffer, name).reshape(shape)  # flattened by the host's `get`
+        np.testing.assert_allclose(getattr(ours.rollout_buffer, name).squeeze().T, expected, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(ours.policy.parameters_to_vector(), host.policy.parameters_to_vector(), atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n_envs=st.integers(1, 4),
+    n_steps=st.integers(2, 20),
+    batch_size=st.integers(2, 40),
+    segment_length=st.integers(1, 6),
+    bptt_segments=st.integers(1, 4),
+    mean_length=st.sampled_from([1.5, 6.0, 50.0]),
+    separate_critic=st.booleans(),
+)
+def test_training_replays_what_the_rollout_saw(
+    n_envs: int,
+    n_steps: int,
+    batch_size: int,
+    segment_length: int,
+    bptt_segments: int,
+    mean_length: float,
+    separate_critic: bool,
+) -> None:
+    """Ratio 1 in the first epoch, over several rollouts with updates between, also where chains span many rollouts."""
+    model = make_model(
+        random_envs(n_envs, mean_length=mean_length),
+        n_steps=n_steps,
+        batch_size=batch_size,
+        n_epochs=1,
+        bptt_segments=bptt_segments,
+        policy_kwargs={"segment_length": segment_length, "separate_critic": separate_critic},
+    )
+    assert max(replay_differences(model, rollouts=4)) < 1e-4
+
+
+@pytest.mark.parametrize(("observation_space", "policy"), [(DICT, "ElmurMultiInputPolicy"), (IMAGE, "ElmurCnnPolicy")])
+def test_replay_holds_for_dict_and_image_observations(observation_space: spaces.Space, policy: str) -> None:
+    assert max(replay_differences(make_model(random_envs(2, observation_space), policy, n_epochs=1), rollouts=3)) < 1e-4
+
+
+@pytest.mark.parametrize("policy_kwargs", [{"ffn": "moe"}, {"norm_first": True}, {"net_arch": [8]}], ids=str)
+def test_replay_holds_for_every_kind_of_stack(policy_kwargs: dict) -> None:
+    assert max(replay_differences(make_model(random_envs(3), policy_kwargs=policy_kwargs), rollouts=3)) < 1e-4
+
+
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=lambda space: type(space).__name__)
+def test_learns_on_every_action_space(action_space: spaces.Space) -> None:
+    model = make_model(random_envs(2, action_space=action_space))
+    before = model.policy.parameters_to_vector()
+    model.learn(64)
+    after = model.policy.parameters_to_vector()
+    assert np.isfinite(after).all()
+    assert (before != after).any()
+
+
+def test_gsde_learns() -> None:
+    envs = random_envs(2, action_space=spaces.Box(-1, 1, (2,)))
+    model = make_model(envs, use_sde=True, sde_sample_freq=4).learn(64)
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+
+
+@pytest.mark.parametrize("bptt_segments", [1, 2, 3])
+def test_a_cue_and_its_use_within_a_chain_are_connected(bptt_segments: int) -> None:
+    """The gradient of a chain's last segment reaches its first token, and no token before the chain."""
+    length = bptt_segments * L
+    model = make_model(random_envs(1, mean_length=1e9), n_steps=2 * length, bptt_segments=bptt_segments)
+    model.learn(2 * length)
+    (data,) = model.rollout_buffer.get(None)
+    obs = data.observations.requires_grad_()
+    values, _, _ = model.policy.evaluate_actions(obs, data.actions.long().flatten(), data.lstm_states, data.episode_starts)
+    (grad,) = th.autograd.grad(values[-1].sum(), obs)  # the last token of one of the two chains
+    reached = grad.abs().sum(-1).view(bptt_segments, 2, L) > 0  # segment-major
+    assert reached[:, -1].all()
+    assert not reached[:, 0].any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 99), batch_size=st.integers(1, 60), n_envs=st.integers(1, 4), n_steps=st.integers(2, 30))
+def test_every_step_is_in_one_minibatch_of_a_fitting_size(seed: int, batch_size: int, n_envs: int, n_steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = make_model(random_envs(n_envs), n_steps=n_steps)
+    buffer = model.rollout_buffer
+    memories = model.policy.initial_memories(n_envs)
+    for t in range(n_steps):
+        starts = rng.random(n_envs) < (1.0 if t == 0 else 0.2)
+        identity = np.arange(n_envs) * n_steps + t
+        tensors = th.zeros(n_envs), th.zeros(n_envs)
+        buffer.add(np.zeros((n_envs, 3)), np.zeros((n_envs, 1)), identity, starts, *tensors, memories)
+    buffer.returns = buffer.rewards.copy()
+    sizes, seen = [], []
+    for data in buffer.get(batch_size):
+        seen += data.returns.tolist()
+        sizes.append(len(data.returns))
+    assert sorted(seen) == list(range(n_envs * n_steps))
+    assert min(sizes) >= 2
+    assert min(sizes) >= min(batch_size / 2, n_envs * n_steps)
+    assert all(size >= batch_size for size in sizes[:-1])
+    assert max(sizes[:-1], default=0) < max(batch_size, 2) + model.bptt_segments * L
+
+
+@pytest.mark.parametrize("poison", [1e6, -1e6])
+def test_padding_changes_no_parameter(poison: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tails of short segments may hold anything."""
+
+    def update() -> np.ndarray:
+        return make_model(random_envs(4)).learn(128).policy.parameters_to_vector()
+
+    clean, poisoned = update(), 0
+    new_zeros = th.Tensor.new_zeros
+
+    def new_poison(self: th.Tensor, *size: Any, **kwargs: Any) -> th.Tensor:
+        nonlocal poisoned
+        poisoned += self.requires_grad
+        return new_zeros(self, *size, **kwargs).fill_(poison if self.requires_grad else 0.0)
+
+    monkeypatch.setattr(th.Tensor, "new_zeros", new_poison)
+    assert (update() == clean).all()
+    assert poisoned > 0
+
+
+def test_memory_is_stored_once_per_chain() -> None:
+    envs, steps, k = 2, 64, 2
+    model = make_model(random_envs(envs, mean_length=1e9), n_steps=steps, bptt_segments=k)
+    model.learn(envs * steps)
+    per_memory = 4 * 2 * 2 * 8 + 8 * (2 + 1)  # float32 slots of two layers, int64 anchors and position
+    first, carried, fresh = steps // (k * L) - 1, 0, 1
+    assert model.rollout_buffer.state_bytes == per_memory * (envs * (first + carried) + fresh + envs)
+    assert len(model.rollout_buffer._table) == 1  # once for actor and critic
+
+
+def test_a_seed_fixes_a_run() -> None:
+    runs = [make_model(random_envs(2)).learn(64).policy.parameters_to_vector() for _ in range(2)]
+    assert (runs[0] == runs[1]).all()
+
+
+class StopAt(BaseCallback):
+    def __init__(self, n_calls: int) -> None:
+        super().__init__()
+        self.limit = n_calls
+
+    def _on_step(self) -> bool:
+        return self.n_calls < self.limit
+
+
+@pytest.mark.parametrize("segment_length", [1, 4])
+def test_replay_holds_after_a_callback_stopped_in_the_middle_of_a_rollout(segment_length: int) -> None:
+    model = make_model(random_envs(2, mean_length=20), policy_kwargs={"segment_length": segment_length})
+    model.learn(96, callback=StopAt(21))
+    assert model.num_timesteps == 42
+    differences = replay_differences(model, rollouts=3, reset_num_timesteps=False)
+    assert max(differences) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [(RecurrentPPO, sb3_contrib.RecurrentPPO), (sb3_contrib.RecurrentPPO, RecurrentPPO)]
+)
+def test_files_load_in_both_classes_and_training_goes_on(saved: type, loaded: type, tmp_path: Path) -> None:
+    model = make_model(random_envs(2), cls=saved).learn(32)
+    model.save(tmp_path / "model")
+    other = loaded.load(tmp_path / "model", env=random_envs(3))
+    observation = np.ones((4, 3), np.float32)
+    expected, _ = model.predict(observation, deterministic=True)
+    assert (other.predict(observation, deterministic=True)[0] == expected).all()
+    other.learn(96, reset_num_timesteps=False)
+    assert other.num_timesteps == model.num_timesteps + 96
+
+
+def test_vec_normalize_target_kl_and_evaluation() -> None:
+    env = VecNormalize(random_envs(2))
+    model = make_model(env, target_kl=1e-9, n_epochs=10).learn(96)
+    assert model._n_updates < 30
+    mean, _ = evaluate_policy(model, VecNormalize(random_envs(3), training=False, norm_reward=False), n_eval_episodes=5)
+    assert np.isfinite(mean)
+
+
+def test_learning_again_starts_new_episodes() -> None:
+    model = make_model(random_envs(2, mean_length=1e9)).learn(32)
+    model.learn(32)
+    assert (model.rollout_buffer.positions[0] == 0).all()
+    model.learn(32, reset_num_timesteps=False)
+    assert (model.rollout_buffer.positions[0] == 16).all()
+
+
+def test_expert_balance_is_logged() -> None:
+    model = make_model(random_envs(2), policy_kwargs={"ffn": "moe"})
+    model.learn(32)
+    assert model.logger.name_to_value["train/aux_loss"] > 0
+
+
+def test_native_tmaze_batch_trains() -> None:
+    model = make_model(TMazeVecEnv(8, length=9, seed=0)).learn(256)
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+
+
+@pytest.mark.parametrize("bptt_segments", [0, -1, 1.5, True, None])
+def test_wrong_bptt_segments_are_refused(bptt_segments: Any) -> None:
+    with pytest.raises(ValueError, match=r"`bptt_segments` must be an integer of at least 1\. Received"):
+        RecurrentPPO("ElmurPolicy", "CartPole-v1", bptt_segments=bptt_segments)
+
+
+def test_a_policy_without_a_memory_core_is_refused_with_a_pointer() -> None:
+    with pytest.raises(ValueError, match=r"Received RecurrentActorCriticPolicy: use sb3_contrib\.RecurrentPPO for it"):
+        RecurrentPPO("MlpLstmPolicy", "CartPole-v1")
