@@ -54,20 +54,22 @@ class SelfAttention(nn.Module):
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         return query, key, value
 
-    def over_segment(self, q: Tensor, k: Tensor, v: Tensor, r: Tensor, biases: tuple[Tensor, Tensor]) -> Tensor:
+    def over_segment(
+        self, q: Tensor, k: Tensor, v: Tensor, r: Tensor, future: Tensor, biases: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """
         All tokens of a segment, or of its first part, attend to themselves and their predecessors.
 
         :param q: Queries; keys ``k`` and values ``v`` likewise, (B, T, D).
-        :param r: Projected distances, (at least T, D).
+        :param r: Projected distances, (T, D).
+        :param future: True above the diagonal, (T, T).
         :param biases: u and w, each (H, D / H).
         :return: (B, T, D).
         """
         n = q.shape[1]
-        scores = self._distance_scores(q, r[:n].flip(0), biases[1])  # (B, H, T, T), last axis: distance n-1 ... 0
+        scores = self._distance_scores(q, r.flip(0), biases[1])  # (B, H, T, T), last axis: distance n-1 ... 0
         # Transformer-XL's shift: row i moves left by n-1-i, so that column j holds distance i-j
         shifted = F.pad(scores, (1, 0)).view(*scores.shape[:2], n + 1, n)[:, :, 1:]
-        future = th.ones(n, n, dtype=th.bool, device=q.device).triu(1)
         return self._attend(q, k, v, shifted.masked_fill(future, float("-inf")), biases[0])
 
     def over_cache(

@@ -37,7 +37,7 @@ class Residual(nn.Module):
         super().__init__()
         self.norm_first = config.norm_first
         self.norm = make_norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = make_dropout(config.dropout)
 
     def before(self, x: Tensor) -> Tensor:
         """The sublayer's input."""
@@ -52,6 +52,11 @@ class Residual(nn.Module):
 def make_norm(config: ElmurConfig) -> nn.Module:
     """The normalisation that ``config.norm`` names."""
     return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm](config.d_model, eps=1e-8)
+
+
+def make_dropout(probability: float) -> nn.Module:
+    """Dropout, or nothing where it would do nothing."""
+    return nn.Dropout(probability) if probability > 0 else nn.Identity()
 
 
 class LayerCache(NamedTuple):
@@ -109,7 +114,7 @@ class ElmurLayer(nn.Module):
         self.relative_bias = nn.Parameter(th.zeros(2 * config.max_distance - 1, config.n_heads))
         self.around_attention, self.around_read, self.around_token_ffn = (Residual(config) for _ in range(3))
         self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
-        self.candidate_dropout = nn.Dropout(config.memory_dropout)
+        self.candidate_dropout = make_dropout(config.memory_dropout)
 
     def bias(self, index: Tensor) -> Tensor:
         """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
@@ -160,6 +165,7 @@ class Elmur(nn.Module):
 
     initial_slots: Tensor
     sinusoids: Tensor
+    future: Tensor
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
@@ -171,6 +177,8 @@ class Elmur(nn.Module):
         slots = config.memory_init_std * th.randn(config.n_layers, config.memory_size, config.d_model)
         self.register_buffer("initial_slots", slots)
         self.register_buffer("sinusoids", sinusoids(config.segment_length, config.d_model), persistent=False)
+        future = th.ones(config.segment_length, config.segment_length, dtype=th.bool).triu(1)
+        self.register_buffer("future", future, persistent=False)
 
     @property
     def segment_length(self) -> int:
@@ -349,12 +357,13 @@ class Elmur(nn.Module):
         """Keys, values and outputs of every layer for the first T tokens of a segment, each (B, T, D)."""
         time = memory.position[:, None] + th.arange(x.shape[1], device=x.device)
         read_index = self._bias_index(time[:, :, None] - memory.anchors[:, None, :])
+        future, distances = self.future[: x.shape[1], : x.shape[1]], self.sinusoids[: x.shape[1]]
         biases = (self.content_bias, self.distance_bias)
         tracks = []
         for layer, slots in zip(self.layers, memory.slots.unbind(1), strict=True):
             q, k, v = layer.attention.project(layer.around_attention.before(x))
-            r = layer.attention.distance(self.sinusoids[: x.shape[1]])
-            x = layer.around_attention.after(x, layer.attention.over_segment(q, k, v, r, biases))
+            r = layer.attention.distance(distances)
+            x = layer.around_attention.after(x, layer.attention.over_segment(q, k, v, r, future, biases))
             x = layer.read_and_feed(x, *layer.read.project(slots), read_index, load, real)
             tracks.append((k, v, x))
         return tracks

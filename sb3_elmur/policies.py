@@ -61,7 +61,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         (this needs ``separate_critic``).
     :param normalize_images: Divide images by 255.
     :param optimizer_class: Optimizer.
-    :param optimizer_kwargs: Its keyword arguments besides the learning rate.
+    :param optimizer_kwargs: Its keyword arguments besides the learning rate; ``None`` means the host's, and ``fused`` Adam.
     :param d_model: Width of tokens and of memory slots (D), even and divisible by ``n_heads``.
     :param n_layers: Number of layers, each with a memory of its own.
     :param n_heads: Attention heads.
@@ -179,6 +179,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             attention_dropout=attention_dropout,
             memory_dropout=memory_dropout,
         )
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"eps": 1e-5, "fused": True}  # the host's eps; one kernel for all parameters
         self.detach_memory = detach_memory
         self.separate_critic = separate_critic
         self.lstm_output_dim = d_model

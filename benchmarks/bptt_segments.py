@@ -1,0 +1,113 @@
+"""
+Does the gradient through memory help? Online T-Maze with chains of 1, 2 and 3 segments, and the unmodified RecurrentPPO.
+
+    python benchmarks/bptt_segments.py [--seeds 5] [--steps 200000] [--processes 2]
+
+All agents use the settings of ``zoo_configs/ppo_elmur.yml`` (three segments an episode); only the class and ``bptt_segments``
+differ. The unmodified class runs with detached memory, which is what one segment per chain is. Writes
+``results/bptt_segments.json``: success over 100 corridors at the trained length during training, and by length at the end.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sb3_contrib
+import torch as th
+from demo import LENGTH, LENGTHS, _write, read_settings, success_rate
+from stable_baselines3.common.callbacks import BaseCallback
+
+import sb3_elmur
+from sb3_elmur.envs import TMazeVecEnv
+
+AGENTS: dict[str, dict[str, Any]] = {
+    "unmodified, detached": {},
+    "1 segment": {"bptt_segments": 1},
+    "2 segments": {"bptt_segments": 2},
+    "3 segments": {"bptt_segments": 3},
+}
+EVALUATE_EVERY = 16_384
+RESULTS = Path(__file__).parent / "results" / "bptt_segments.json"
+
+
+class Curve(BaseCallback):
+    """Success rate at the trained length, at the end of rollouts."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.points: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps >= EVALUATE_EVERY * (len(self.points) + 1):
+            self.points.append((self.num_timesteps, success_rate(self.model.policy.step, LENGTH, 1000 + self.seed)))
+
+
+def run(job: tuple[str, int, int]) -> dict[str, Any]:
+    """Train one agent with one seed and evaluate it."""
+    agent, seed, steps = job
+    th.set_num_threads(1)
+    settings = read_settings()
+    env = TMazeVecEnv(settings.pop("n_envs"), length=LENGTH, seed=seed, **settings.pop("env_kwargs"))
+    del settings["n_timesteps"], settings["policy"]
+    policy_kwargs, arguments = settings.pop("policy_kwargs"), AGENTS[agent]
+    cls = sb3_elmur.RecurrentPPO if arguments else sb3_contrib.RecurrentPPO
+    if not arguments:
+        policy_kwargs["detach_memory"] = True
+    model = cls("ElmurPolicy", env, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **settings, **arguments)
+    curve, start = Curve(seed), time.process_time()
+    model.learn(steps, callback=curve)
+    return {
+        "agent": agent,
+        "seed": seed,
+        "cpu_seconds": round(time.process_time() - start, 1),
+        "curve": curve.points,
+        "success_by_length": {length: success_rate(model.policy.step, length, 2000 + seed) for length in LENGTHS},
+    }
+
+
+def first_solved(curve: list[tuple[int, float]]) -> float:
+    """Environment steps after which the success rate stays at 0.95 or more, infinite if it does not."""
+    below = [i for i, (_, rate) in enumerate(curve) if rate < 0.95]
+    stays = below[-1] + 1 if below else 0
+    return curve[stays][0] if stays < len(curve) else float("inf")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+
+    jobs = [(agent, seed, arguments.steps) for seed in range(arguments.seeds) for agent in AGENTS]
+    runs = []
+    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
+        for result in pool.imap_unordered(run, jobs):
+            runs.append(result)
+            print(json.dumps(result), flush=True)
+    runs.sort(key=lambda result: (list(AGENTS).index(result["agent"]), result["seed"]))
+    versions = {name: sb3_elmur.version(name) for name in ("sb3-elmur", "torch", "sb3-contrib")}
+    text = json.dumps({"steps": arguments.steps, "versions": versions, "runs": runs}, indent=1)
+    _write(RESULTS, lambda path: path.write_text(text + "\n"))
+
+    print(f"\n| agent | solved after (median) | {' | '.join(map(str, LENGTHS))} | CPU seconds |")
+    print("|---" * (len(LENGTHS) + 3) + "|")
+    for agent in AGENTS:
+        own = [result for result in runs if result["agent"] == agent]
+        by_length = [np.mean([result["success_by_length"][length] for result in own]) for length in LENGTHS]
+        solved = np.median([first_solved(result["curve"]) for result in own])
+        seconds = np.median([result["cpu_seconds"] for result in own])
+        print(f"| {agent} | {solved:,.0f} | {' | '.join(f'{rate:.2f}' for rate in by_length)} | {seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
