@@ -13,6 +13,8 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -62,6 +64,8 @@ def train(agent: str, seed: int, output: Path, progress_bar: bool) -> float:
     :return: Seconds.
     """
     th.set_num_threads(1)
+    if not progress_bar:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
     settings = read_settings()
     n_envs, steps = settings.pop("n_envs"), settings.pop("n_timesteps")
     env = VecMonitor(TMazeVecEnv(n_envs, length=LENGTH, seed=seed, **settings.pop("env_kwargs")))
@@ -187,4 +191,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. What was finished is in the output folder; run the command again to start over.")

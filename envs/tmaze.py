@@ -89,7 +89,7 @@ class TMazeConfig:
         if given is None:
             return (self.length - 2 - self.detour,) * 2
         pair = given if isinstance(given, tuple | list) else (given, given)
-        if len(pair) != 2:
+        if len(pair) != 2 or not all(isinstance(cells, Integral) for cells in pair):
             raise ValueError(f"`corridor_length` must be an integer or a pair (low, high). Received {given!r}.")
         low, high = (check_integer("corridor_length", cells, minimum=1) for cells in pair)
         if low > high:

@@ -113,7 +113,7 @@ class TMazeVecEnv(VecEnv):
         self._last_action = actions.astype(np.int64)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Move every agent; an environment that ends starts its next episode at once.
+        """Move every agent as :meth:`step_async` said; an environment that ends starts its next episode at once.
 
         :return: observations of shape (n_envs, 4), rewards and dones of shape (n_envs,), and one info per environment
         """

@@ -6,8 +6,14 @@ environments of :mod:`sb3_elmur.envs`.
 """
 
 from importlib.metadata import version
+from pathlib import Path
 
 from sb3_contrib import RecurrentPPO as _HostRecurrentPPO
+
+# Installed, `envs` and `zoo_configs` lie inside this package. In a checkout, which shadows the installed package for a
+# script at its root, they lie beside it.
+if not (Path(__file__).parent / "envs").exists():
+    __path__.append(str(Path(__file__).parents[1]))
 
 from sb3_elmur import envs
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy

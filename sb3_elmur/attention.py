@@ -72,23 +72,40 @@ class SelfAttention(nn.Module):
         shifted = F.pad(scores, (1, 0)).view(*scores.shape[:2], n + 1, n)[:, :, 1:]
         return self._attend(q, k, v, shifted.masked_fill(future, float("-inf")), biases[0])
 
-    def over_cache(
-        self, q: Tensor, keys: Tensor, values: Tensor, r: Tensor, distance: Tensor, biases: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def step_projection(self, sinusoids: Tensor, biases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """
-        One token per row attends to its segment so far.
+        Weight and bias of one linear map that gives all that a single token's attention needs, for :meth:`over_cache`.
 
-        :param q: Query, (B, 1, D).
-        :param keys: Keys of the segment's tokens, its own included, (B, L, D); ``values`` likewise.
-        :param r: Projected distances, (L, D).
-        :param distance: From the query back to each cached token, (B, L) int64; negative where there is none yet.
+        :param sinusoids: Of the distances 0 ... L-1, (L, D).
         :param biases: u and w, each (H, D / H).
-        :return: (B, 1, D).
+        :return: Weight (3 D + H (L + 1), D) and bias: the query with u added, key, value, and every head's scores of all
+            distances, with a last one of -inf for tokens that do not exist.
         """
-        scores = self._distance_scores(q, r, biases[1])  # (B, H, 1, L), last axis: distance
-        index = distance.clamp(min=0)[:, None, None, :].expand_as(scores)
-        bias = scores.gather(-1, index).masked_fill((distance < 0)[:, None, None, :], float("-inf"))
-        return self._attend(q, keys, values, bias, biases[0])
+        content_bias, distance_bias = biases
+        query, key_value = self.qkv.weight.split((content_bias.numel(), 2 * content_bias.numel()))
+        r = split_heads(self.distance(sinusoids), self.n_heads) * content_bias.shape[1] ** -0.5  # (H, L, D / H)
+        by_distance = r @ query.unflatten(0, (self.n_heads, -1))  # (H, L, D)
+        scores = (r @ distance_bias[..., None]).squeeze(-1)  # (H, L)
+        weight = th.cat((query, key_value, F.pad(by_distance, (0, 0, 0, 1)).flatten(0, 1)))
+        nothing = weight.new_zeros(len(key_value))
+        return weight, th.cat((content_bias.flatten(), nothing, F.pad(scores, (0, 1), value=float("-inf")).flatten()))
+
+    def over_cache(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
+        """
+        One token per row attends to its segment so far; inputs as :meth:`step_projection` makes them.
+
+        :param q: Query, (B, D).
+        :param keys_values: Of the segment's tokens, its own included, (B, L, 2 D).
+        :param scores: Of every distance, (B, H (L + 1)).
+        :param distance: From the query back to each cached token, (B, L) int64; L where there is none yet.
+        :return: (B, D).
+        """
+        length = distance.shape[1]
+        bias = scores.view(len(q), self.n_heads, length + 1).gather(2, distance[:, None].expand(-1, self.n_heads, -1))
+        heads = q.view(len(q), self.n_heads, 1, -1)
+        k, v = (split_heads(part, self.n_heads) for part in keys_values.chunk(2, dim=2))
+        y = F.scaled_dot_product_attention(heads, k, v, attn_mask=bias[:, :, None])
+        return self.out(y.view(q.shape))
 
     def _distance_scores(self, q: Tensor, r: Tensor, distance_bias: Tensor) -> Tensor:
         q = split_heads(q, self.n_heads) + distance_bias[:, None]

@@ -63,13 +63,12 @@ class LayerCache(NamedTuple):
     """
     What one layer keeps between steps; valid while the weights stay the same.
 
-    :param keys: Keys of the open segment's tokens, (B, L, D); ``values`` likewise.
+    :param keys_values: Keys and values of the open segment's tokens, (B, L, 2 D).
     :param outputs: The layer's outputs for these tokens, from which memory is written, (B, L, D).
     :param slot_keys: Keys of the slots, (B, M, D); ``slot_values`` likewise.
     """
 
-    keys: Tensor
-    values: Tensor
+    keys_values: Tensor
     outputs: Tensor
     slot_keys: Tensor
     slot_values: Tensor
@@ -80,12 +79,13 @@ class LayerConstants(NamedTuple):
     What one layer derives from its weights alone.
 
     :param slot_keys: Keys of the initial slots, (M, D); ``slot_values`` likewise.
-    :param distances: Projected relative distances of self-attention, (L, D).
+    :param weight: Of the linear map :meth:`sb3_elmur.attention.SelfAttention.step_projection`; ``bias`` likewise.
     """
 
     slot_keys: Tensor
     slot_values: Tensor
-    distances: Tensor
+    weight: Tensor
+    bias: Tensor
 
 
 class ElmurState(NamedTuple):
@@ -229,12 +229,13 @@ class Elmur(nn.Module):
         """
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         rest = (0, 0, 0, self.segment_length - x.shape[1])
+        biases = (self.content_bias, self.distance_bias)
         caches, constants = [], []
-        for n, (layer, track) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
-            keys, values, outputs = (F.pad(part, rest) for part in track)
-            caches.append(LayerCache(keys, values, outputs, *layer.read.project(memory.slots[:, n])))
+        for n, (layer, (keys, values, outputs)) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
+            keys_values = F.pad(th.cat((keys, values), dim=2), rest)
+            caches.append(LayerCache(keys_values, F.pad(outputs, rest), *layer.read.project(memory.slots[:, n])))
             fresh = layer.read.project(self.initial_slots[n])
-            constants.append(LayerConstants(*fresh, layer.attention.distance(self.sinusoids)))
+            constants.append(LayerConstants(*fresh, *layer.attention.step_projection(self.sinusoids, biases)))
         memory = Memory(*(field.clone() for field in memory))
         return ElmurState(memory, tuple(caches), tuple(constants))
 
@@ -256,19 +257,20 @@ class Elmur(nn.Module):
         phase = memory.position % self.segment_length
         rows = th.arange(len(x), device=x.device)
         distance = phase[:, None] - th.arange(self.segment_length, device=x.device)
+        distance = distance.where(distance >= 0, self.segment_length)
         read_index = self._bias_index(memory.position[:, None, None] - memory.anchors[:, None, :])
-        biases = (self.content_bias, self.distance_bias)
+        d_model = self.config.d_model
+        sizes = (d_model, 2 * d_model, self.config.n_heads * (self.segment_length + 1))
 
-        x = x[:, None]
         new_caches = []
         for layer, cache, constant in zip(self.layers, caches, constants, strict=True):
-            q, k, v = layer.attention.project(layer.around_attention.before(x))
-            keys, values = (put(old, (rows, phase), new[:, 0]) for old, new in ((cache.keys, k), (cache.values, v)))
-            attended = layer.attention.over_cache(q, keys, values, constant.distances, distance, biases)
-            x = layer.around_attention.after(x, attended)
-            x = layer.read_and_feed(x, cache.slot_keys, cache.slot_values, read_index)
-            outputs = put(cache.outputs, (rows, phase), x[:, 0])
-            new_caches.append(cache._replace(keys=keys, values=values, outputs=outputs))
+            projected = F.linear(layer.around_attention.before(x), constant.weight, constant.bias)
+            q, k_v, scores = projected.split(sizes, dim=1)
+            keys_values = put(cache.keys_values, (rows, phase), k_v)
+            x = layer.around_attention.after(x, layer.attention.over_cache(q, keys_values, scores, distance))
+            x = layer.read_and_feed(x[:, None], cache.slot_keys, cache.slot_values, read_index)[:, 0]
+            outputs = put(cache.outputs, (rows, phase), x)
+            new_caches.append(cache._replace(keys_values=keys_values, outputs=outputs))
 
         full = (phase == self.segment_length - 1).nonzero().squeeze(1)
         if len(full):
@@ -279,7 +281,7 @@ class Elmur(nn.Module):
                     slot_keys=put(cache.slot_keys, (full, slot), key),
                     slot_values=put(cache.slot_values, (full, slot), value),
                 )
-        return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
+        return x, ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
 
     def unroll(
         self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool

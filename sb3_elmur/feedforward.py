@@ -65,7 +65,8 @@ def attach_gradient(x: Tensor, loss: Tensor) -> Tensor:
     """
     Return ``x`` unchanged, and let any backward pass through it minimise ``loss`` too.
 
-    So an auxiliary loss reaches the gradient of a trainer that knows nothing of it.
+    So an auxiliary loss reaches the gradient of a trainer that knows nothing of it. Its gradient is not scaled with the
+    trainer's loss.
 
     :param x: Any tensor on the way to the trainer's loss.
     :param loss: Scalar.

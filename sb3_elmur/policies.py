@@ -80,11 +80,12 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param d_ff: Hidden width of the feed-forward networks; ``None`` means ``2 * d_model``.
     :param n_routed_experts: Experts of which the router chooses.
     :param n_shared_experts: Experts that are always on.
-    :param top_k: Experts per token, the shared ones included.
+    :param top_k: Experts per token, the shared ones included, but always at least one routed one.
     :param router_gate: ``"softmax"`` or ``"renormalised"``.
     :param routed_d_ff: Hidden width of a routed expert; ``None`` means ``d_ff``.
     :param shared_d_ff: Hidden width of a shared expert; ``None`` means ``d_ff``.
-    :param aux_loss_coef: Weight of the load-balancing loss.
+    :param aux_loss_coef: Weight of the load-balancing loss. Under ``sb3_contrib.RecurrentPPO``, which passes no mask, the
+        padding of its minibatches counts as tokens.
     :param dropout: Dropout on every sublayer's output. PPO compares a rollout without dropout to an update with it.
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
@@ -368,6 +369,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
                 f"`state` must be what `predict` returned for {n_envs} environment(s), two arrays of shape {expected}. "
                 f"Received shapes {received}."
             )
+        _check_episode_start(episode_starts, n_envs)
         return super()._predict(observation, lstm_states, episode_starts, deterministic)  # type: ignore[arg-type]
 
     def predict(
@@ -386,9 +388,14 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
         :param deterministic: Take the most probable action instead of sampling.
         :return: Actions, and the state for the next call.
-        :raises ValueError: If an observation is not finite, or ``state`` does not fit.
+        :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
         _check_finite(observation)
+        if state is not None and not (len(state) == 2 and all(isinstance(part, np.ndarray) for part in state)):
+            raise ValueError(
+                f"`state` must be what `predict` returned, a pair of arrays. Received {type(state).__name__} of "
+                f"{[type(part).__name__ for part in state]}."
+            )
         return super().predict(observation, state, episode_start, deterministic)
 
     def step(
@@ -408,7 +415,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
         :param deterministic: Take the most probable action instead of sampling.
         :return: Actions, and the state for the next call.
-        :raises ValueError: If an observation is not finite.
+        :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
         _check_finite(observation)
         self.set_training_mode(False)
@@ -416,7 +423,10 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         with th.no_grad():
             features, _ = self._features(obs)
             starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
-            state = self.backbone.core.initial_state(len(features)) if state is None else state
+            _check_episode_start(starts, len(features))
+            if state is None:
+                state = self.backbone.core.initial_state(len(features))
+            self._check_step_state(state, len(features))
             latent, state = self.backbone.step(features, state, starts.to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
             actions = distribution.get_actions(deterministic=deterministic)
@@ -425,6 +435,15 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             squashed = self.squash_output
             array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
         return array if vectorized else array.squeeze(axis=0), state
+
+    def _check_step_state(self, state: ElmurState, n_envs: int) -> None:
+        expected = (n_envs, *self.backbone.core.initial_slots.shape)
+        received = tuple(state.memory.slots.shape) if isinstance(state, ElmurState) else type(state).__name__
+        if received != expected:
+            raise ValueError(
+                f"`state` must be what `step` returned for {n_envs} environment(s), with slots of shape {expected}. "
+                f"Received {received}."
+            )
 
 
 class ElmurCnnPolicy(ElmurPolicy):
@@ -442,9 +461,18 @@ class ElmurMultiInputPolicy(ElmurPolicy):
 def _check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
     for name, value in _as_dict(observation).items():
         array = np.asarray(value)
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise ValueError(f"`{name}` must be finite. Received {array[index]} at index {index}.")
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32))
+        if not finite.all():
+            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise ValueError(f"`{name}` must be finite in float32. Received {array[index]} at index {index}.")
+
+
+def _check_episode_start(episode_start: Tensor, n_envs: int) -> None:
+    if episode_start.shape != (n_envs,):
+        raise ValueError(f"`episode_start` must have the shape ({n_envs},). Received {tuple(episode_start.shape)}.")
 
 
 def _as_dict(observation: Any) -> dict[str, Any]:

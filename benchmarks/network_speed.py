@@ -1,0 +1,460 @@
+"""
+Speed of the ELMUR stack, beside a straightforward implementation, a plain transformer and the machine's matrix product.
+
+    python benchmarks/network_speed.py
+
+writes ``benchmarks/results/network_speed.json`` and prints it as tables. All contestants run in one process, in turn in
+every repeat, so that ratios are of one run. The settings are the paper's, with dropout 0. Before anything is measured,
+outputs, new memory and gradients of the package and of ``yardstick.py`` are compared. Run it on one core:
+``OMP_NUM_THREADS=1 taskset -c 0 ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from torch import Tensor, nn
+from yardstick import StraightforwardElmur
+
+from sb3_elmur.config import ElmurConfig
+from sb3_elmur.elmur import Elmur
+
+SEGMENTS = 3  # consecutive segments of one training run
+OURS, YARDSTICK, PLAIN, APART = "ours", "straightforward", "plain transformer", "ours, phases apart"
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One setting of the paper.
+
+    :param config: Its stack.
+    :param train_batches: Batch sizes of training; the first is the paper's.
+    :param step_batches: Numbers of environments stepped together.
+    """
+
+    config: ElmurConfig
+    train_batches: tuple[int, ...]
+    step_batches: tuple[int, ...] = (1, 100)
+
+
+CASES = {
+    "T-Maze": Case(
+        ElmurConfig(
+            n_layers=2, n_heads=2, d_model=128, memory_size=2, segment_length=10, lru_blend=0.79, memory_init_std=0.001,
+            ffn="moe", n_routed_experts=2, routed_d_ff=32, n_shared_experts=2, shared_d_ff=512, top_k=3,
+        ),
+        train_batches=(128, 512),
+    ),
+    "RememberColor": Case(
+        ElmurConfig(
+            n_layers=4, n_heads=16, d_model=128, memory_size=256, segment_length=20, lru_blend=0.41, memory_init_std=0.1,
+            ffn="moe", n_routed_experts=16, routed_d_ff=128, n_shared_experts=1, shared_d_ff=128, top_k=2,
+        ),
+        train_batches=(64,),
+    ),
+    "AutoencodeEasy": Case(
+        ElmurConfig(
+            n_layers=12, n_heads=4, d_model=64, memory_size=8, segment_length=35, lru_blend=0.79, memory_init_std=0.0,
+            ffn="moe", n_routed_experts=1, routed_d_ff=128, n_shared_experts=2, shared_d_ff=256, top_k=1, norm="rms",
+        ),
+        train_batches=(128,),
+    ),
+}  # fmt: skip
+
+
+class PlainTransformer(nn.Module):
+    """
+    ``torch.nn.TransformerEncoder`` with a causal mask, and as many parameters as an ELMUR stack.
+
+    :param config: Gives layers, heads and width.
+    :param n_parameters: ``dim_feedforward`` is chosen to come as close to it as possible.
+    """
+
+    mask: Tensor
+
+    def __init__(self, config: ElmurConfig, n_parameters: int) -> None:
+        super().__init__()
+
+        def build(d_ff: int) -> nn.TransformerEncoder:
+            layer = nn.TransformerEncoderLayer(config.d_model, config.n_heads, d_ff, dropout=0.0, batch_first=True)
+            return nn.TransformerEncoder(layer, config.n_layers, enable_nested_tensor=False)
+
+        base, with_one_more = count_parameters(build(1)), count_parameters(build(2))
+        self.d_ff = 1 + max(0, round((n_parameters - base) / (with_one_more - base)))
+        self.encoder = build(self.d_ff)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(config.segment_length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        n = x.shape[1]
+        return self.encoder(x, mask=self.mask[:n, :n], is_causal=True)
+
+
+class Contestants:
+    """
+    The three networks of one case, with common weights where they share them.
+
+    :param config: The stack.
+    :param device: Where to run.
+    """
+
+    def __init__(self, config: ElmurConfig, device: th.device) -> None:
+        th.manual_seed(0)
+        self.config, self.device = config, device
+        self.ours = Elmur(config).to(device)
+        with th.no_grad():  # so that the comparison sees what begins at zero
+            for name, parameter in self.ours.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.1)
+        self.yardstick = StraightforwardElmur(config).to(device).load_from(self.ours)
+        self.plain = PlainTransformer(config, count_parameters(self.ours)).to(device)
+
+    def check_equal(self) -> None:
+        """
+        Compare package and yardstick: outputs, memory and gradients of whole segments, then stepping.
+
+        One row begins with empty memory and one with full memory, so that both fill and blend are seen.
+        """
+        length, slots = self.config.segment_length, self.config.memory_size
+        memory = self.ours.initial_memory(2)
+        full = th.tensor([False, True], device=self.device)
+        anchors = length * (1 + th.randperm(slots, device=self.device)) - 1
+        content = th.where(full[:, None, None, None], th.randn_like(memory.slots), memory.slots)
+        memory = memory._replace(
+            slots=content, anchors=th.where(full[:, None], anchors, memory.anchors), position=full * length * slots
+        )
+        theirs = (memory.slots, memory.anchors)
+        lengths = th.full((2,), length, device=self.device)
+        losses = []
+        tokens = [self.tokens(2).requires_grad_() for _ in range(SEGMENTS)]
+        for i, x in enumerate(tokens):
+            ours, memory = self.ours.segment(x, memory, lengths)
+            y, *rest = self.yardstick.segment(x, *theirs, full * length * slots + i * length)
+            theirs = (rest[0], rest[1])
+            for a, b in ((y, ours), (theirs[0], memory.slots), (theirs[1], memory.anchors)):
+                th.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+            losses.append((ours.square().mean(), y.square().mean()))
+        ours_grad, theirs_grad = (th.autograd.grad(sum(pair), tokens) for pair in zip(*losses, strict=True))
+        th.testing.assert_close(theirs_grad, ours_grad, rtol=1e-3, atol=1e-5)
+
+        ours_step, theirs_step = self.steppers(2)[OURS], self.steppers(2)[YARDSTICK]
+        self.eval()
+        with th.no_grad():
+            for x in self.tokens(SEGMENTS * 2, 2):
+                for token in x.unbind(1):
+                    th.testing.assert_close(theirs_step(token), ours_step(token), rtol=1e-4, atol=1e-4)
+
+    def eval(self) -> None:
+        """Switch all networks to evaluation mode."""
+        for network in (self.ours, self.yardstick, self.plain):
+            network.eval()
+
+    def train(self) -> None:
+        """Switch all networks to training mode."""
+        for network in (self.ours, self.yardstick, self.plain):
+            network.train()
+
+    def tokens(self, *batch: int) -> Tensor:
+        """Random tokens of one segment, (..., L, D)."""
+        return th.randn(*batch, self.config.segment_length, self.config.d_model, device=self.device)
+
+    def trainers(self, batch: int) -> dict[str, Callable[[Tensor], None]]:
+        """Functions that train on consecutive segments (``SEGMENTS``, B, L, D), memory detached between them."""
+        length = self.config.segment_length
+        lengths = th.full((batch,), length, device=self.device)
+
+        def finish(network: nn.Module, outputs: Tensor) -> None:
+            network.zero_grad(set_to_none=True)
+            outputs.square().mean().backward()
+
+        def ours(tokens: Tensor) -> None:
+            memory = self.ours.initial_memory(batch)
+            for x in tokens:
+                y, memory = self.ours.segment(x, memory, lengths)
+                finish(self.ours, y)
+                memory = memory._replace(slots=memory.slots.detach())
+
+        def yardstick(tokens: Tensor) -> None:
+            memory = self.ours.initial_memory(batch)
+            slots, anchors = memory.slots, memory.anchors
+            for i, x in enumerate(tokens):
+                y, slots, anchors = self.yardstick.segment(x, slots, anchors, lengths * i)
+                finish(self.yardstick, y)
+                slots = slots.detach()
+
+        def plain(tokens: Tensor) -> None:
+            for x in tokens:
+                finish(self.plain, self.plain(x))
+
+        return {OURS: ours, YARDSTICK: yardstick, PLAIN: plain}
+
+    def steppers(self, batch: int) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Functions that map the next tokens (B, D) to outputs (B, D), from an episode's start."""
+        length = self.config.segment_length
+        never = th.zeros(batch, dtype=th.bool, device=self.device)
+        state = self.ours.initial_state(batch)
+        memory = self.ours.initial_memory(batch)
+        theirs = self.yardstick.initial_state(memory.slots, memory.anchors)
+        window = memory.slots.new_zeros(batch, 0, self.config.d_model)
+
+        def ours(x: Tensor) -> Tensor:
+            nonlocal state
+            y, state = self.ours.step(x, state, never)
+            return y
+
+        def yardstick(x: Tensor) -> Tensor:
+            nonlocal theirs
+            y, theirs = self.yardstick.step(x, theirs)
+            return y
+
+        def plain(x: Tensor) -> Tensor:
+            nonlocal window
+            window = th.cat((window[:, : window.shape[1] % length], x[:, None]), dim=1)
+            return self.plain(window)[:, -1]
+
+        return {OURS: ours, YARDSTICK: yardstick, PLAIN: plain}
+
+    def apart_stepper(self, batch: int) -> Callable[[Tensor], Tensor]:
+        """Ours with rows at all phases of their segments, as environments are; so some rows write at every step."""
+        never = th.zeros(batch, dtype=th.bool, device=self.device)
+        phases = th.arange(batch, device=self.device) % self.config.segment_length
+        state = self.ours.initial_state(batch)
+        for i, x in enumerate(self.tokens(batch).unbind(1)):
+            _, state = self.ours.step(x, state, phases == i)
+
+        def ours(x: Tensor) -> Tensor:
+            nonlocal state
+            y, state = self.ours.step(x, state, never)
+            return y
+
+        return ours
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def training_flops(config: ElmurConfig, batch: int) -> float:
+    """
+    Floating point operations that training on one segment needs: those of its matrix products, a multiply-add being two.
+
+    A product's forward pass counts once, and its backward pass once more for each factor that needs a gradient. So most
+    count 3, but 2 where a weight meets something without gradient (the first layer's tokens, the detached slots, the
+    sinusoids), and the write counts 1, since the loss of its segment does not depend on it. Of the experts only the chosen
+    ones count, of the slots only the written one, and of causal self-attention only the pairs with j <= i. All slots are
+    projected to keys and values for every row; distances once per segment. Per layer, with F the operations of the
+    feed-forward network for one token (6 D times its active hidden width, and the router's 2 D E)::
+
+        self-attention  2 T D 3D (queries, keys, values) + 3 T(T+1) D (two scores, values) + 2 T D D (output)
+        read            4 T D D (queries, output) + 4 M D D (keys, values) + 4 T M D (scores, values)
+        token FFN       T F
+        write           4 T D D (keys, values) + 4 D D (query, output) + 4 T D (scores, values) + F
+        distances       2 T D D per segment
+
+    :param config: The stack.
+    :param batch: Rows B.
+    """
+    d, t, m = config.d_model, config.segment_length, config.memory_size
+    d_ff = config.d_ff or 2 * d
+    if config.ffn == "moe":
+        chosen = max(1, config.top_k - config.n_shared_experts)
+        width = config.n_shared_experts * (config.shared_d_ff or d_ff) + chosen * (config.routed_d_ff or d_ff)
+        ffn = 6 * d * width + 2 * d * config.n_routed_experts
+    else:
+        ffn = (6 if config.ffn == "swiglu" else 4) * d * d_ff
+    qkv = 6 * t * d * d
+    attention = 3 * t * (t + 1) * d + 2 * t * d * d
+    read = 4 * t * d * d + 4 * t * m * d
+    write = 4 * t * d * d + 4 * d * d + 4 * t * d + ffn
+    per_layer = 3 * (qkv + attention + read + t * ffn) + 2 * 4 * m * d * d + write
+    distances = 2 * 2 * t * d * d
+    return float(batch * (config.n_layers * per_layer - qkv) + config.n_layers * distances)
+
+
+def synchronise(device: th.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        th.cuda.synchronize(device)
+
+
+def seconds(function: Callable[[], object], device: th.device) -> float:
+    """Wall time of one call."""
+    synchronise(device)
+    start = time.perf_counter()
+    function()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def matmul_peak(device: th.device, repeats: int = 5) -> tuple[float, int]:
+    """Best speed of square float32 matrix products in GFLOP/s, and their size."""
+    best = (0.0, 0)
+    for size in (512, 768, 1024, 1536, 2048):
+        a, b = th.randn(2, size, size, device=device).unbind()
+        out = th.empty_like(a)
+        fastest = min(seconds(lambda: th.mm(a, b, out=out), device) for _ in range(repeats + 1))  # noqa: B023
+        best = max(best, (2e-9 * size**3 / fastest, size))
+    return best
+
+
+def summarise(values: list[float]) -> dict[str, float]:
+    """Median and extremes, to four digits."""
+    named = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: float(f"{value:.4g}") for name, value in named.items()}
+
+
+def report_speeds(speeds: dict[str, list[float]]) -> dict[str, Any]:
+    """Speeds of all contestants, and ours relative to the others of the same repeat."""
+    report: dict[str, Any] = {name: summarise(values) for name, values in speeds.items()}
+    report["ours / other"] = {
+        name: summarise([ours / other for ours, other in zip(speeds[OURS], values, strict=True)])
+        for name, values in speeds.items()
+        if name != OURS
+    }
+    return report
+
+
+def measure_training(networks: Contestants, batch: int, repeats: int) -> dict[str, Any]:
+    """Tokens per second of forward and backward passes, for one batch size."""
+    networks.train()
+    trainers = networks.trainers(batch)
+    speeds: dict[str, list[float]] = {name: [] for name in trainers}
+    for repeat in range(repeats + 1):
+        for name, train in trainers.items():
+            tokens = networks.tokens(SEGMENTS, batch)
+            taken = seconds(lambda: train(tokens), networks.device)  # noqa: B023
+            if repeat > 0:  # the first is the warm-up
+                speeds[name].append(SEGMENTS * batch * networks.config.segment_length / taken)
+    report = report_speeds(speeds)
+    tokens_per_segment = batch * networks.config.segment_length
+    flops = training_flops(networks.config, batch)
+    report["FLOP per token"] = round(flops / tokens_per_segment)
+    report["GFLOP/s"] = summarise([1e-9 * flops * speed / tokens_per_segment for speed in speeds[OURS]])
+    return report
+
+
+@th.no_grad()
+def measure_stepping(networks: Contestants, batch: int, repeats: int) -> dict[str, Any]:
+    """Calls and environment steps per second of single steps, over whole segments, for one batch size."""
+    networks.eval()
+    steppers = networks.steppers(batch)
+    if batch > 1:
+        steppers[APART] = networks.apart_stepper(batch)
+    n_segments = max(3, math.ceil(60 / networks.config.segment_length))
+    speeds: dict[str, list[float]] = {name: [] for name in steppers}
+    for repeat in range(repeats + 1):
+        for name, step in steppers.items():
+            tokens = [x for segment in networks.tokens(n_segments, batch) for x in segment.unbind(1)]
+
+            def run(step: Callable[[Tensor], Tensor] = step, tokens: list[Tensor] = tokens) -> None:
+                for x in tokens:
+                    step(x)
+
+            taken = seconds(run, networks.device)
+            if repeat > 0:
+                speeds[name].append(len(tokens) * batch / taken)
+    return report_speeds(speeds)
+
+
+def measure(case: Case, device: th.device, repeats: int) -> dict[str, Any]:
+    """All measurements of one case, after the comparison of package and yardstick."""
+    networks = Contestants(case.config, device)
+    networks.check_equal()
+    Contestants(replace(case.config, ffn="swiglu", norm_first=True), device).check_equal()
+    return {
+        "parameters": {OURS: count_parameters(networks.ours), PLAIN: count_parameters(networks.plain)},
+        "plain d_ff": networks.plain.d_ff,
+        "training": {str(batch): measure_training(networks, batch, repeats) for batch in case.train_batches},
+        "stepping": {str(batch): measure_stepping(networks, batch, repeats) for batch in case.step_batches},
+    }
+
+
+def cell(values: dict[str, float] | None) -> str:
+    """Median and extremes for a table."""
+    return "" if values is None else f"{values['median']:,.4g} ({values['min']:,.4g} to {values['max']:,.4g})"
+
+
+def print_tables(report: dict[str, Any]) -> None:
+    """Print a report as Markdown."""
+    print(
+        f"\nMatrix product: {report['matmul peak']['GFLOP/s']} GFLOP/s. Medians (extremes) of {report['repeats']} repeats.\n"
+    )
+    columns = (YARDSTICK, PLAIN, APART)
+    print(f"| steps/s | {OURS} | {' | '.join(columns)} | ours / straightforward | ours / plain | GFLOP/s | % of peak |")
+    print("|---" * 9 + "|")
+    for name, case in report["results"].items():
+        for kind in ("training", "stepping"):
+            for batch, row in case[kind].items():
+                speeds = [cell(row.get(column)) for column in (OURS, *columns)]
+                ratios = [cell(row["ours / other"][column]) for column in (YARDSTICK, PLAIN)]
+                efficiency = [str(row[key]["median"]) if key in row else "" for key in ("GFLOP/s", "% of peak")]
+                print(f"| {name}, {kind}, batch {batch} | {' | '.join(speeds + ratios + efficiency)} |")
+
+
+def cpu_model() -> str:
+    """Return the processor's name, as Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def write_json(report: dict[str, Any], path: Path) -> None:
+    """Write a report under a temporary name, then put it in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    """Measure every case, print the results and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "network_speed.json")
+    args = parser.parse_args()
+
+    th.set_num_threads(args.threads)
+    device = th.device(args.device)
+    peak = matmul_peak(device)
+    results = {}
+    for name in args.cases:
+        results[name] = measure(CASES[name], device, args.repeats)
+        peak = max(peak, matmul_peak(device))
+        print(f"{name} done", flush=True)
+    for case in results.values():
+        for row in case["training"].values():
+            row["% of peak"] = {k: float(f"{100 * v / peak[0]:.3g}") for k, v in row["GFLOP/s"].items()}
+
+    report = {
+        "unit": "tokens per second (training), environment steps per second (stepping: calls per second times batch)",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "device": th.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "machine": {"cpu": cpu_model(), "system": platform.platform(), "threads": th.get_num_threads()},
+        "versions": {"python": platform.python_version(), "torch": th.__version__},
+        "repeats": args.repeats,
+        "matmul peak": {"GFLOP/s": round(peak[0], 1), "size": peak[1], "dtype": "float32"},
+        "results": results,
+    }
+    write_json(report, args.output)
+    print_tables(report)
+
+
+if __name__ == "__main__":
+    main()
