@@ -54,6 +54,9 @@ def make_norm(config: ElmurConfig) -> nn.Module:
     return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm](config.d_model, eps=1e-8)
 
 
+_MANY_SLOTS = 32  # from here on, looking for shared columns of the relative bias pays
+
+
 def make_dropout(probability: float) -> nn.Module:
     """Dropout, or nothing where it would do nothing."""
     return nn.Dropout(probability) if probability > 0 else nn.Identity()
@@ -72,6 +75,18 @@ class LayerCache(NamedTuple):
     outputs: Tensor
     slot_keys: Tensor
     slot_values: Tensor
+
+
+class SharedColumns(NamedTuple):
+    """
+    Index into the relative bias table where many slots share their anchor, as empty ones do.
+
+    :param rows: Rows of the table for the U different columns, (U, T).
+    :param columns: 1 where a slot has this column, else 0, (B, U, M).
+    """
+
+    rows: Tensor
+    columns: Tensor
 
 
 class LayerConstants(NamedTuple):
@@ -116,12 +131,15 @@ class ElmurLayer(nn.Module):
         self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
         self.candidate_dropout = make_dropout(config.memory_dropout)
 
-    def bias(self, index: Tensor) -> Tensor:
+    def bias(self, index: "Tensor | SharedColumns") -> Tensor:
         """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
-        return F.embedding(index, self.relative_bias).permute(0, 3, 1, 2)
+        if isinstance(index, Tensor):
+            return F.embedding(index, self.relative_bias).permute(0, 3, 1, 2)
+        columns = F.embedding(index.rows, self.relative_bias).permute(2, 1, 0).flatten(0, 1)  # (H T, U)
+        return (columns @ index.columns).unflatten(1, (self.relative_bias.shape[1], index.rows.shape[1]))
 
     def read_and_feed(
-        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor,
+        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor | SharedColumns,
         load: RouterLoad | None = None, real: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """
@@ -357,8 +375,7 @@ class Elmur(nn.Module):
         self, x: Tensor, memory: Memory, load: RouterLoad | None = None, real: Tensor | None = None
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Keys, values and outputs of every layer for the first T tokens of a segment, each (B, T, D)."""
-        time = memory.position[:, None] + th.arange(x.shape[1], device=x.device)
-        read_index = self._bias_index(time[:, :, None] - memory.anchors[:, None, :])
+        read_index = self._read_index(memory, x.shape[1])
         future, distances = self.future[: x.shape[1], : x.shape[1]], self.sinusoids[: x.shape[1]]
         biases = (self.content_bias, self.distance_bias)
         tracks = []
@@ -414,6 +431,17 @@ class Elmur(nn.Module):
             for cache, constant in zip(state.caches, state.constants, strict=True)
         )
         return ElmurState(memory, caches, state.constants)
+
+    def _read_index(self, memory: Memory, n_tokens: int) -> Tensor | SharedColumns:
+        """Rows of the relative bias table with which the next tokens read the slots, (B, T, M)."""
+        offset = th.arange(n_tokens, device=memory.position.device)
+        distance = memory.position[:, None] - memory.anchors  # of the first token, (B, M)
+        if self.config.memory_size >= _MANY_SLOTS:
+            unique, column = distance.unique(return_inverse=True)
+            if len(unique) <= self.config.memory_size // 4:
+                columns = F.one_hot(column, len(unique)).mT.to(self.initial_slots.dtype)
+                return SharedColumns(self._bias_index(unique[:, None] + offset), columns)
+        return self._bias_index(distance[:, None, :] + offset[:, None])
 
     def _bias_index(self, distance: Tensor) -> Tensor:
         """Rows of the relative bias table for distances in steps."""

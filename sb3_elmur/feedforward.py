@@ -75,7 +75,7 @@ def attach_gradient(x: Tensor, loss: Tensor) -> Tensor:
 
 
 class SwiGLU(nn.Module):
-    """``down(silu(gate(x)) * up(x))`` without biases; gate and up are one matrix product."""
+    """``down(silu(gate(x)) * up(x))`` without biases."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, load: RouterLoad | None = None, real: Tensor | None = None) -> Tensor:
         """Map (..., D) to (..., D)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        gate, up = self.gate_up.weight.chunk(2)  # split here, since the backward pass would join the activations' gradients
+        return self.down(F.silu(F.linear(x, gate)) * F.linear(x, up))
 
 
 class GELU(nn.Module):
@@ -105,8 +105,8 @@ class MixtureOfExperts(nn.Module):
     """
     S shared experts, always on, and E routed ones of which every token takes the k most probable (arXiv 2401.06066).
 
-    A weighted sum of SwiGLU experts is one wide SwiGLU whose hidden units are scaled by their expert's gate. So all experts
-    are two matrix products, with no loop: hidden units are ordered shared experts first, then routed ones.
+    A sum of SwiGLU experts is one wide SwiGLU, so the shared ones are computed as one. The weights of all experts are
+    stacked, shared ones first: ``gate_up`` holds the gates of all, then the ups; nothing loops over experts.
 
     :param config: ``k = max(1, top_k - n_shared_experts)``; with gate ``"softmax"`` an expert's weight is its probability,
         so that the router learns even for k = 1, with ``"renormalised"`` the k weights sum to 1.
@@ -118,12 +118,10 @@ class MixtureOfExperts(nn.Module):
         self.n_routed = config.n_routed_experts
         self.n_chosen = max(1, config.top_k - config.n_shared_experts)
         self.renormalise = config.router_gate == "renormalised"
-        self.routed_d_ff = config.routed_d_ff or d_ff
-        self.shared_width = config.n_shared_experts * (config.shared_d_ff or d_ff)
-        width = self.shared_width + self.n_routed * self.routed_d_ff
+        self.widths = (config.n_shared_experts * (config.shared_d_ff or d_ff), self.n_routed * (config.routed_d_ff or d_ff))
         self.router = nn.Linear(config.d_model, self.n_routed, bias=False)
-        self.gate_up = nn.Linear(config.d_model, 2 * width, bias=False)
-        self.down = nn.Linear(width, config.d_model, bias=False)
+        self.gate_up = nn.Linear(config.d_model, 2 * sum(self.widths), bias=False)
+        self.down = nn.Linear(sum(self.widths), config.d_model, bias=False)
 
     def forward(self, x: Tensor, load: RouterLoad | None = None, real: Tensor | None = None) -> Tensor:
         """
@@ -134,17 +132,50 @@ class MixtureOfExperts(nn.Module):
         :param real: (...), false for tokens that are padding and do not count in ``load``.
         """
         probabilities = self.router(x).softmax(dim=-1)
-        top, experts = probabilities.topk(self.n_chosen, dim=-1)
+        weights, experts = probabilities.topk(self.n_chosen, dim=-1)
         if load is not None:
             load.add(self, probabilities, th.zeros_like(probabilities).scatter(-1, experts, 1.0), real)
         if self.renormalise:
-            top = top / top.sum(dim=-1, keepdim=True)
-        weights = th.zeros_like(probabilities).scatter(-1, experts, top)  # (..., E)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        hidden = F.silu(gate) * up
-        shared, routed = hidden.split((self.shared_width, self.n_routed * self.routed_d_ff), dim=-1)
-        routed = (routed.unflatten(-1, (self.n_routed, -1)) * weights[..., None]).flatten(-2)
-        return self.down(th.cat((shared, routed), dim=-1))
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        gate, routed_gate, up, routed_up = self.gate_up.weight.split(2 * self.widths)
+        down, routed_down = self.down.weight.split(self.widths, dim=1)
+        if self.n_routed <= 2 * self.n_chosen:
+            routed = self._all_experts(x, experts, weights, routed_gate, routed_up, routed_down)
+        else:
+            stacked = [w.unflatten(0, (self.n_routed, -1)).mT for w in (routed_gate, routed_up, routed_down.T)]
+            routed = self._chosen_experts(x, experts, weights, stacked[0], stacked[1], stacked[2].mT)
+        if not self.widths[0]:
+            return routed
+        return routed + F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+    def _all_experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """All experts as one wide SwiGLU, its hidden units scaled by their expert's weight, which is 0 if not chosen."""
+        scale = weights.new_zeros(*weights.shape[:-1], self.n_routed).scatter(-1, experts, weights)
+        hidden = (F.silu(F.linear(x, gate)) * F.linear(x, up)).unflatten(-1, (self.n_routed, -1))
+        return F.linear((hidden * scale[..., None]).flatten(-2), down)
+
+    def _chosen_experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """
+        Only the chosen experts, by batched products over experts, or over choices where these are fewer.
+
+        :param gate: (E, D, F), ``up`` likewise.
+        :param down: (E, F, D).
+        """
+        tokens, choice = x.reshape(-1, x.shape[-1]), experts.reshape(-1)
+        source = th.arange(len(choice), device=x.device) // self.n_chosen  # the token of each choice
+        if len(choice) <= self.n_routed:
+            rows = tokens[source][:, None]
+            y = ((F.silu(rows @ gate[choice]) * (rows @ up[choice])) @ down[choice]).squeeze(1)
+        else:
+            order = choice.argsort(stable=True)
+            counts = choice.bincount(minlength=self.n_routed)
+            first = counts.cumsum(0) - counts
+            within = th.empty_like(order)
+            within[order] = th.arange(len(order), device=x.device) - first[choice[order]]  # rank among its expert's choices
+            padded = tokens.new_zeros(self.n_routed, int(counts.max()), tokens.shape[1])
+            padded = padded.index_put((choice, within), tokens[source])
+            y = ((F.silu(padded @ gate) * (padded @ up)) @ down)[choice, within]
+        return (y * weights.reshape(-1, 1)).unflatten(0, (-1, self.n_chosen)).sum(1).view(x.shape)
 
 
 def make_feedforward(config: ElmurConfig) -> nn.Module:
