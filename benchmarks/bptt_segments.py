@@ -13,13 +13,13 @@ import json
 import multiprocessing
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sb3_contrib
 import torch as th
-from demo import LENGTH, LENGTHS, _write, read_settings, success_rate
+from common import RESULTS, markdown_table, provenance, write_json
+from demo import LENGTH, LENGTHS, read_settings, success_rate
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_elmur
@@ -32,7 +32,6 @@ AGENTS: dict[str, dict[str, Any]] = {
     "3 segments": {"bptt_segments": 3},
 }
 EVALUATE_EVERY = 16_384
-RESULTS = Path(__file__).parent / "results" / "bptt_segments.json"
 
 
 class Curve(BaseCallback):
@@ -95,18 +94,15 @@ def main() -> None:
             runs.append(result)
             print(json.dumps(result), flush=True)
     runs.sort(key=lambda result: (list(AGENTS).index(result["agent"]), result["seed"]))
-    versions = {name: sb3_elmur.version(name) for name in ("sb3-elmur", "torch", "sb3-contrib")}
-    text = json.dumps({"steps": arguments.steps, "versions": versions, "runs": runs}, indent=1)
-    _write(RESULTS, lambda path: path.write_text(text + "\n"))
-
-    print(f"\n| agent | solved after (median) | {' | '.join(map(str, LENGTHS))} | CPU seconds |")
-    print("|---" * (len(LENGTHS) + 3) + "|")
+    write_json(RESULTS / "bptt_segments.json", {"steps": arguments.steps, **provenance(seed=0), "runs": runs})
+    rows = []
     for agent in AGENTS:
         own = [result for result in runs if result["agent"] == agent]
-        by_length = [np.mean([result["success_by_length"][length] for result in own]) for length in LENGTHS]
         solved = np.median([first_solved(result["curve"]) for result in own])
+        by_length = [np.mean([result["success_by_length"][length] for result in own]) for length in LENGTHS]
         seconds = np.median([result["cpu_seconds"] for result in own])
-        print(f"| {agent} | {solved:,.0f} | {' | '.join(f'{rate:.2f}' for rate in by_length)} | {seconds:.0f} |")
+        rows.append([agent, f"{solved:,.0f}", *(f"{rate:.2f}" for rate in by_length), f"{seconds:.0f}"])
+    print(markdown_table(["agent", "solved after (median)", *map(str, LENGTHS), "CPU seconds"], rows))
 
 
 if __name__ == "__main__":

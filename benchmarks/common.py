@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,12 +58,22 @@ def provenance(seed: int, device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report under a temporary name and move it into place, so that no reader sees half of it."""
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """
+    Write a file under a temporary name and move it into place, so that no reader sees half of it.
+
+    :param path: Where it goes.
+    :param write: Writes to the path that it is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write(temporary)
     os.replace(temporary, path)
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report with :func:`write_file`."""
+    write_file(path, lambda temporary: temporary.write_text(json.dumps(report, indent=2) + "\n"))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

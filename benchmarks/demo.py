@@ -9,16 +9,12 @@ Writes ``summary.json``, ``tmaze.png``, the trained models and their evaluations
 """
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 import yaml
+from common import provenance, write_file, write_json
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -85,7 +82,7 @@ def train(agent: str, seed: int, output: Path, progress_bar: bool) -> float:
     )
     start = time.perf_counter()
     model.learn(steps, callback=evaluation, progress_bar=progress_bar)
-    _write(output / name / "model.zip", model.save)
+    write_file(output / name / "model.zip", model.save)
     return time.perf_counter() - start
 
 
@@ -133,14 +130,7 @@ def draw(output: Path, rates: dict[str, dict[int, float]], segment_length: int) 
     left.set(xlabel="environment steps of training", title=f"T-Maze, {LENGTH} steps = {LENGTH // segment_length} segments")
     right.set(xlabel="length of the corridor (steps)", xscale="log", title="Longer corridors than trained on")
     left.legend(loc="lower right")
-    _write(output / "tmaze.png", partial(figure.savefig, format="png", dpi=130))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
+    write_file(output / "tmaze.png", partial(figure.savefig, format="png", dpi=130))
 
 
 def main() -> None:
@@ -166,7 +156,6 @@ def main() -> None:
         "trained_length": LENGTH,
         "segment_length": segment_length,
         "segments_per_episode": LENGTH // segment_length,
-        "seed": seed,
         "success_rate": rates["ELMUR"][LENGTH],
         "baselines": {"PPO without memory": rates["PPO without memory"][LENGTH], "chance": CHANCE},
         "success_by_length": rates,
@@ -174,13 +163,9 @@ def main() -> None:
         "environment_steps": settings["n_timesteps"],
         "seconds_training": {agent: round(value, 1) for agent, value in seconds.items()},
         "seconds": round(time.perf_counter() - start, 1),
-        "python": platform.python_version(),
-        "versions": {
-            name: version(name) for name in ("sb3-elmur", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
-        },
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per agent",
+        **provenance(seed),
     }
-    _write(output / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
+    write_json(output / "summary.json", summary)
 
     print(f"\nSuccess rate over {EPISODES} corridors, by length (trained up to {LENGTH}):\n")
     print(f"{'':20}" + "".join(f"{length:>7}" for length in LENGTHS))

@@ -12,19 +12,16 @@ outputs, new memory and gradients of the package and of ``yardstick.py`` are com
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch as th
+from common import RESULTS, provenance, write_json
 from torch import Tensor, nn
 from yardstick import StraightforwardElmur
 
@@ -212,7 +209,7 @@ class Contestants:
 
         def ours(x: Tensor) -> Tensor:
             nonlocal state
-            y, state = self.ours.step(x, state, never)
+            y, state = self.ours.step(x, state, never, inplace=True)
             return y
 
         def yardstick(x: Tensor) -> Tensor:
@@ -237,7 +234,7 @@ class Contestants:
 
         def ours(x: Tensor) -> Tensor:
             nonlocal state
-            y, state = self.ours.step(x, state, never)
+            y, state = self.ours.step(x, state, never, inplace=True)
             return y
 
         return ours
@@ -405,21 +402,6 @@ def print_tables(report: dict[str, Any]) -> None:
                 print(f"| {name}, {kind}, batch {batch} | {' | '.join(speeds + ratios + efficiency)} |")
 
 
-def cpu_model() -> str:
-    """Return the processor's name, as Linux tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write a report under a temporary name, then put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def main() -> None:
     """Measure every case, print the results and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -427,10 +409,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "network_speed.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "network_speed.json")
     args = parser.parse_args()
 
     th.set_num_threads(args.threads)
+    th.manual_seed(0)
     device = th.device(args.device)
     peak = matmul_peak(device)
     results = {}
@@ -444,15 +427,12 @@ def main() -> None:
 
     report = {
         "unit": "tokens per second (training), environment steps per second (stepping: calls per second times batch)",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "device": th.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "machine": {"cpu": cpu_model(), "system": platform.platform(), "threads": th.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": th.__version__},
+        **provenance(seed=0, device=args.device),
         "repeats": args.repeats,
         "matmul peak": {"GFLOP/s": round(peak[0], 1), "size": peak[1], "dtype": "float32"},
         "results": results,
     }
-    write_json(report, args.output)
+    write_json(args.output, report)
     print_tables(report)
 
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import RESULTS, provenance, write_json
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
@@ -59,20 +57,13 @@ def summarise(venv: VecEnv, next_actions: Callable[[], np.ndarray], n_steps: int
     return {"median": round(statistics.median(speeds)), "min": round(min(speeds)), "max": round(max(speeds))}
 
 
-def cpu_model() -> str:
-    """Return the processor's name, as Linux tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def main() -> None:
     """Measure every case, print the results and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n-envs", type=int, default=256)
     parser.add_argument("--n-steps", type=int, default=3000, help="timed steps of each repeat")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tmaze_speed.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "tmaze_speed.json")
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
@@ -93,17 +84,11 @@ def main() -> None:
 
     report = {
         "unit": "environment steps per second",
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        **provenance(seed=0),
         "settings": {"n_envs": args.n_envs, "n_steps": args.n_steps, "repeats": args.repeats},
-        "machine": {"cpu": cpu_model(), "system": platform.platform()},
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("numpy", "gymnasium", "stable-baselines3")},
-        },
         "results": results,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(args.out, report)
 
 
 if __name__ == "__main__":

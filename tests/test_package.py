@@ -77,6 +77,13 @@ def test_the_wheel_has_one_top_level_package(tmp_path: Path) -> None:
         assert f"sb3_elmur/{expected}" in names
 
 
+def test_the_package_imports_from_the_root_of_a_checkout() -> None:
+    """There the checkout's folder shadows the installed package."""
+    code = "import sb3_elmur, sb3_elmur.envs, sb3_elmur.zoo_configs; print(sb3_elmur.__file__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert Path(result.stdout.strip()).parent == ROOT / "sb3_elmur"
+
+
 def test_the_readmes_python_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     learn = RecurrentPPO.learn
