@@ -33,6 +33,7 @@ class ElmurConfig:
     :param dropout: Dropout on every sublayer's output, before the residual sum.
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
+    :param compile: Compile the token track with ``torch.compile`` (a minute at the first update; needs a C++ compiler).
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 
@@ -59,6 +60,7 @@ class ElmurConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     memory_dropout: float = 0.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "segment_length", "memory_size", "max_distance", "n_routed_experts"):
@@ -77,8 +79,9 @@ class ElmurConfig:
         _check_choice("norm", self.norm, ("layer", "rms"))
         _check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
         _check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))
-        if not isinstance(self.norm_first, bool):
-            raise ValueError(f"`norm_first` must be True or False. Received {self.norm_first!r}.")
+        for name in ("norm_first", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False. Received {getattr(self, name)!r}.")
         if self.d_model % self.n_heads:
             raise ValueError(f"`d_model` must be divisible by `n_heads` ({self.n_heads}). Received {self.d_model}.")
         if self.d_model % 2:

@@ -201,6 +201,8 @@ class Elmur(nn.Module):
         self.register_buffer("sinusoids", sinusoids(config.segment_length, config.d_model), persistent=False)
         future = th.ones(config.segment_length, config.segment_length, dtype=th.bool).triu(1)
         self.register_buffer("future", future, persistent=False)
+        if config.compile:
+            self._token_track = th.compile(self._token_track, dynamic=True)  # type: ignore[method-assign]
 
     @property
     def segment_length(self) -> int:

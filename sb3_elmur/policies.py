@@ -89,6 +89,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param dropout: Dropout on every sublayer's output. PPO compares a rollout without dropout to an update with it.
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
+    :param compile: Compile the token track with ``torch.compile`` (a minute at the first update; needs a C++ compiler).
     :param unknown: Any other argument is refused with a hint.
     :raises ValueError: If an argument lies outside its range, or the observation space needs another class.
     :raises TypeError: If an argument is unknown, or belongs to sb3-contrib's LSTM policies.
@@ -140,6 +141,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         dropout: float = ElmurConfig.dropout,
         attention_dropout: float = ElmurConfig.attention_dropout,
         memory_dropout: float = ElmurConfig.memory_dropout,
+        compile: bool = ElmurConfig.compile,
         **unknown: Any,
     ) -> None:
         self._refuse(unknown)
@@ -179,6 +181,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             dropout=dropout,
             attention_dropout=attention_dropout,
             memory_dropout=memory_dropout,
+            compile=compile,
         )
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}  # the host's eps; one kernel for all parameters

@@ -346,3 +346,31 @@ def test_each_dropout_has_its_own_place() -> None:
         same = th.isclose(first, second).all(-1)[0]
         assert not same[3:].any()
         assert same[:3].all() == (name == "memory_dropout")
+
+
+@pytest.mark.slow
+def test_compiled_stack_gives_the_same_outputs_and_gradients() -> None:
+    eager = Elmur(ElmurConfig(d_model=8, n_heads=2, segment_length=3, memory_size=2))
+    compiled = Elmur(ElmurConfig(d_model=8, n_heads=2, segment_length=3, memory_size=2, compile=True))
+    compiled.load_state_dict(eager.state_dict())
+    for batch in (2, 5):
+        x, starts = th.randn(batch, 8, 8), th.zeros(batch, 8)
+        outputs = [unroll(elmur, x, starts)[0] for elmur in (eager, compiled)]
+        th.testing.assert_close(*outputs)
+        for y in outputs:
+            y.square().sum().backward()
+        for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+            th.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+@pytest.mark.parametrize("how", [unroll, step_through])
+def test_runs_under_bf16_autocast(how) -> None:
+    elmur, x, starts = (
+        Elmur(ElmurConfig(d_model=8, n_heads=2, segment_length=3, memory_size=2)),
+        th.randn(2, 9, 8),
+        th.zeros(2, 9),
+    )
+    exact = how(elmur, x, starts)[0]
+    with th.autocast("cpu", dtype=th.bfloat16):
+        y = how(elmur, x, starts)[0]
+    th.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.1)
