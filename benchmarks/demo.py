@@ -24,13 +24,13 @@ import numpy as np
 import torch as th
 import yaml
 from common import provenance, write_file, write_json
-from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
+from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
 
 ENV_ID = "TMazePassive30-v0"

@@ -51,7 +51,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     :param device: Device of the policy.
     :param bptt_segments: Consecutive segments of an episode (k) through which gradients flow. Chains are aligned to the
         episode's start: chain c holds its segments c * k, ..., c * k + k - 1. 1 is the paper's detached memory, whose write
-        path learns nothing from the task.
+        path learns nothing from the task. The default was chosen by ``benchmarks/bptt_segments.py``.
     :raises ValueError: If ``bptt_segments`` is no positive integer, or the policy has no memory core.
     """
 
@@ -89,7 +89,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        bptt_segments: int = 4,
+        bptt_segments: int = 3,
         _init_setup_model: bool = True,
     ) -> None:
         if isinstance(bptt_segments, bool) or not isinstance(bptt_segments, int) or bptt_segments < 1:
