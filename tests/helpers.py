@@ -6,11 +6,15 @@ import gymnasium as gym
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import ElmurPolicy
 
 SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 2, "max_distance": 16}
 
+VECTOR = spaces.Box(-1, 1, (3,))
 ACTION_SPACES = [spaces.Discrete(3), spaces.Box(-2, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
@@ -31,6 +35,34 @@ class RandomEnv(gym.Env):
         assert self.action_space.contains(action)
         terminated, truncated = self.np_random.random(2) < 0.5 / self.mean_length
         return self.observation_space.sample(), float(self.np_random.normal()), bool(terminated), bool(truncated), {}
+
+
+def random_envs(
+    n_envs: int,
+    observation_space: spaces.Space = VECTOR,
+    action_space: spaces.Space = ACTION_SPACES[0],
+    mean_length: float = 6.0,
+) -> VecEnv:
+    """A batch of seeded :class:`RandomEnv`."""
+    return make_vec_env(lambda: RandomEnv(observation_space, action_space, mean_length), n_envs, seed=0)
+
+
+def make_model(cls: type[RecurrentPPO], env: VecEnv, policy: str = "ElmurPolicy", **arguments: Any) -> Any:
+    """A model with a small policy that visibly learns in a few steps."""
+    policy_kwargs = SMALL | {"ortho_init": False} | arguments.pop("policy_kwargs", {})
+    arguments = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "learning_rate": 1e-2} | arguments
+    return cls(policy, env, policy_kwargs=policy_kwargs, **arguments)
+
+
+class StopAt(BaseCallback):
+    """Stops training at a call."""
+
+    def __init__(self, n_calls: int) -> None:
+        super().__init__()
+        self.limit = n_calls
+
+    def _on_step(self) -> bool:
+        return self.n_calls < self.limit
 
 
 def make_policy(

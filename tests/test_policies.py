@@ -9,10 +9,9 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from helpers import ACTION_SPACES, SMALL, RandomEnv, make_policy
+from helpers import ACTION_SPACES, SMALL, VECTOR, RandomEnv, make_policy
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 
-VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
 
 

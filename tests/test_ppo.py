@@ -1,5 +1,6 @@
 """The segment-wise RecurrentPPO: equal to the host where it must be, exact replay, chains, minibatches, files."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +11,20 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
-from helpers import ACTION_SPACES, SMALL, RandomEnv, replay_differences
+import helpers
+from helpers import ACTION_SPACES, SMALL, VECTOR, StopAt, make_model, random_envs, replay_differences
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
 
-VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
 DICT = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})
 L = SMALL["segment_length"]
 
 
-def make_model(env: VecEnv, policy: str = "ElmurPolicy", cls: type = RecurrentPPO, **arguments: Any) -> Any:
-    policy_kwargs = SMALL | {"ortho_init": False} | arguments.pop("policy_kwargs", {})
-    arguments = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "learning_rate": 1e-2} | arguments
-    return cls(policy, env, policy_kwargs=policy_kwargs, **arguments)
-
-
-def random_envs(
-    n_envs: int, observation_space: spaces.Space = VECTOR, action_space: spaces.Space | None = None, mean_length: float = 6.0
-) -> VecEnv:
-    actions = spaces.Discrete(3) if action_space is None else action_space
-    return make_vec_env(lambda: RandomEnv(observation_space, actions, mean_length), n_envs, seed=0)
+make_model = partial(make_model, RecurrentPPO)
 
 
 @pytest.mark.parametrize("separate_critic", [False, True])
@@ -46,7 +35,7 @@ def test_first_update_equals_the_hosts(separate_critic: bool, through_memory: bo
     for cls in (sb3_contrib.RecurrentPPO, RecurrentPPO):
         extra = {} if cls is sb3_contrib.RecurrentPPO else {"bptt_segments": 9 if through_memory else 1}
         kwargs = {"separate_critic": separate_critic, "detach_memory": not through_memory, "optimizer_class": th.optim.SGD}
-        model = make_model(random_envs(3), cls=cls, n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
+        model = helpers.make_model(cls, random_envs(3), n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
         models.append(model.learn(99))
     host, ours = models
     shape = (3, 33)
@@ -188,15 +177,6 @@ def test_a_seed_fixes_a_run() -> None:
     assert (runs[0] == runs[1]).all()
 
 
-class StopAt(BaseCallback):
-    def __init__(self, n_calls: int) -> None:
-        super().__init__()
-        self.limit = n_calls
-
-    def _on_step(self) -> bool:
-        return self.n_calls < self.limit
-
-
 @pytest.mark.parametrize("segment_length", [1, 4])
 def test_replay_holds_after_a_callback_stopped_in_the_middle_of_a_rollout(segment_length: int) -> None:
     model = make_model(random_envs(2, mean_length=20), policy_kwargs={"segment_length": segment_length})
@@ -210,7 +190,7 @@ def test_replay_holds_after_a_callback_stopped_in_the_middle_of_a_rollout(segmen
     ("saved", "loaded"), [(RecurrentPPO, sb3_contrib.RecurrentPPO), (sb3_contrib.RecurrentPPO, RecurrentPPO)]
 )
 def test_files_load_in_both_classes_and_training_goes_on(saved: type, loaded: type, tmp_path: Path) -> None:
-    model = make_model(random_envs(2), cls=saved).learn(32)
+    model = helpers.make_model(saved, random_envs(2)).learn(32)
     model.save(tmp_path / "model")
     other = loaded.load(tmp_path / "model", env=random_envs(3))
     observation = np.ones((4, 3), np.float32)

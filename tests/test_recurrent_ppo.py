@@ -1,6 +1,7 @@
 """``ElmurPolicy`` under the unmodified ``sb3_contrib.RecurrentPPO``: replay, padding, determinism, callbacks, wrappers."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,17 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
-from helpers import SMALL, RandomEnv, replay_differences
+from helpers import VECTOR, StopAt, make_model, random_envs, replay_differences
 from sb3_elmur.envs import TMazeVecEnv
 
-VECTOR = spaces.Box(-1, 1, (3,))
 DICT = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})
 
 
-def make_model(env: VecEnv, policy: str = "ElmurPolicy", policy_kwargs: dict | None = None, **arguments: Any) -> RecurrentPPO:
-    arguments = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "learning_rate": 1e-2} | arguments
-    return RecurrentPPO(policy, env, policy_kwargs=SMALL | {"ortho_init": False} | (policy_kwargs or {}), **arguments)
-
-
-def random_envs(n_envs: int, observation_space: spaces.Space = VECTOR, mean_length: float = 6.0) -> VecEnv:
-    actions = spaces.Discrete(3)
-    return make_vec_env(lambda: RandomEnv(observation_space, actions, mean_length), n_envs, seed=0)
+make_model = partial(make_model, RecurrentPPO)
 
 
 @settings(max_examples=15, deadline=None)
@@ -160,15 +152,6 @@ def test_shared_memory_is_one_tensor_for_actor_and_critic() -> None:
     _, _, _, states = model.policy.forward(th.randn(2, 3), _states(pair), th.zeros(2))
     assert states.pi[0] is states.vf[0]
     assert all((part == 0).all() for part in pair)
-
-
-class StopAt(BaseCallback):
-    def __init__(self, n_calls: int) -> None:
-        super().__init__()
-        self.limit = n_calls
-
-    def _on_step(self) -> bool:
-        return self.n_calls < self.limit
 
 
 def test_a_callback_may_stop_in_the_middle_of_a_rollout_and_training_goes_on() -> None:
