@@ -49,37 +49,16 @@ class SelfAttention(nn.Module):
         self.distance = nn.Linear(config.d_model, config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens (B, T, D), each (B, T, D)."""
-        query, key, value = self.qkv(x).chunk(3, dim=-1)
-        return query, key, value
-
-    def over_segment(
-        self, q: Tensor, k: Tensor, v: Tensor, r: Tensor, future: Tensor, biases: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def projection(self, sinusoids: Tensor, biases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """
-        All tokens of a segment, or of its first part, attend to themselves and their predecessors.
+        Weight and bias of one linear map from a token to all that its attention needs; it depends on the weights alone.
 
-        :param q: Queries; keys ``k`` and values ``v`` likewise, (B, T, D).
-        :param r: Projected distances, (T, D).
-        :param future: True above the diagonal, (T, T).
-        :param biases: u and w, each (H, D / H).
-        :return: (B, T, D).
-        """
-        n = q.shape[1]
-        scores = self._distance_scores(q, r.flip(0), biases[1])  # (B, H, T, T), last axis: distance n-1 ... 0
-        # Transformer-XL's shift: row i moves left by n-1-i, so that column j holds distance i-j
-        shifted = F.pad(scores, (1, 0)).view(*scores.shape[:2], n + 1, n)[:, :, 1:]
-        return self._attend(q, k, v, shifted.masked_fill(future, float("-inf")), biases[0])
-
-    def step_projection(self, sinusoids: Tensor, biases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """
-        Weight and bias of one linear map that gives all that a single token's attention needs, for :meth:`over_cache`.
+        ``(q + w) r_d`` is linear in the token, so the scores of all distances need no product of their own.
 
         :param sinusoids: Of the distances 0 ... L-1, (L, D).
         :param biases: u and w, each (H, D / H).
-        :return: Weight (3 D + H (L + 1), D) and bias: the query with u added, key, value, and every head's scores of all
-            distances, with a last one of -inf for tokens that do not exist.
+        :return: Weight (3 D + H (L + 1), D) and bias for: the query with u added, key, value, and every head's scores of all
+            distances, scaled, with a last one of -inf for tokens that do not exist.
         """
         content_bias, distance_bias = biases
         query, key_value = self.qkv.weight.split((content_bias.numel(), 2 * content_bias.numel()))
@@ -87,33 +66,29 @@ class SelfAttention(nn.Module):
         by_distance = r @ query.unflatten(0, (self.n_heads, -1))  # (H, L, D)
         scores = (r @ distance_bias[..., None]).squeeze(-1)  # (H, L)
         weight = th.cat((query, key_value, F.pad(by_distance, (0, 0, 0, 1)).flatten(0, 1)))
-        nothing = weight.new_zeros(len(key_value))
-        return weight, th.cat((content_bias.flatten(), nothing, F.pad(scores, (0, 1), value=float("-inf")).flatten()))
+        bias = F.pad(content_bias.flatten(), (0, len(key_value)))
+        return weight, th.cat((bias, F.pad(scores, (0, 1), value=float("-inf")).flatten()))
 
-    def over_cache(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
-        """
-        One token per row attends to its segment so far; inputs as :meth:`step_projection` makes them.
+    def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (..., D), keys and values (..., 2 D), and distance scores (..., H (L + 1)) of projected tokens."""
+        d_model = self.out.in_features
+        query, key_value, scores = projected.split((d_model, 2 * d_model, projected.shape[-1] - 3 * d_model), dim=-1)
+        return query, key_value, scores
 
-        :param q: Query, (B, D).
-        :param keys_values: Of the segment's tokens, its own included, (B, L, 2 D).
-        :param scores: Of every distance, (B, H (L + 1)).
-        :param distance: From the query back to each cached token, (B, L) int64; L where there is none yet.
-        :return: (B, D).
+    def forward(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
         """
-        length = distance.shape[1]
-        bias = scores.view(len(q), self.n_heads, length + 1).gather(2, distance[:, None].expand(-1, self.n_heads, -1))
-        heads = q.view(len(q), self.n_heads, 1, -1)
+        Tokens attend to their segment so far.
+
+        :param q: Queries, (B, T, D).
+        :param keys_values: Of the segment's tokens, the querying ones included, (B, S, 2 D).
+        :param scores: Of every distance, (B, T, H (L + 1)).
+        :param distance: From the queries back to the tokens, (B or 1, T, S) int64; L for tokens after the query.
+        :return: (B, T, D).
+        """
+        by_head = scores.unflatten(2, (self.n_heads, -1))
+        bias = by_head.gather(3, distance[:, :, None].expand(len(q), -1, self.n_heads, -1)).transpose(1, 2)
+        q = split_heads(q, self.n_heads)
         k, v = (split_heads(part, self.n_heads) for part in keys_values.chunk(2, dim=2))
-        y = F.scaled_dot_product_attention(heads, k, v, attn_mask=bias[:, :, None])
-        return self.out(y.view(q.shape))
-
-    def _distance_scores(self, q: Tensor, r: Tensor, distance_bias: Tensor) -> Tensor:
-        q = split_heads(q, self.n_heads) + distance_bias[:, None]
-        return q @ split_heads(r, self.n_heads).transpose(-1, -2) * q.shape[-1] ** -0.5
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, content_bias: Tensor) -> Tensor:
-        q = split_heads(q, self.n_heads) + content_bias[:, None]
-        k, v = split_heads(k, self.n_heads), split_heads(v, self.n_heads)
         dropout = self.dropout if self.training else 0.0
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
 

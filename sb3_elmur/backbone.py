@@ -5,7 +5,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.elmur import Elmur, ElmurState, make_norm
+from sb3_elmur.elmur import Elmur, ElmurState
+from sb3_elmur.layer import make_norm
 from sb3_elmur.memory import Memory, PackedLayout
 
 Pair = tuple[Tensor, ...]  # sb3-contrib's (hidden, cell), each (1, B, hidden_size)

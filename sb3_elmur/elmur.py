@@ -23,84 +23,14 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_elmur.attention import CrossAttention, SelfAttention, sinusoids
+from sb3_elmur.attention import sinusoids
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.feedforward import RouterLoad, attach_gradient, make_feedforward
+from sb3_elmur.feedforward import RouterLoad, attach_gradient
+from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants, SharedColumns
 from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, write_slot
 from sb3_elmur.unroll import advance, replay, unroll
 
-
-class Residual(nn.Module):
-    """A sublayer's normalisation, dropout and residual sum: ``norm(x + f(x))``, or ``x + f(norm(x))`` if ``norm_first``."""
-
-    def __init__(self, config: ElmurConfig) -> None:
-        super().__init__()
-        self.norm_first = config.norm_first
-        self.norm = make_norm(config)
-        self.dropout = make_dropout(config.dropout)
-
-    def before(self, x: Tensor) -> Tensor:
-        """The sublayer's input."""
-        return self.norm(x) if self.norm_first else x
-
-    def after(self, x: Tensor, update: Tensor) -> Tensor:
-        """The residual sum of ``x`` and the sublayer's output."""
-        y = x + self.dropout(update)
-        return y if self.norm_first else self.norm(y)
-
-
-def make_norm(config: ElmurConfig) -> nn.Module:
-    """The normalisation that ``config.norm`` names."""
-    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm](config.d_model, eps=1e-8)
-
-
 _MANY_SLOTS = 32  # from here on, looking for shared columns of the relative bias pays
-
-
-def make_dropout(probability: float) -> nn.Module:
-    """Dropout, or nothing where it would do nothing."""
-    return nn.Dropout(probability) if probability > 0 else nn.Identity()
-
-
-class LayerCache(NamedTuple):
-    """
-    What one layer keeps between steps; valid while the weights stay the same.
-
-    :param keys_values: Keys and values of the open segment's tokens, (B, L, 2 D).
-    :param outputs: The layer's outputs for these tokens, from which memory is written, (B, L, D).
-    :param slot_keys: Keys of the slots, (B, M, D); ``slot_values`` likewise.
-    """
-
-    keys_values: Tensor
-    outputs: Tensor
-    slot_keys: Tensor
-    slot_values: Tensor
-
-
-class SharedColumns(NamedTuple):
-    """
-    Index into the relative bias table where many slots share their anchor, as empty ones do.
-
-    :param rows: Rows of the table for the U different columns, (U, T).
-    :param columns: 1 where a slot has this column, else 0, (B, U, M).
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-
-class LayerConstants(NamedTuple):
-    """
-    What one layer derives from its weights alone.
-
-    :param slot_keys: Keys of the initial slots, (M, D); ``slot_values`` likewise.
-    :param weight: Of the linear map :meth:`sb3_elmur.attention.SelfAttention.step_projection`; ``bias`` likewise.
-    """
-
-    slot_keys: Tensor
-    slot_values: Tensor
-    weight: Tensor
-    bias: Tensor
 
 
 class ElmurState(NamedTuple):
@@ -116,64 +46,6 @@ class ElmurState(NamedTuple):
         return ElmurState(self.memory.rows(index), caches, self.constants)
 
 
-class ElmurLayer(nn.Module):
-    """One layer: token track (self-attention, read, feed-forward) and memory track (write, feed-forward)."""
-
-    def __init__(self, config: ElmurConfig) -> None:
-        super().__init__()
-        self.attention = SelfAttention(config)
-        self.read = CrossAttention(config)
-        self.token_ffn = make_feedforward(config)
-        self.write = CrossAttention(config)
-        self.memory_ffn = make_feedforward(config)
-        self.relative_bias = nn.Parameter(th.zeros(2 * config.max_distance - 1, config.n_heads))
-        self.around_attention, self.around_read, self.around_token_ffn = (Residual(config) for _ in range(3))
-        self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
-        self.candidate_dropout = make_dropout(config.memory_dropout)
-
-    def bias(self, index: "Tensor | SharedColumns") -> Tensor:
-        """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
-        if isinstance(index, Tensor):
-            return self._bias_rows(index).permute(0, 3, 1, 2)
-        columns = self._bias_rows(index.rows).permute(2, 1, 0).flatten(0, 1)  # (H T, U)
-        return (columns @ index.columns).unflatten(1, (self.relative_bias.shape[1], index.rows.shape[1]))
-
-    def _bias_rows(self, index: Tensor) -> Tensor:
-        """(...) to (..., H); the backward pass of `index_select` is much faster than that of `embedding`."""
-        return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape)
-
-    def read_and_feed(
-        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor | SharedColumns,
-        load: RouterLoad | None = None, real: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """
-        The token track after self-attention: read the slots, then the feed-forward network.
-
-        :param x: Tokens, (B, T, D).
-        :param slot_keys: (B, M, D); ``slot_values`` likewise.
-        :param read_index: Rows of the relative bias table, (B, T, M).
-        :param load: Where to record router choices, for tokens that are ``real`` (B, T).
-        :return: The layer's output, (B, T, D).
-        """
-        x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, self.bias(read_index)))
-        return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
-
-    def candidate(self, slot: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None) -> Tensor:
-        """
-        New content for the slot about to be written. Slots do not interact, so the others need none.
-
-        :param slot: Its old content, (B, 1, D).
-        :param outputs: The layer's outputs for the whole segment, (B, L, D).
-        :param write_index: Rows of the relative bias table, (B, 1, L).
-        :param load: Where to record router choices.
-        :return: (B, 1, D).
-        """
-        keys, values = self.write.project(outputs)
-        c = self.around_write.after(slot, self.write(self.around_write.before(slot), keys, values, self.bias(write_index)))
-        c = self.around_memory_ffn.after(c, self.memory_ffn(self.around_memory_ffn.before(c), load))
-        return self.candidate_dropout(c)
-
-
 class Elmur(nn.Module):
     """
     A stack of ELMUR layers.
@@ -187,7 +59,7 @@ class Elmur(nn.Module):
 
     initial_slots: Tensor
     sinusoids: Tensor
-    future: Tensor
+    distance: Tensor  # from each step of a segment back to each other, (L, L); L for later ones
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
@@ -199,8 +71,9 @@ class Elmur(nn.Module):
         slots = config.memory_init_std * th.randn(config.n_layers, config.memory_size, config.d_model)
         self.register_buffer("initial_slots", slots)
         self.register_buffer("sinusoids", sinusoids(config.segment_length, config.d_model), persistent=False)
-        future = th.ones(config.segment_length, config.segment_length, dtype=th.bool).triu(1)
-        self.register_buffer("future", future, persistent=False)
+        step = th.arange(config.segment_length)
+        distance = step[:, None] - step
+        self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
         if config.compile:
             self._token_track = th.compile(self._token_track, dynamic=True)  # type: ignore[method-assign]
 
@@ -235,7 +108,7 @@ class Elmur(nn.Module):
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
         tracks = self._token_track(x, start, load, real)
-        outputs = [output for _, _, output in tracks]
+        outputs = [output for _, output in tracks]
         full = (lengths == self.segment_length).nonzero().squeeze(1)
         after = start
         if write and len(full):
@@ -255,11 +128,10 @@ class Elmur(nn.Module):
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
         caches, constants = [], []
-        for n, (layer, (keys, values, outputs)) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
-            keys_values = F.pad(th.cat((keys, values), dim=2), rest)
-            caches.append(LayerCache(keys_values, F.pad(outputs, rest), *layer.read.project(memory.slots[:, n])))
+        for n, (layer, (keys_values, outputs)) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
+            caches.append(LayerCache(F.pad(keys_values, rest), F.pad(outputs, rest), *layer.read.project(memory.slots[:, n])))
             fresh = layer.read.project(self.initial_slots[n])
-            constants.append(LayerConstants(*fresh, *layer.attention.step_projection(self.sinusoids, biases)))
+            constants.append(LayerConstants(*fresh, *layer.attention.projection(self.sinusoids, biases)))
         memory = Memory(*(field.clone() for field in memory))
         return ElmurState(memory, tuple(caches), tuple(constants))
 
@@ -280,20 +152,18 @@ class Elmur(nn.Module):
         memory, caches, constants = self._begin_episodes(state, episode_starts, put)
         phase = memory.position % self.segment_length
         rows = th.arange(len(x), device=x.device)
-        distance = phase[:, None] - th.arange(self.segment_length, device=x.device)
-        distance = distance.where(distance >= 0, self.segment_length)
+        distance = self.distance[phase][:, None]
         read_index = self._bias_index(memory.position[:, None, None] - memory.anchors[:, None, :])
-        d_model = self.config.d_model
-        sizes = (d_model, 2 * d_model, self.config.n_heads * (self.segment_length + 1))
 
+        x = x[:, None]
         new_caches = []
         for layer, cache, constant in zip(self.layers, caches, constants, strict=True):
             projected = F.linear(layer.around_attention.before(x), constant.weight, constant.bias)
-            q, k_v, scores = projected.split(sizes, dim=1)
-            keys_values = put(cache.keys_values, (rows, phase), k_v)
-            x = layer.around_attention.after(x, layer.attention.over_cache(q, keys_values, scores, distance))
-            x = layer.read_and_feed(x[:, None], cache.slot_keys, cache.slot_values, read_index)[:, 0]
-            outputs = put(cache.outputs, (rows, phase), x)
+            q, k_v, scores = layer.attention.split(projected)
+            keys_values = put(cache.keys_values, (rows, phase), k_v[:, 0])
+            x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
+            x = layer.read_and_feed(x, cache.slot_keys, cache.slot_values, read_index)
+            outputs = put(cache.outputs, (rows, phase), x[:, 0])
             new_caches.append(cache._replace(keys_values=keys_values, outputs=outputs))
 
         full = (phase == self.segment_length - 1).nonzero().squeeze(1)
@@ -305,7 +175,7 @@ class Elmur(nn.Module):
                     slot_keys=put(cache.slot_keys, (full, slot), key),
                     slot_values=put(cache.slot_values, (full, slot), value),
                 )
-        return x, ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
+        return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
 
     def unroll(
         self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
@@ -379,18 +249,18 @@ class Elmur(nn.Module):
 
     def _token_track(
         self, x: Tensor, memory: Memory, load: RouterLoad | None = None, real: Tensor | None = None
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Keys, values and outputs of every layer for the first T tokens of a segment, each (B, T, D)."""
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's keys and values (B, T, 2 D) and outputs (B, T, D) for the first T tokens of a segment."""
         read_index = self._read_index(memory, x.shape[1])
-        future, distances = self.future[: x.shape[1], : x.shape[1]], self.sinusoids[: x.shape[1]]
+        distance = self.distance[None, : x.shape[1], : x.shape[1]]
         biases = (self.content_bias, self.distance_bias)
         tracks = []
         for layer, slots in zip(self.layers, memory.slots.unbind(1), strict=True):
-            q, k, v = layer.attention.project(layer.around_attention.before(x))
-            r = layer.attention.distance(distances)
-            x = layer.around_attention.after(x, layer.attention.over_segment(q, k, v, r, future, biases))
+            projection = layer.attention.projection(self.sinusoids, biases)
+            q, keys_values, scores = layer.attention.split(F.linear(layer.around_attention.before(x), *projection))
+            x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
             x = layer.read_and_feed(x, *layer.read.project(slots), read_index, load, real)
-            tracks.append((k, v, x))
+            tracks.append((keys_values, x))
         return tracks
 
     def _write(

@@ -7,8 +7,6 @@ them at every step, so that what training replays is what the rollout saw. :meth
 """
 
 import dataclasses
-import difflib
-import inspect
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,11 +21,18 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_elmur.backbone import Backbone, Chains, Pair, PolicyState
+from sb3_elmur.checks import (
+    as_dict,
+    check_episode_start,
+    check_finite,
+    check_packed_state,
+    check_pair,
+    check_step_state,
+    refuse_unknown_arguments,
+)
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import ElmurState
 from sb3_elmur.memory import Memory
-
-_LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
 
 
 class StateShape(NamedTuple):
@@ -144,7 +149,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         compile: bool = ElmurConfig.compile,
         **unknown: Any,
     ) -> None:
-        self._refuse(unknown)
+        refuse_unknown_arguments(type(self), unknown)
         takes_dict = self.default_features_extractor_class is CombinedExtractor
         if features_extractor_class is None and isinstance(observation_space, spaces.Dict) != takes_dict:
             kind = type(observation_space).__name__
@@ -228,17 +233,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
                 "separate_critic": self.separate_critic,
             }
         )
-
-    @classmethod
-    def _refuse(cls, unknown: dict[str, Any]) -> None:
-        known = [name for name in inspect.signature(cls).parameters if name != "unknown"]
-        for name in unknown:
-            if name in _LSTM_ARGUMENTS:
-                hint = "It belongs to sb3-contrib's LSTM policies; see `d_model`, `n_layers` and `separate_critic` instead."
-            else:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean `{close[0]}`?" if close else f"Known arguments: {', '.join(known)}."
-            raise TypeError(f"{cls.__name__} has no argument `{name}`. {hint}")
 
     def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Features for actor and critic, each (B, features_dim)."""
@@ -364,15 +358,9 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, lstm_states: Pair, episode_starts: Tensor, deterministic: bool = False
     ) -> tuple[Tensor, Pair]:
-        n_envs = len(next(iter(_as_dict(observation).values())))
-        expected = (1, n_envs, self.lstm_actor.hidden_size)
-        received = [tuple(part.shape) for part in lstm_states]
-        if received != [expected, expected]:
-            raise ValueError(
-                f"`state` must be what `predict` returned for {n_envs} environment(s), two arrays of shape {expected}. "
-                f"Received shapes {received}."
-            )
-        _check_episode_start(episode_starts, n_envs)
+        n_envs = len(next(iter(as_dict(observation).values())))
+        check_packed_state(lstm_states, (1, n_envs, self.lstm_actor.hidden_size))
+        check_episode_start(episode_starts, n_envs)
         return super()._predict(observation, lstm_states, episode_starts, deterministic)  # type: ignore[arg-type]
 
     def predict(
@@ -393,12 +381,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
-        _check_finite(observation)
-        if state is not None and not (len(state) == 2 and all(isinstance(part, np.ndarray) for part in state)):
-            raise ValueError(
-                f"`state` must be what `predict` returned, a pair of arrays. Received {type(state).__name__} of "
-                f"{[type(part).__name__ for part in state]}."
-            )
+        check_finite(observation)
+        check_pair(state)
         return super().predict(observation, state, episode_start, deterministic)
 
     def step(
@@ -420,16 +404,16 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
-        _check_finite(observation)
+        check_finite(observation)
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features, _ = self._features(obs)
             starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
-            _check_episode_start(starts, len(features))
+            check_episode_start(starts, len(features))
             if state is None:
                 state = self.backbone.core.initial_state(len(features))
-            self._check_step_state(state, len(features))
+            check_step_state(state, (len(features), *self.backbone.core.initial_slots.shape))
             latent, state = self.backbone.step(features, state, starts.to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
             actions = distribution.get_actions(deterministic=deterministic)
@@ -438,15 +422,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             squashed = self.squash_output
             array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
         return array if vectorized else array.squeeze(axis=0), state
-
-    def _check_step_state(self, state: ElmurState, n_envs: int) -> None:
-        expected = (n_envs, *self.backbone.core.initial_slots.shape)
-        received = tuple(state.memory.slots.shape) if isinstance(state, ElmurState) else type(state).__name__
-        if received != expected:
-            raise ValueError(
-                f"`state` must be what `step` returned for {n_envs} environment(s), with slots of shape {expected}. "
-                f"Received {received}."
-            )
 
 
 class ElmurCnnPolicy(ElmurPolicy):
@@ -459,24 +434,3 @@ class ElmurMultiInputPolicy(ElmurPolicy):
     """:class:`ElmurPolicy` for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
-
-
-def _check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
-    for name, value in _as_dict(observation).items():
-        array = np.asarray(value)
-        if not np.issubdtype(array.dtype, np.floating):
-            continue
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(array.astype(np.float32))
-        if not finite.all():
-            index = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise ValueError(f"`{name}` must be finite in float32. Received {array[index]} at index {index}.")
-
-
-def _check_episode_start(episode_start: Tensor, n_envs: int) -> None:
-    if episode_start.shape != (n_envs,):
-        raise ValueError(f"`episode_start` must have the shape ({n_envs},). Received {tuple(episode_start.shape)}.")
-
-
-def _as_dict(observation: Any) -> dict[str, Any]:
-    return observation if isinstance(observation, dict) else {"observation": observation}

@@ -25,14 +25,16 @@ MAY_IMPORT = {
     "feedforward": {"config"},
     "attention": {"config"},
     "unroll": {"memory"},
-    "elmur": {"config", "memory", "feedforward", "attention", "unroll"},
-    "backbone": {"config", "memory", "elmur"},
-    "policies": {"config", "memory", "elmur", "backbone"},
+    "layer": {"config", "feedforward", "attention"},
+    "elmur": {"config", "memory", "feedforward", "attention", "layer", "unroll"},
+    "backbone": {"config", "memory", "layer", "elmur"},
+    "checks": {"elmur"},
+    "policies": {"config", "checks", "memory", "elmur", "backbone"},
     "buffers": {"backbone", "memory"},
     "ppo": {"backbone", "buffers", "policies"},
     "__init__": {"envs", "policies", "ppo"},
 }
-PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "unroll", "elmur", "backbone")
+PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "layer", "unroll", "elmur", "backbone")
 
 
 def imported(path: Path) -> set[str]:

@@ -1,0 +1,138 @@
+"""One ELMUR layer, and what it keeps between steps."""
+
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor, nn
+
+from sb3_elmur.attention import CrossAttention, SelfAttention
+from sb3_elmur.config import ElmurConfig
+from sb3_elmur.feedforward import RouterLoad, make_feedforward
+
+
+class Residual(nn.Module):
+    """A sublayer's normalisation, dropout and residual sum: ``norm(x + f(x))``, or ``x + f(norm(x))`` if ``norm_first``."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.norm = make_norm(config)
+        self.dropout = make_dropout(config.dropout)
+
+    def before(self, x: Tensor) -> Tensor:
+        """The sublayer's input."""
+        return self.norm(x) if self.norm_first else x
+
+    def after(self, x: Tensor, update: Tensor) -> Tensor:
+        """The residual sum of ``x`` and the sublayer's output."""
+        y = x + self.dropout(update)
+        return y if self.norm_first else self.norm(y)
+
+
+def make_norm(config: ElmurConfig) -> nn.Module:
+    """The normalisation that ``config.norm`` names."""
+    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm](config.d_model, eps=1e-8)
+
+
+def make_dropout(probability: float) -> nn.Module:
+    """Dropout, or nothing where it would do nothing."""
+    return nn.Dropout(probability) if probability > 0 else nn.Identity()
+
+
+class LayerCache(NamedTuple):
+    """
+    What one layer keeps between steps; valid while the weights stay the same.
+
+    :param keys_values: Keys and values of the open segment's tokens, (B, L, 2 D).
+    :param outputs: The layer's outputs for these tokens, from which memory is written, (B, L, D).
+    :param slot_keys: Keys of the slots, (B, M, D); ``slot_values`` likewise.
+    """
+
+    keys_values: Tensor
+    outputs: Tensor
+    slot_keys: Tensor
+    slot_values: Tensor
+
+
+class SharedColumns(NamedTuple):
+    """
+    Index into the relative bias table where many slots share their anchor, as empty ones do.
+
+    :param rows: Rows of the table for the U different columns, (U, T).
+    :param columns: 1 where a slot has this column, else 0, (B, U, M).
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
+class LayerConstants(NamedTuple):
+    """
+    What one layer derives from its weights alone.
+
+    :param slot_keys: Keys of the initial slots, (M, D); ``slot_values`` likewise.
+    :param weight: Of the linear map :meth:`sb3_elmur.attention.SelfAttention.projection`; ``bias`` likewise.
+    """
+
+    slot_keys: Tensor
+    slot_values: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class ElmurLayer(nn.Module):
+    """One layer: token track (self-attention, read, feed-forward) and memory track (write, feed-forward)."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.read = CrossAttention(config)
+        self.token_ffn = make_feedforward(config)
+        self.write = CrossAttention(config)
+        self.memory_ffn = make_feedforward(config)
+        self.relative_bias = nn.Parameter(th.zeros(2 * config.max_distance - 1, config.n_heads))
+        self.around_attention, self.around_read, self.around_token_ffn = (Residual(config) for _ in range(3))
+        self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
+        self.candidate_dropout = make_dropout(config.memory_dropout)
+
+    def bias(self, index: "Tensor | SharedColumns") -> Tensor:
+        """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
+        if isinstance(index, Tensor):
+            return self._bias_rows(index).permute(0, 3, 1, 2)
+        columns = self._bias_rows(index.rows).permute(2, 1, 0).flatten(0, 1)  # (H T, U)
+        return (columns @ index.columns).unflatten(1, (self.relative_bias.shape[1], index.rows.shape[1]))
+
+    def _bias_rows(self, index: Tensor) -> Tensor:
+        """(...) to (..., H); the backward pass of `index_select` is much faster than that of `embedding`."""
+        return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+    def read_and_feed(
+        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor | SharedColumns,
+        load: RouterLoad | None = None, real: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """
+        The token track after self-attention: read the slots, then the feed-forward network.
+
+        :param x: Tokens, (B, T, D).
+        :param slot_keys: (B, M, D); ``slot_values`` likewise.
+        :param read_index: Rows of the relative bias table, (B, T, M).
+        :param load: Where to record router choices, for tokens that are ``real`` (B, T).
+        :return: The layer's output, (B, T, D).
+        """
+        x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, self.bias(read_index)))
+        return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
+
+    def candidate(self, slot: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None) -> Tensor:
+        """
+        New content for the slot about to be written. Slots do not interact, so the others need none.
+
+        :param slot: Its old content, (B, 1, D).
+        :param outputs: The layer's outputs for the whole segment, (B, L, D).
+        :param write_index: Rows of the relative bias table, (B, 1, L).
+        :param load: Where to record router choices.
+        :return: (B, 1, D).
+        """
+        keys, values = self.write.project(outputs)
+        c = self.around_write.after(slot, self.write(self.around_write.before(slot), keys, values, self.bias(write_index)))
+        c = self.around_memory_ffn.after(c, self.memory_ffn(self.around_memory_ffn.before(c), load))
+        return self.candidate_dropout(c)
