@@ -109,13 +109,22 @@ class CrossAttention(nn.Module):
         key, value = self.key_value(x).chunk(2, dim=-1)
         return key, value
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, columns: Tensor | None = None) -> Tensor:
         """
         :param x: What queries, (B, T, D).
         :param keys: (B, S, D); ``values`` likewise.
-        :param bias: Added to the scaled scores, (B, H, T, S).
+        :param bias: Added to the scaled scores, (B, H, T, S); with ``columns`` their U different columns, (H, T, U).
+        :param columns: 1 where a key has this column, else 0, (B, U, S).
         :return: (B, T, D).
         """
         q, k, v = (split_heads(part, self.n_heads) for part in (self.query(x), keys, values))
         dropout = self.dropout if self.training else 0.0
-        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+        if columns is None:
+            return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+        # The bias is a product too, of its columns and of who has which. As further features of queries and keys it needs
+        # no tensor of its own, which for many slots would be the largest of all.
+        size, n_columns = q.shape[-1], columns.shape[1]
+        q = th.cat((q, (bias * size**0.5).expand(len(q), -1, -1, -1)), dim=-1)
+        k = th.cat((k, columns.mT[:, None].expand(-1, self.n_heads, -1, -1)), dim=-1)
+        y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, n_columns)), dropout_p=dropout, scale=size**-0.5)
+        return self.out(merge_heads(y[..., :size]))

@@ -95,12 +95,9 @@ class ElmurLayer(nn.Module):
         self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
         self.candidate_dropout = make_dropout(config.memory_dropout)
 
-    def bias(self, index: "Tensor | SharedColumns") -> Tensor:
+    def bias(self, index: Tensor) -> Tensor:
         """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
-        if isinstance(index, Tensor):
-            return self._bias_rows(index).permute(0, 3, 1, 2)
-        columns = self._bias_rows(index.rows).permute(2, 1, 0).flatten(0, 1)  # (H T, U)
-        return (columns @ index.columns).unflatten(1, (self.relative_bias.shape[1], index.rows.shape[1]))
+        return self._bias_rows(index).permute(0, 3, 1, 2)
 
     def _bias_rows(self, index: Tensor) -> Tensor:
         """(...) to (..., H); the backward pass of `index_select` is much faster than that of `embedding`."""
@@ -115,11 +112,15 @@ class ElmurLayer(nn.Module):
 
         :param x: Tokens, (B, T, D).
         :param slot_keys: (B, M, D); ``slot_values`` likewise.
-        :param read_index: Rows of the relative bias table, (B, T, M).
+        :param read_index: Rows of the relative bias table, (B, T, M), or shared columns of it.
         :param load: Where to record router choices, for tokens that are ``real`` (B, T).
         :return: The layer's output, (B, T, D).
         """
-        x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, self.bias(read_index)))
+        if isinstance(read_index, SharedColumns):
+            bias, columns = self._bias_rows(read_index.rows).permute(2, 1, 0), read_index.columns
+        else:
+            bias, columns = self.bias(read_index), None
+        x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, bias, columns))
         return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
 
     def candidate(self, slot: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None) -> Tensor:
