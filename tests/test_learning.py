@@ -1,14 +1,16 @@
-"""Slow tests: learning thresholds that separate memory from no memory, under the unmodified RecurrentPPO."""
+"""Slow tests: learning thresholds that separate memory from no memory, under both RecurrentPPO classes."""
 
 import gymnasium as gym
 import pytest
+import sb3_contrib
 from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
-from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
+
+import sb3_elmur
 
 pytestmark = pytest.mark.slow
 
@@ -19,10 +21,11 @@ def cartpole_without_velocities() -> gym.Env:
     return TransformObservation(env, lambda obs: obs[[0, 2]], spaces.Box(box.low[[0, 2]], box.high[[0, 2]]))
 
 
-def test_cartpole_without_velocities_is_solved() -> None:
+@pytest.mark.parametrize("cls", [sb3_contrib.RecurrentPPO, sb3_elmur.RecurrentPPO], ids=["unmodified", "segment-wise"])
+def test_cartpole_without_velocities_is_solved(cls: type[sb3_contrib.RecurrentPPO]) -> None:
     """A policy without memory does not get beyond about 50 (sb3-contrib's own test)."""
     env = VecNormalize(make_vec_env(cartpole_without_velocities, n_envs=8))
-    model = RecurrentPPO(
+    model = cls(
         "ElmurPolicy",
         env,
         n_steps=128,
