@@ -1,8 +1,12 @@
 """From features to latents: the ELMUR stack between a Linear and the heads, with its state packed or cached."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+import torch as th
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import Elmur, ElmurState
@@ -10,6 +14,13 @@ from sb3_elmur.layer import make_norm
 from sb3_elmur.memory import Memory, PackedLayout
 
 Pair = tuple[Tensor, ...]  # sb3-contrib's (hidden, cell), each (1, B, hidden_size)
+
+
+class StateShape(NamedTuple):
+    """What ``RecurrentPPO`` reads from ``policy.lstm_actor`` to size its state tensors."""
+
+    num_layers: int
+    hidden_size: int
 
 
 class PolicyState(NamedTuple):
@@ -43,6 +54,46 @@ class Chains(NamedTuple):
     vf: Memory
     lengths: Tensor
     counted: Tensor
+
+
+class LiveState(NamedTuple):
+    """
+    State with caches that can also be packed.
+
+    :param state: For stepping.
+    :param tokens: Inputs of the open segment's tokens, (B, L, D); others may be anything.
+    """
+
+    state: ElmurState
+    tokens: Tensor
+
+
+class RememberingPair(tuple[np.ndarray, ...]):
+    """
+    The pair of arrays that ``predict`` returns, with the state that it was packed from.
+
+    :param arrays: Hidden and cell, each (1, B, hidden_size).
+    :param state: The state with caches.
+    :param version: Of the weights.
+    """
+
+    _state: LiveState
+    _version: int
+    _packed: tuple[np.ndarray, ...]
+
+    def __new__(cls, arrays: Iterable[np.ndarray], state: LiveState, version: int) -> "RememberingPair":
+        pair = super().__new__(cls, arrays)
+        pair._state, pair._version = state, version
+        pair._packed = tuple(array.copy() for array in pair)
+        return pair
+
+    def __reduce__(self) -> tuple[type[tuple], tuple[tuple[np.ndarray, ...]]]:
+        return tuple, (tuple(self),)
+
+    def live(self, version: int) -> LiveState | None:
+        """The state, if neither arrays nor weights have changed since."""
+        same = version == self._version and all(map(np.array_equal, self, self._packed))
+        return self._state if same else None
 
 
 class Backbone(nn.Module):
@@ -119,3 +170,33 @@ class Backbone(nn.Module):
             else features.new_zeros(len(lengths), 0, self.core.config.d_model)
         )
         return self.core.reopen(x, memory, lengths)
+
+    def revive(self, pair: Pair) -> LiveState:
+        """
+        Undo :meth:`pack`; the caches of the open segments are filled in one parallel pass.
+
+        :param pair: Packed state of B rows, each (1, B, hidden_size).
+        """
+        memory, tokens = self.layout.unpack(pair, self.core.initial_slots)
+        longest = int((memory.position % self.core.segment_length).max())
+        return LiveState(self.core.open_segment(tokens[:, :longest], memory), F.pad(tokens, (0, 0, 0, 1)))
+
+    def live_step(self, features: Tensor, live: LiveState, episode_starts: Tensor) -> tuple[Tensor, LiveState]:
+        """
+        As :meth:`step`, for a state that can be packed.
+
+        :param features: (B, features_dim).
+        :param live: Left as it is.
+        :param episode_starts: (B,), true where an episode begins.
+        """
+        x = self.embed(features)
+        y, state = self.core.step(x, live.state, episode_starts)
+        phase = (state.memory.position - 1) % self.core.segment_length
+        rows = th.arange(len(x), device=x.device)
+        return self.norm(y), LiveState(state, live.tokens.index_put((rows, phase), x))
+
+    def pack(self, live: LiveState) -> Pair:
+        """The pair of B rows, each (1, B, hidden_size), that carries memory and open segment."""
+        memory, length = live.state.memory, self.core.segment_length
+        unused = th.arange(length - 1, device=memory.position.device) >= (memory.position % length)[:, None]
+        return self.layout.pack(memory, live.tokens[:, : length - 1].masked_fill(unused[..., None], 0.0))

@@ -71,7 +71,7 @@ def check_pair(state: Any) -> None:
         raise ValueError(f"`state` must be what `predict` returned, a pair of arrays. Received {received}.")
 
 
-def check_packed_state(pair: tuple[Tensor, ...], shape: tuple[int, int, int]) -> None:
+def check_packed_state(pair: tuple[np.ndarray, ...], shape: tuple[int, int, int]) -> None:
     """
     :param pair: Packed state given to ``predict``.
     :param shape: Of each half, (1, n_envs, hidden_size).

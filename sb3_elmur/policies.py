@@ -2,12 +2,13 @@
 ELMUR as a recurrent policy of Stable-Baselines3: features extractor -> Linear -> ELMUR stack -> ``mlp_extractor`` -> heads.
 
 The policy works with the unmodified ``sb3_contrib.RecurrentPPO``, whose (hidden, cell) pair carries memory, anchors,
-position and the inputs of the open segment (:class:`sb3_elmur.memory.PackedLayout`). The open segment is recomputed from
-them at every step, so that what training replays is what the rollout saw. :meth:`ElmurPolicy.step` keeps caches instead.
+position and the inputs of the open segment (:class:`sb3_elmur.memory.PackedLayout`). There the open segment is recomputed
+from them at every step; acting, and the segment-wise class, step with caches.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -20,9 +21,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_elmur.backbone import Backbone, Chains, Pair, PolicyState
+from sb3_elmur.backbone import Backbone, Chains, LiveState, Pair, PolicyState, RememberingPair, StateShape
 from sb3_elmur.checks import (
-    as_dict,
     check_episode_start,
     check_finite,
     check_packed_state,
@@ -34,12 +34,7 @@ from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import ElmurState
 from sb3_elmur.memory import Memory
 
-
-class StateShape(NamedTuple):
-    """What ``RecurrentPPO`` reads from ``policy.lstm_actor`` to size its state tensors."""
-
-    num_layers: int
-    hidden_size: int
+State = TypeVar("State", LiveState, ElmurState)
 
 
 class ElmurPolicy(RecurrentActorCriticPolicy):
@@ -345,23 +340,14 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             return PolicyState(pi, pi)
         return PolicyState(pi, self.critic_backbone.reopen(vf_features, memories[1], lengths))
 
-    def aux_losses(self) -> list[float | None]:
-        """Load-balancing loss of each backbone in the last training pass, before its coefficient; ``None`` without experts."""
-        backbones = [backbone for backbone in (self.backbone, self.critic_backbone) if backbone is not None]
-        return [None if backbone.core.aux_loss is None else backbone.core.aux_loss.item() for backbone in backbones]
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The shared backbone, or the actor's and the critic's."""
+        return (self.backbone,) if self.critic_backbone is None else (self.backbone, self.critic_backbone)
 
     def initial_memories(self, batch: int) -> tuple[Memory, ...]:
-        """Memory at an episode's start, of the shared backbone, or of the actor and the critic."""
-        backbones = [backbone for backbone in (self.backbone, self.critic_backbone) if backbone is not None]
-        return tuple(backbone.core.initial_memory(batch) for backbone in backbones)
-
-    def _predict(  # type: ignore[override]
-        self, observation: PyTorchObs, lstm_states: Pair, episode_starts: Tensor, deterministic: bool = False
-    ) -> tuple[Tensor, Pair]:
-        n_envs = len(next(iter(as_dict(observation).values())))
-        check_packed_state(lstm_states, (1, n_envs, self.lstm_actor.hidden_size))
-        check_episode_start(episode_starts, n_envs)
-        return super()._predict(observation, lstm_states, episode_starts, deterministic)  # type: ignore[arg-type]
+        """Memory at an episode's start, of each backbone."""
+        return tuple(backbone.core.initial_memory(batch) for backbone in self.backbones)
 
     def predict(
         self,
@@ -373,6 +359,9 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         """
         Act, as every policy of Stable-Baselines3.
 
+        The returned pair remembers its caches, so that the next call computes one token only, unless arrays or weights
+        have changed since.
+
         :param observation: Observation of one environment, or of B of them.
         :param state: What the previous call returned, two float32 arrays (1, B, hidden_size), left as they are.
             ``None`` and zeros are an episode's start.
@@ -381,9 +370,20 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
-        check_finite(observation)
         check_pair(state)
-        return super().predict(observation, state, episode_start, deterministic)
+
+        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, LiveState]:
+            shape = (1, len(features), self.lstm_actor.hidden_size)
+            given = (np.zeros(shape, dtype=np.float32),) * 2 if state is None else state
+            check_packed_state(given, shape)
+            live = given.live(self._weights_version()) if isinstance(given, RememberingPair) else None
+            if live is None:
+                live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in given))
+            return self.backbone.live_step(features, live, starts)
+
+        actions, live = self._act(observation, advance, episode_start, deterministic)
+        arrays = [part.cpu().numpy() for part in self.backbone.pack(live)]
+        return actions, RememberingPair(arrays, live, self._weights_version())
 
     def step(
         self,
@@ -393,17 +393,32 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, ElmurState]:
         """
-        Act with cached keys and values: the same actions as :meth:`predict` at a fraction of its cost.
-
-        The state holds tensors and stays valid as long as the weights stay the same.
+        Act as :meth:`predict`, but with a state of tensors that is never packed, which saves time with large memories.
 
         :param observation: Observation of one environment, or of B of them.
-        :param state: What the previous call returned, left as it is. ``None`` is an episode's start.
+        :param state: What the previous call returned, left as it is; valid as long as the weights stay the same.
+            ``None`` is an episode's start.
         :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
         :param deterministic: Take the most probable action instead of sampling.
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
+
+        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, ElmurState]:
+            given = self.backbone.core.initial_state(len(features)) if state is None else state
+            check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
+            return self.backbone.step(features, given, starts)
+
+        return self._act(observation, advance, episode_start, deterministic)
+
+    def _act(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        advance: Callable[[Tensor, Tensor], tuple[Tensor, State]],
+        episode_start: np.ndarray | None,
+        deterministic: bool,
+    ) -> tuple[np.ndarray, State]:
+        """Actions for the environments; ``advance(features, starts)`` gives the actor's latents and the next state."""
         check_finite(observation)
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
@@ -411,10 +426,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             features, _ = self._features(obs)
             starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
             check_episode_start(starts, len(features))
-            if state is None:
-                state = self.backbone.core.initial_state(len(features))
-            check_step_state(state, (len(features), *self.backbone.core.initial_slots.shape))
-            latent, state = self.backbone.step(features, state, starts.to(features.device))
+            latent, state = advance(features, starts.to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
             actions = distribution.get_actions(deterministic=deterministic)
         array = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
@@ -422,6 +434,10 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             squashed = self.squash_output
             array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
         return array if vectorized else array.squeeze(axis=0), state
+
+    def _weights_version(self) -> int:
+        """Changes whenever the weights do."""
+        return sum(tensor._version for tensor in self.state_dict(keep_vars=True).values())
 
 
 class ElmurCnnPolicy(ElmurPolicy):

@@ -211,9 +211,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     def train(self) -> None:
         """Update the policy from the rollout buffer, as the host does, and log the load-balancing loss of experts."""
         super().train()
-        losses = [loss for loss in self.policy.aux_losses() if loss is not None]
-        if losses:
-            self.logger.record("train/aux_loss", float(np.mean(losses)))
+        losses = [backbone.core.aux_loss for backbone in self.policy.backbones]
+        balanced = [loss.item() for loss in losses if loss is not None]
+        if balanced:
+            self.logger.record("train/aux_loss", float(np.mean(balanced)))
 
     def _bootstrap_timeouts(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict], state: PolicyState) -> None:
         """Add the value of the last observation to the rewards of episodes that a time limit cut, in one call."""

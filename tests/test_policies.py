@@ -1,5 +1,6 @@
 """``ElmurPolicy`` as a policy of Stable-Baselines3: spaces, state, prediction, saving and errors."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,28 @@ def test_step_equals_predict(action_space: spaces.Space) -> None:
     np.testing.assert_allclose(np.stack(predicted), np.stack(stepped), atol=1e-5)
 
 
+def test_predict_notices_changed_arrays_and_weights() -> None:
+    """Its caches are dropped when they no longer belong to what it is given."""
+    policy = make_policy(VECTOR, spaces.Box(-9, 9, (2,)))
+    observations = np.random.default_rng(0).uniform(-1, 1, (6, 2, 3)).astype(np.float32)
+    _, state = run(policy, observations, np.zeros((6, 2), bool), "predict")
+    plain = tuple(part.copy() for part in state)
+
+    def act(given: object) -> np.ndarray:
+        return policy.predict(observations[0], given, deterministic=True)[0]
+
+    np.testing.assert_allclose(act(state), act(plain), atol=1e-5)
+    state[0][:] = 0
+    state[1][:] = 0
+    np.testing.assert_allclose(act(state), act(None), atol=1e-6)
+    _, state = run(policy, observations, np.zeros((6, 2), bool), "predict")
+    with th.no_grad():
+        for p in policy.parameters():
+            p.add_(0.1)
+    assert (act(state) == act(tuple(part.copy() for part in state))).all()
+    assert type(pickle.loads(pickle.dumps(state))) is tuple
+
+
 def test_predict_leaves_the_state_that_it_receives_as_it_is() -> None:
     policy = make_policy(VECTOR, spaces.Discrete(2))
     _, state = policy.predict(np.ones((2, 3), np.float32))
@@ -136,8 +159,8 @@ def test_none_zeros_and_a_start_flag_are_the_same_state() -> None:
     first, after = policy.predict(observation, deterministic=True)
     for state, start in ((zeros, None), (zeros, [False] * 2), (used, np.array([True, True]))):
         action, after_other = policy.predict(observation, state, start, deterministic=True)
-        assert (action == first).all()
-        assert all(map(np.array_equal, after, after_other))
+        np.testing.assert_allclose(action, first, atol=1e-6)
+        np.testing.assert_allclose(np.stack(after), np.stack(after_other), atol=1e-6)
 
 
 def test_prediction_depends_on_what_lies_segments_ago() -> None:
