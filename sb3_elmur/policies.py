@@ -21,15 +21,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from sb3_elmur import checks
 from sb3_elmur.backbone import Backbone, Chains, LiveState, Pair, PolicyState, RememberingPair, StateShape
-from sb3_elmur.checks import (
-    check_episode_start,
-    check_finite,
-    check_packed_state,
-    check_pair,
-    check_step_state,
-    refuse_unknown_arguments,
-)
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import ElmurState
 from sb3_elmur.memory import Memory
@@ -144,7 +137,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         compile: bool = ElmurConfig.compile,
         **unknown: Any,
     ) -> None:
-        refuse_unknown_arguments(type(self), unknown)
+        checks.refuse_unknown_arguments(type(self), unknown)
         takes_dict = self.default_features_extractor_class is CombinedExtractor
         if features_extractor_class is None and isinstance(observation_space, spaces.Dict) != takes_dict:
             kind = type(observation_space).__name__
@@ -370,12 +363,12 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
-        check_pair(state)
+        checks.check_pair(state)
 
         def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, LiveState]:
             shape = (1, len(features), self.lstm_actor.hidden_size)
             given = (np.zeros(shape, dtype=np.float32),) * 2 if state is None else state
-            check_packed_state(given, shape)
+            checks.check_packed_state(given, shape)
             live = given.live(self._weights_version()) if isinstance(given, RememberingPair) else None
             if live is None:
                 live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in given))
@@ -406,7 +399,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
 
         def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, ElmurState]:
             given = self.backbone.core.initial_state(len(features)) if state is None else state
-            check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
+            checks.check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
             return self.backbone.step(features, given, starts)
 
         return self._act(observation, advance, episode_start, deterministic)
@@ -419,13 +412,13 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         deterministic: bool,
     ) -> tuple[np.ndarray, State]:
         """Actions for the environments; ``advance(features, starts)`` gives the actor's latents and the next state."""
-        check_finite(observation)
+        checks.check_finite(observation)
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features, _ = self._features(obs)
             starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
-            check_episode_start(starts, len(features))
+            checks.check_episode_start(starts, len(features))
             latent, state = advance(features, starts.to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
             actions = distribution.get_actions(deterministic=deterministic)
