@@ -74,14 +74,14 @@ class RememberingPair(tuple[np.ndarray, ...]):
 
     :param arrays: Hidden and cell, each (1, B, hidden_size).
     :param state: The state with caches.
-    :param version: Of the weights.
+    :param version: Of the weights; equal only while they are the same.
     """
 
     _state: LiveState
-    _version: int
+    _version: object
     _packed: tuple[np.ndarray, ...]
 
-    def __new__(cls, arrays: Iterable[np.ndarray], state: LiveState, version: int) -> "RememberingPair":
+    def __new__(cls, arrays: Iterable[np.ndarray], state: LiveState, version: object) -> "RememberingPair":
         pair = super().__new__(cls, arrays)
         pair._state, pair._version = state, version
         pair._packed = tuple(array.copy() for array in pair)
@@ -90,7 +90,7 @@ class RememberingPair(tuple[np.ndarray, ...]):
     def __reduce__(self) -> tuple[type[tuple], tuple[tuple[np.ndarray, ...]]]:
         return tuple, (tuple(self),)
 
-    def live(self, version: int) -> LiveState | None:
+    def live(self, version: object) -> LiveState | None:
         """The state, if neither arrays nor weights have changed since."""
         same = version == self._version and all(map(np.array_equal, self, self._packed))
         return self._state if same else None

@@ -66,9 +66,9 @@ def check_pair(state: Any) -> None:
     :param state: Given to ``predict``.
     :raises ValueError: If it is neither ``None`` nor a pair of arrays.
     """
-    if state is not None and not (len(state) == 2 and all(isinstance(part, np.ndarray) for part in state)):
-        received = f"{type(state).__name__} of {[type(part).__name__ for part in state]}"
-        raise ValueError(f"`state` must be what `predict` returned, a pair of arrays. Received {received}.")
+    if state is None or (isinstance(state, tuple | list) and [isinstance(part, np.ndarray) for part in state] == [True] * 2):
+        return
+    raise ValueError(f"`state` must be what `predict` returned, a pair of arrays. Received {state!r:.80}.")
 
 
 def check_packed_state(pair: tuple[np.ndarray, ...], shape: tuple[int, int, int]) -> None:

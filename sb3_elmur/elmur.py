@@ -34,7 +34,13 @@ _MANY_SLOTS = 32  # from here on, looking for shared columns of the relative bia
 
 
 class ElmurState(NamedTuple):
-    """Memory and caches: all that :meth:`Elmur.step` needs."""
+    """
+    Memory and caches: all that :meth:`Elmur.step` needs.
+
+    :param memory: Memory of B rows.
+    :param caches: Of each layer, B rows.
+    :param constants: Of each layer; they depend on the weights alone and have no rows.
+    """
 
     memory: Memory
     caches: tuple[LayerCache, ...]

@@ -364,19 +364,20 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
         checks.check_pair(state)
+        version = self._weights_version()
 
         def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, LiveState]:
             shape = (1, len(features), self.lstm_actor.hidden_size)
             given = (np.zeros(shape, dtype=np.float32),) * 2 if state is None else state
             checks.check_packed_state(given, shape)
-            live = given.live(self._weights_version()) if isinstance(given, RememberingPair) else None
+            live = given.live(version) if isinstance(given, RememberingPair) else None
             if live is None:
                 live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in given))
             return self.backbone.live_step(features, live, starts)
 
         actions, live = self._act(observation, advance, episode_start, deterministic)
         arrays = [part.cpu().numpy() for part in self.backbone.pack(live)]
-        return actions, RememberingPair(arrays, live, self._weights_version())
+        return actions, RememberingPair(arrays, live, version)
 
     def step(
         self,
@@ -428,9 +429,9 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
         return array if vectorized else array.squeeze(axis=0), state
 
-    def _weights_version(self) -> int:
-        """Changes whenever the weights do."""
-        return sum(tensor._version for tensor in self.state_dict(keep_vars=True).values())
+    def _weights_version(self) -> tuple[tuple[int, int], ...]:
+        """Changes whenever weights do: in place (but not through ``.data``), or by new tensors."""
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in (*self.parameters(), *self.buffers()))
 
 
 class ElmurCnnPolicy(ElmurPolicy):

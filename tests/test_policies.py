@@ -139,6 +139,9 @@ def test_predict_notices_changed_arrays_and_weights() -> None:
         for p in policy.parameters():
             p.add_(0.1)
     assert (act(state) == act(tuple(part.copy() for part in state))).all()
+    _, state = run(policy, observations, np.zeros((6, 2), bool), "predict")
+    policy.load_from_vector(policy.parameters_to_vector() + 0.1)
+    assert (act(state) == act(tuple(part.copy() for part in state))).all()
     assert type(pickle.loads(pickle.dumps(state))) is tuple
 
 
@@ -242,6 +245,8 @@ def test_a_state_or_start_that_does_not_fit_is_refused(how: str) -> None:
     for wrong in (foreign, foreign[:1]):
         with pytest.raises(ValueError, match=f"`state` must be what `{how}` returned"):
             act(three, wrong)
+    with pytest.raises(ValueError, match=f"`state` must be what `{how}` returned.*Received"):
+        act(three, 3)
     for start in (np.ones(2), np.ones(0), np.ones((3, 1)), np.True_, np.ones(6)):
         with pytest.raises(ValueError, match=r"`episode_start` must have the shape \(3,\)\. Received"):
             act(three, None, start)
