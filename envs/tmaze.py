@@ -53,12 +53,13 @@ class TMazeConfig:
 
     Integers become Python ints; ``corridor_range`` is the pair (shortest, longest) that ``corridor_length`` stands for.
 
-    :param length: step limit T
+    :param length: step limit T of each corridor
     :param corridor_length: cells C between the start and the junction, or an inclusive range of them (None: the longest
         corridor that leaves one spare step)
     :param hint_steps: number of observations that show the hint (passive maze)
     :param reward: "sparse", "penalty" or "eased"
     :param active: whether the hint is shown at an oracle cell left of the start instead of at the first observations
+    :param n_corridors: corridors in a row, each with a goal of its own
     :raises ValueError: for an argument outside its range, or a corridor that cannot be finished within ``length`` steps
     """
 
@@ -67,6 +68,7 @@ class TMazeConfig:
     hint_steps: int = 1
     reward: str = "sparse"
     active: bool = False
+    n_corridors: int = 1
     corridor_range: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class TMazeConfig:
             )
         object.__setattr__(self, "length", length)
         object.__setattr__(self, "hint_steps", hint_steps)
+        object.__setattr__(self, "n_corridors", check_integer("n_corridors", self.n_corridors, minimum=1))
         object.__setattr__(self, "corridor_range", self._check_corridor())
 
     def _check_corridor(self) -> tuple[int, int]:
@@ -121,8 +124,8 @@ class TMazeConfig:
         """Reward of a step that brings the agent no further ("eased")."""
         return -1 / self.length
 
-    def draw_episode(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw what an episode starts with.
+    def draw_corridor(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw what tells one corridor from another.
 
         :param rng: source of the draws
         :return: the goal (+1 up, -1 down) and the number of corridor cells
@@ -149,12 +152,15 @@ def draw_noise(rng: np.random.Generator) -> np.ndarray:
 
 
 class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
-    """The T-Maze, passive or active.
+    """The T-Maze, passive or active, of one corridor or of several in a row.
 
     ## Description
     The agent walks along a corridor of C cells from x = 0 to the junction at x = C, and turns up or down there. Which
     turn is right was shown once, long before: in the passive maze by the first observation, in the active maze at an
     oracle cell one step left of the start. Position is hidden, so nothing but memory tells the two turns apart.
+
+    With `n_corridors` above 1, every turn but the last, right or wrong, leads to the start of another corridor, which has a
+    goal of its own and shows it as the first one did.
 
     The maze and its sparse reward are those of ELMUR (https://arxiv.org/abs/2510.07151); the active maze and the
     "penalty" reward are from Ni et al. 2023 (https://arxiv.org/abs/2307.03864), the "eased" reward from AMAGO
@@ -166,47 +172,51 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
     ## Observation Space
     ``Box`` of four float32 values:
 
-    | index | name  | values    | meaning                                                                        |
-    |-------|-------|-----------|--------------------------------------------------------------------------------|
-    | 0     | y     | -1, 0, 1  | 0 in the corridor, +-1 after the turn                                          |
-    | 1     | hint  | -1, 0, 1  | the goal in the first `hint_steps` observations (active: at the oracle), else 0 |
-    | 2     | flag  | 0, 1      | 1 at the junction and its two ends                                             |
-    | 3     | noise | -1, 0, 1  | uniform, drawn anew for every observation                                      |
+    | index | name  | values    | meaning                                                                                  |
+    |-------|-------|-----------|------------------------------------------------------------------------------------------|
+    | 0     | y     | -1, 0, 1  | 0 in the corridors, +-1 after the last turn                                              |
+    | 1     | hint  | -1, 0, 1  | the goal in a corridor's first `hint_steps` observations (active: at the oracle), else 0 |
+    | 2     | flag  | 0, 1      | 1 at the junction and its two ends                                                       |
+    | 3     | noise | -1, 0, 1  | uniform, drawn anew for every observation                                                |
 
     ## Rewards
-    The last step gives 1 if the agent took the right turn, else 0, so an episode cut by the deadline ends with 0. With
-    t the steps taken so far, every other step gives
+    A turn at the junction gives 1 if it is the right one, else 0; a step that meets the deadline gives 0. With t the steps
+    taken so far in the corridor, every other step gives
 
     - "sparse": 0;
     - "penalty": -1 / (T - 1) if it leaves the agent behind schedule, x < t (active: x < t - 2), else 0;
     - "eased": -1 / T unless it increases x or, in the active maze, reaches the oracle for the first time.
 
-    An expert returns exactly 1 in all of them.
+    An expert returns exactly 1 per corridor in all of them.
 
     ## Starting State
-    x = 0, y = 0. The goal is +1 (up) or -1 (down) with equal probability; a ranged corridor length is drawn uniformly.
+    x = 0, y = 0, in every corridor. Its goal is +1 (up) or -1 (down) with equal probability; a ranged corridor length is
+    drawn uniformly.
 
     ## Episode End
-    The episode terminates with the turn at the junction, or after T steps. The deadline belongs to the task and leaves
-    nothing to bootstrap, so it terminates too; nothing is ever truncated. The last ``info`` holds ``is_success``.
+    The episode terminates with the turn at the last junction, or after T steps in one corridor. The deadline belongs to the
+    task and leaves nothing to bootstrap, so it terminates too; nothing is ever truncated. The last ``info`` holds
+    ``is_success``, whether every turn was right, and ``turn_success``, the share of the `n_corridors` turns that were.
 
     ## Arguments
-    - `length` (30): step limit T.
-    - `corridor_length` (None): cells C, or an inclusive range (low, high) drawn from at each reset. None is T - 2
+    - `length` (30): step limit T of each corridor.
+    - `corridor_length` (None): cells C, or an inclusive range (low, high) drawn from for each corridor. None is T - 2
       (active: T - 4), which leaves one spare step.
-    - `hint_steps` (1): number of observations that show the hint; passive maze only.
+    - `hint_steps` (1): number of observations in each corridor that show the hint; passive maze only.
     - `reward` ("sparse"): "sparse", "penalty" or "eased".
     - `active` (False): whether the hint has to be fetched from the oracle cell x = -1.
+    - `n_corridors` (1): corridors in a row.
     - `render_mode` (None): "human" or "rgb_array".
 
     ## Version History
     - v0: first version.
 
-    :param length: step limit T
+    :param length: step limit T of each corridor
     :param corridor_length: number of corridor cells, an inclusive range of them, or None
     :param hint_steps: number of observations that show the hint
     :param reward: name of the reward variant
     :param active: whether the hint has to be fetched from the oracle cell
+    :param n_corridors: corridors in a row, each with a goal of its own
     :param render_mode: None, "human" or "rgb_array"
     :raises ValueError: for an argument that :class:`TMazeConfig` refuses, or an unknown render mode
     """
@@ -220,14 +230,15 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         hint_steps: int = 1,
         reward: str = "sparse",
         active: bool = False,
+        n_corridors: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active)
+        self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active, n_corridors)
         if render_mode not in (None, "human", "rgb_array"):
             raise ValueError(f"`render_mode` must be None, 'human' or 'rgb_array'. Received {render_mode!r}.")
         self.render_mode = render_mode
         self.observation_space, self.action_space = make_spaces()
-        self.x = self.y = self.steps = self.corridor = self.goal = 0
+        self.x = self.y = self.steps = self.corridor = self.goal = self.turns = self.correct_turns = 0
         self._informed = False
         self._running = False
         self._last_action: Action | None = None
@@ -247,9 +258,8 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         if seed is not None or self._noise_rng is None:
             self._noise_rng = make_noise_generator(self.np_random)
             self._cursor = NOISE_BLOCK
-        self.goal, self.corridor = self.config.draw_episode(self.np_random)
-        self.x = self.y = self.steps = 0
-        self._informed = not self.config.active
+        self.turns = self.correct_turns = 0
+        self._start_corridor()
         self._running = True
         self._last_action = None
         observation = self._observe()
@@ -272,17 +282,22 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.x = min(max(x + DX[action], self.config.leftmost), self.corridor)
         self.y = DY[action] if x == self.corridor else 0
         self.steps += 1
-        terminated = self.y != 0 or self.steps == self.config.length
-        success = self.y == self.goal
+        turned = self.y != 0
+        correct = self.y == self.goal
+        self.turns += turned
+        self.correct_turns += correct
+        terminated = self.turns == self.config.n_corridors if turned else self.steps == self.config.length
         found_oracle = not self._informed and self.x < 0
         self._informed |= found_oracle
-        reward = float(success) if terminated else self._shaping(progress=self.x > x or found_oracle)
+        reward = float(correct) if turned or terminated else self._shaping(progress=self.x > x or found_oracle)
+        if turned and not terminated:
+            self._start_corridor()
         self._running = not terminated
         self._last_action = Action(int(action))
         observation = self._observe()
         if self.render_mode == "human":
             self.render()
-        return observation, reward, terminated, False, {"is_success": success} if terminated else {}
+        return observation, reward, terminated, False, self._summary() if terminated else {}
 
     def oracle_action(self) -> int:
         """Return the action of an expert that knows the goal.
@@ -316,6 +331,9 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
             leftmost=self.config.leftmost,
             steps=self.steps,
             length=self.config.length,
+            turns=self.turns,
+            correct_turns=self.correct_turns,
+            n_corridors=self.config.n_corridors,
             last_action=None if self._last_action is None else self._last_action.name.lower(),
         )
         image = draw(scene)
@@ -335,6 +353,15 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _require(self, condition: bool) -> None:
         if not condition:
             raise ResetNeeded("No episode is running: call `reset` first.")
+
+    def _start_corridor(self) -> None:
+        self.goal, self.corridor = self.config.draw_corridor(self.np_random)
+        self.x = self.y = self.steps = 0
+        self._informed = not self.config.active
+
+    def _summary(self) -> dict[str, Any]:
+        n_corridors = self.config.n_corridors
+        return {"is_success": self.correct_turns == n_corridors, "turn_success": self.correct_turns / n_corridors}
 
     def _hint(self) -> int:
         visible = self.x < 0 if self.config.active else self.steps < self.config.hint_steps

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 720, 340
 CELL = 56
 VISIBLE_CELLS = 11
 ROW = 156
+PROGRESS_WIDTH, PROGRESS_Y = 200, 260
 BAR_LEFT, BAR_RIGHT, BAR_Y = 52, WIDTH - 52, 296
 
 Color = tuple[int, int, int]
@@ -40,8 +41,11 @@ class Scene(NamedTuple):
     :param hint: the goal while the agent sees it, else 0
     :param corridor: cells before the junction
     :param leftmost: position of the leftmost cell; a negative one is the oracle
-    :param steps: steps taken
+    :param steps: steps taken in the corridor
     :param length: step limit
+    :param turns: turns taken in the episode
+    :param correct_turns: how many of them were right
+    :param n_corridors: corridors of the episode
     :param last_action: name of the last action, None right after a reset
     """
 
@@ -53,13 +57,16 @@ class Scene(NamedTuple):
     leftmost: int
     steps: int
     length: int
+    turns: int
+    correct_turns: int
+    n_corridors: int
     last_action: str | None
 
     @property
     def outcome(self) -> str | None:
         """How the episode ended, None while it runs."""
         if self.y:
-            return "success" if self.y == self.goal else "failure: wrong turn"
+            return "success" if self.correct_turns == self.n_corridors else "failure: wrong turn"
         return "failure: out of steps" if self.steps == self.length else None
 
 
@@ -89,6 +96,8 @@ def draw(scene: Scene) -> np.ndarray:
     _draw_header(surface, scene)
     _draw_maze(surface, scene)
     _draw_bar(surface, scene)
+    if scene.n_corridors > 1:
+        _draw_progress(surface, scene)
     return np.ascontiguousarray(pygame.surfarray.array3d(surface).swapaxes(0, 1))
 
 
@@ -122,7 +131,7 @@ def _draw_header(surface: Surface, scene: Scene) -> None:
     _write(surface, f"step {scene.steps} / {scene.length}", (24, 24), 26, anchor="midleft")
     _write(surface, f"last action: {scene.last_action or '-'}", (WIDTH / 2, 24), 26)
     if scene.outcome:
-        color = GOAL if scene.y == scene.goal else FAILURE
+        color = GOAL if scene.outcome == "success" else FAILURE
         _write(surface, scene.outcome, (WIDTH - 24, 24), 26, color, anchor="midright")
 
 
@@ -187,6 +196,18 @@ def _draw_bar(surface: Surface, scene: Scene) -> None:
     _write(surface, str(scene.leftmost), (BAR_LEFT, BAR_Y + 29), 18, PALE)
     _write(surface, str(scene.corridor), (BAR_RIGHT, BAR_Y + 29), 18, PALE)
     pygame.draw.circle(surface, AGENT, (place(scene.x), BAR_Y - 14 * scene.y), 8)
+
+
+def _draw_progress(surface: Surface, scene: Scene) -> None:
+    pygame = import_pygame()
+    number = min(scene.turns + 1, scene.n_corridors)
+    _write(surface, f"corridor {number} of {scene.n_corridors}", (BAR_LEFT, PROGRESS_Y), 22, anchor="midleft")
+    _write(surface, f"correct turns: {scene.correct_turns} of {scene.turns}", (BAR_RIGHT, PROGRESS_Y), 22, anchor="midright")
+    track = pygame.Rect(0, 0, PROGRESS_WIDTH, 8)
+    track.center = WIDTH // 2, PROGRESS_Y
+    pygame.draw.rect(surface, FLOOR, track, border_radius=4)
+    track.width = round(PROGRESS_WIDTH * scene.turns / scene.n_corridors)
+    pygame.draw.rect(surface, AGENT, track, border_radius=4)
 
 
 def _write(surface: Surface, text: str, place: Point, size: int, color: Color = INK, anchor: str = "center") -> None:

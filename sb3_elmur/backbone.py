@@ -145,16 +145,18 @@ class Backbone(nn.Module):
         y, state = self.core.step(self.embed(features), state, episode_starts, inplace=inplace)
         return self.norm(y), state
 
-    def replay(self, features: Tensor, memory: Memory, lengths: Tensor) -> Tensor:
+    def replay(self, features: Tensor, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
         """
         Run chains of consecutive segments.
 
         :param features: (R, features_dim) in segment-major order, as :meth:`sb3_elmur.elmur.Elmur.replay` takes tokens.
         :param memory: Memory before each chain, C rows.
         :param lengths: Tokens of each chain, (C,) int64.
-        :return: Latent (R, D).
+        :param need_memory: Whether the returned memory is used.
+        :return: Latent (R, D), and memory after the last segment, of the chains that reach it.
         """
-        return self.norm(self.core.replay(self.embed(features), memory, lengths))
+        y, memory = self.core.replay(self.embed(features), memory, lengths, need_memory=need_memory)
+        return self.norm(y), memory
 
     def reopen(self, features: Tensor, memory: Memory, lengths: Tensor) -> ElmurState:
         """

@@ -64,21 +64,21 @@ class ElmurConfig:
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "segment_length", "memory_size", "max_distance", "n_routed_experts"):
-            _check_count(name, getattr(self, name), 1)
-        _check_count("n_shared_experts", self.n_shared_experts, 0)
-        _check_count("top_k", self.top_k, 1)
+            check_count(name, getattr(self, name), 1)
+        check_count("n_shared_experts", self.n_shared_experts, 0)
+        check_count("top_k", self.top_k, 1)
         for name in ("d_ff", "routed_d_ff", "shared_d_ff"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), 1)
-        _check_range("lru_blend", self.lru_blend, 0.0, 1.0)
+                check_count(name, getattr(self, name), 1)
+        check_range("lru_blend", self.lru_blend, 0.0, 1.0)
         for name in ("memory_init_std", "aux_loss_coef"):
-            _check_range(name, getattr(self, name), 0.0, float("inf"))
+            check_range(name, getattr(self, name), 0.0, float("inf"))
         for name in ("dropout", "attention_dropout", "memory_dropout"):
-            _check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
-        _check_choice("blend", self.blend, ("fixed",))
-        _check_choice("norm", self.norm, ("layer", "rms"))
-        _check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
-        _check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))
+            check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
+        check_choice("blend", self.blend, ("fixed", "learned", "gated"))
+        check_choice("norm", self.norm, ("layer", "rms"))
+        check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
+        check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))
         for name in ("norm_first", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False. Received {getattr(self, name)!r}.")
@@ -94,18 +94,18 @@ class ElmurConfig:
             )
 
 
-def _check_count(name: str, value: object, smallest: int) -> None:
+def check_count(name: str, value: object, smallest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
         raise ValueError(f"`{name}` must be an integer of at least {smallest}. Received {value!r}.")
 
 
-def _check_range(name: str, value: object, low: float, high: float, open_end: bool = False) -> None:
+def check_range(name: str, value: object, low: float, high: float, open_end: bool = False) -> None:
     allowed = f"[{low:g}, {high:g}" + (")" if open_end or high == float("inf") else "]")
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
     if not low <= number <= high or number == float("inf") or (open_end and number == high):
         raise ValueError(f"`{name}` must be a number in {allowed}. Received {value!r}.")
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.")

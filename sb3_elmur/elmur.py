@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from sb3_elmur.attention import sinusoids
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.feedforward import RouterLoad, attach_gradient
+from sb3_elmur.feedforward import MixtureOfExperts, RouterLoad, attach_gradient
 from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants, SharedColumns
 from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, write_slot
 from sb3_elmur.unroll import advance, replay, unroll
@@ -214,7 +214,7 @@ class Elmur(nn.Module):
         )
         return self._balanced(y, load), memory, tokens
 
-    def replay(self, x: Tensor, memory: Memory, lengths: Tensor) -> Tensor:
+    def replay(self, x: Tensor, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
         """
         Run chains of consecutive segments, with gradients through their memory; see :func:`sb3_elmur.unroll.replay`.
 
@@ -223,10 +223,13 @@ class Elmur(nn.Module):
         :param x: Tokens of C chains in segment-major order, (R, D).
         :param memory: Memory before each chain, C rows.
         :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
-        :return: Outputs, (R, D).
+        :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
+        :return: Outputs, (R, D), and memory after the last segment, of the chains that reach it.
         """
         load = self._router_load()
-        return self._balanced(replay(partial(self.segment, load=load), self.segment_length, x, memory, lengths), load)
+        run_segment = partial(self.segment, load=load)
+        y, memory = replay(run_segment, self.segment_length, x, memory, lengths, need_memory)
+        return self._balanced(y, load), memory
 
     def reopen(self, x: Tensor, memory: Memory, lengths: Tensor) -> ElmurState:
         """
@@ -243,7 +246,7 @@ class Elmur(nn.Module):
 
     def _router_load(self) -> RouterLoad | None:
         balanced = self.training and th.is_grad_enabled() and self.config.ffn == "moe" and self.config.aux_loss_coef > 0
-        return RouterLoad() if balanced else None
+        return RouterLoad(m for m in self.modules() if isinstance(m, MixtureOfExperts)) if balanced else None
 
     def _balanced(self, y: Tensor, load: RouterLoad | None) -> Tensor:
         """``y``, through which a backward pass also balances the experts."""
@@ -291,13 +294,11 @@ class Elmur(nn.Module):
         time = start[:, None] + th.arange(self.segment_length, device=rows.device)
         write_index = self._bias_index(anchors.gather(1, slot[:, None])[:, :, None] - time[:, None, :])
         old = memory.slots[rows, :, slot]  # (b, N, D)
-        candidates = [
-            layer.candidate(old[:, n, None], output, write_index, load)
+        content = [
+            layer.rewrite(old[:, n, None], empty, output, write_index, load)
             for n, (layer, output) in enumerate(zip(self.layers, outputs, strict=True))
         ]
-        weight = old.new_full(empty.shape, self.config.lru_blend).masked_fill(empty, 1.0)[:, None, None]
-        content = old.lerp(th.cat(candidates, dim=1), weight.expand_as(old))
-        return write_slot(memory, rows, slot, content, time[:, -1], inplace=inplace), slot
+        return write_slot(memory, rows, slot, th.cat(content, dim=1), time[:, -1], inplace=inplace), slot
 
     def _begin_episodes(self, state: ElmurState, episode_starts: Tensor, put: Callable[..., Tensor]) -> ElmurState:
         rows = episode_starts.nonzero().squeeze(1)

@@ -4,6 +4,7 @@ Feed-forward networks of the ELMUR layer: dense SwiGLU, dense GELU, and a mixtur
 All map (..., D) to (..., D) and share one signature; only the mixture uses the router arguments.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch as th
@@ -11,17 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_elmur.config import ElmurConfig
+from sb3_elmur.distributed import current_group
 
 
 class RouterLoad:
     """
     Collects the choices of all routers in one pass, for the load-balancing loss (DeepSeekMoE, arXiv 2401.06066, eq. 12-14).
 
-    A pass over several segments calls every router several times; its statistics are pooled over all of them.
+    A pass over several segments calls every router several times; its statistics are pooled over all of them, and over the
+    processes that train together.
+
+    :param routers: The mixtures of experts, all with as many experts.
     """
 
-    def __init__(self) -> None:
-        self._totals: dict[MixtureOfExperts, tuple[Tensor, Tensor, Tensor]] = {}
+    def __init__(self, routers: Iterable["MixtureOfExperts"]) -> None:
+        self._totals = {router: router.router.weight.new_zeros(2 * router.n_routed + 1) for router in routers}
 
     def add(self, router: "MixtureOfExperts", probabilities: Tensor, chosen: Tensor, real: Tensor | None) -> None:
         """
@@ -31,22 +36,22 @@ class RouterLoad:
         :param real: (...), false for padding; ``None`` means that all tokens are real.
         """
         weight = th.ones_like(probabilities[..., :1]) if real is None else real[..., None].to(probabilities.dtype)
-        added, chosen_added, tokens = (
-            (x * weight).flatten(0, -2).sum(0) for x in (probabilities, chosen, th.ones_like(weight))
-        )
-        before = self._totals.get(router, (0.0, 0.0, 0.0))
-        self._totals[router] = (before[0] + added, before[1] + chosen_added, before[2] + tokens)
+        counted = th.cat((probabilities * weight, chosen * weight, weight), dim=-1)
+        self._totals[router] = self._totals[router] + counted.flatten(0, -2).sum(0)
 
     def loss(self) -> Tensor:
         """
         ``E / k * sum_e f_e P_e``, averaged over the routers: f_e is the fraction of choices that went to expert e, P_e its
         mean probability.
+
+        In a group of n processes the gradient is n times that of this one's tokens, since gradients will be averaged.
         """
-        losses = []
-        for router, (probabilities, chosen, tokens) in self._totals.items():
-            share = chosen / (tokens * router.n_chosen)
-            losses.append(router.n_routed / router.n_chosen * (share * probabilities / tokens).sum())
-        return th.stack(losses).mean()
+        router, group = next(iter(self._totals)), current_group()
+        own = th.stack(list(self._totals.values()))
+        pooled = group.total(own.detach()) + group.size * (own - own.detach())
+        probabilities, chosen, tokens = pooled[pooled[:, -1] > 0].split((router.n_routed, router.n_routed, 1), dim=1)
+        share = chosen / (tokens * router.n_chosen)
+        return router.n_routed / router.n_chosen * (share * probabilities / tokens).sum(1).mean()
 
 
 class _AttachGradient(th.autograd.Function):

@@ -6,6 +6,7 @@ import torch as th
 from torch import Tensor, nn
 
 from sb3_elmur.attention import CrossAttention, SelfAttention
+from sb3_elmur.blending import make_blend
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.feedforward import RouterLoad, make_feedforward
 
@@ -94,6 +95,7 @@ class ElmurLayer(nn.Module):
         self.around_attention, self.around_read, self.around_token_ffn = (Residual(config) for _ in range(3))
         self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
         self.candidate_dropout = make_dropout(config.memory_dropout)
+        self.blend = make_blend(config)
 
     def bias(self, index: Tensor) -> Tensor:
         """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
@@ -123,11 +125,14 @@ class ElmurLayer(nn.Module):
         x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, bias, columns))
         return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
 
-    def candidate(self, slot: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None) -> Tensor:
+    def rewrite(
+        self, slot: Tensor, empty: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None
+    ) -> Tensor:
         """
-        New content for the slot about to be written. Slots do not interact, so the others need none.
+        New content of the slot about to be written. Slots do not interact, so the others need none.
 
         :param slot: Its old content, (B, 1, D).
+        :param empty: Whether nothing was written to it yet, (B,) bool; then the candidate replaces it.
         :param outputs: The layer's outputs for the whole segment, (B, L, D).
         :param write_index: Rows of the relative bias table, (B, 1, L).
         :param load: Where to record router choices.
@@ -136,4 +141,10 @@ class ElmurLayer(nn.Module):
         keys, values = self.write.project(outputs)
         c = self.around_write.after(slot, self.write(self.around_write.before(slot), keys, values, self.bias(write_index)))
         c = self.around_memory_ffn.after(c, self.memory_ffn(self.around_memory_ffn.before(c), load))
-        return self.candidate_dropout(c)
+        candidate = self.candidate_dropout(c)
+        weight = self.blend(slot, candidate).masked_fill(empty[:, None, None], 1.0)
+        if getattr(self.blend, "softback", False):
+            soft = self.blend.soft.masked_fill(empty[:, None, None], 1.0)
+            new = slot.lerp(candidate, soft.expand_as(slot))
+            return new + (th.where(weight > 0.5, candidate, slot) - new).detach()
+        return slot.lerp(candidate, weight.expand_as(slot))

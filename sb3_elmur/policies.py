@@ -246,7 +246,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         if isinstance(states, PolicyState):
             return backbone.step(features, own, episode_starts, inplace=True)
         if isinstance(states, Chains):
-            return backbone.replay(features, own, states.lengths)[states.counted], own
+            return backbone.replay(features, own, states.lengths)[0][states.counted], own
         return backbone(features, own, episode_starts, detach_memory=self.detach_memory, need_state=need_state)
 
     def forward(  # type: ignore[override]
@@ -332,6 +332,20 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         if self.critic_backbone is None:
             return PolicyState(pi, pi)
         return PolicyState(pi, self.critic_backbone.reopen(vf_features, memories[1], lengths))
+
+    def replay(self, obs: PyTorchObs, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
+        """
+        Inputs of the action network for chains of consecutive segments.
+
+        :param obs: Observations in segment-major order, (R, ...): the first segments of all chains, then the second ones.
+        :param memory: The actor's memory before each of the C chains.
+        :param lengths: Steps of each chain, (C,) int64; their numbers of segments do not increase.
+        :param need_memory: Whether the returned memory is used.
+        :return: (R, latent_dim), and memory after the last segment, of the chains that reach it.
+        """
+        features, _ = self._features(obs)
+        latent, memory = self.backbone.replay(features, memory, lengths, need_memory=need_memory)
+        return self.mlp_extractor.forward_actor(latent), memory
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:

@@ -106,7 +106,9 @@ def advance(
     return y, memory, tokens.masked_fill((slot >= open_phase[:, None])[..., None], 0.0)
 
 
-def replay(run_segment: RunSegment, segment_length: int, x: Tensor, memory: Memory, lengths: Tensor) -> Tensor:
+def replay(
+    run_segment: RunSegment, segment_length: int, x: Tensor, memory: Memory, lengths: Tensor, need_memory: bool = False
+) -> tuple[Tensor, Memory]:
     """
     Run chains of consecutive segments, without any padding between them.
 
@@ -116,10 +118,12 @@ def replay(run_segment: RunSegment, segment_length: int, x: Tensor, memory: Memo
         of those that have one, and so on.
     :param memory: Memory before each chain, C rows, at a segment's start.
     :param lengths: Tokens of each chain, (C,) int64, ordered so that their numbers of segments do not increase.
-    :return: Outputs, (R, D), in the order of ``x``.
+    :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
+    :return: Outputs, (R, D), in the order of ``x``, and memory after the last segment, of the chains that reach it.
     """
     outputs, begin, remaining = [], 0, lengths
     while len(remaining):
+        memory = memory.rows(slice(len(remaining)))
         present = remaining.clamp(max=segment_length)
         longest, count = int(present.max()), int(present.sum())
         segment = x[begin : begin + count]
@@ -131,8 +135,7 @@ def replay(run_segment: RunSegment, segment_length: int, x: Tensor, memory: Memo
             segment = x.new_zeros(*real.shape, x.shape[1]).masked_scatter(real[..., None], segment)
         remaining = remaining - segment_length
         remaining = remaining[remaining > 0]
-        y, memory = run_segment(segment, memory, present, write=len(remaining) > 0)
-        memory = memory.rows(slice(len(remaining)))
+        y, memory = run_segment(segment, memory, present, write=need_memory or len(remaining) > 0)
         outputs.append(y.flatten(0, 1) if full else y[real])
         begin += count
-    return th.cat(outputs)
+    return th.cat(outputs) if outputs else x, memory

@@ -151,7 +151,8 @@ def test_turn_terminates_with_the_reward_of_the_side() -> None:
         env.step(RIGHT)
         _, reward, terminated, truncated, info = env.step(turn)
         success = (turn == UP) == (env.goal > 0)
-        assert (reward, terminated, truncated, info) == (float(success), True, False, {"is_success": success})
+        assert (reward, terminated, truncated) == (float(success), True, False)
+        assert info == {"is_success": success, "turn_success": float(success)}
 
 
 @pytest.mark.parametrize("reward", REWARDS)
@@ -160,14 +161,14 @@ def test_deadline_terminates_with_reward_zero(reward: str) -> None:
     steps = [env.step(LEFT) for _ in range(4)]
     assert [step[2] for step in steps] == [False, False, False, True]
     assert not any(step[3] for step in steps)
-    assert [step[4] for step in steps] == [{}, {}, {}, {"is_success": False}]
+    assert [step[4] for step in steps] == [{}, {}, {}, {"is_success": False, "turn_success": 0.0}]
     assert steps[-1][1] == 0.0
 
 
 def test_turn_on_the_last_step_counts() -> None:
     env = started(length=4)
     rewards_of(env, [LEFT, RIGHT, RIGHT])
-    assert env.step(env.oracle_action())[1:] == (1.0, True, False, {"is_success": True})
+    assert env.step(env.oracle_action())[1:] == (1.0, True, False, {"is_success": True, "turn_success": 1.0})
 
 
 def test_sparse_reward_is_zero_before_the_end() -> None:
@@ -194,7 +195,7 @@ def test_oracle_returns_exactly_one(arguments: dict[str, Any], seed: int) -> Non
     rewards, info = play_oracle(env)
     assert sum(rewards) == 1.0
     assert len(rewards) == env.corridor + (3 if arguments["active"] else 1)
-    assert info == {"is_success": True}
+    assert info == {"is_success": True, "turn_success": 1.0}
 
 
 def test_random_turn_succeeds_half_the_time() -> None:
@@ -313,12 +314,15 @@ def test_ids_pass_both_checkers(env_id: str) -> None:
 
 
 def test_ids_name_variant_and_length() -> None:
-    assert len(IDS) == 16
+    assert len(IDS) == 27
     for env_id in IDS:
         spec = gymnasium.spec(env_id)
         config = gymnasium.make(env_id).get_wrapper_attr("config")
-        digits = "".join(filter(str.isdigit, env_id.removesuffix("-v0")))
-        assert config == TMazeConfig(length=int(digits or 30), active="Active" in env_id)
+        match = re.fullmatch(r"TMaze(Passive|Active|Endless)(?:(\d+)x)?(\d+)?-v0", env_id)
+        assert match is not None
+        variant, n_corridors, length = match.groups()
+        n_corridors = n_corridors or (3 if variant == "Endless" else 1)
+        assert config == TMazeConfig(length=int(length or 30), active=variant == "Active", n_corridors=int(n_corridors))
         assert spec.max_episode_steps is None
 
 
