@@ -21,6 +21,7 @@ def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = Non
     :raises gymnasium.error.UnregisteredEnv: if the id is unknown
     """
     spec = gymnasium.spec(env_id)
-    if spec.entry_point in NATIVE:
-        return NATIVE[spec.entry_point](n_envs, **{**spec.kwargs, **(env_kwargs or {})})
+    batch_class = NATIVE.get(str(spec.entry_point))
+    if batch_class and not spec.max_episode_steps and not spec.additional_wrappers:
+        return batch_class(n_envs, **{**spec.kwargs, **(env_kwargs or {})})
     return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)

@@ -1,4 +1,4 @@
-"""From features to latents: the ELMUR stack between a Linear and the heads, with its state packed or cached."""
+"""From features to latents: the memory core between a Linear and the heads, with its state packed or cached."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,8 +8,9 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sb3_elmur.cells import make_core
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.elmur import Elmur, ElmurState
+from sb3_elmur.elmur import CoreState
 from sb3_elmur.layer import make_norm
 from sb3_elmur.memory import Memory, PackedLayout
 
@@ -31,8 +32,8 @@ class PolicyState(NamedTuple):
     :param vf: The critic's.
     """
 
-    pi: ElmurState
-    vf: ElmurState
+    pi: CoreState
+    vf: CoreState
 
     def rows(self, index: Tensor) -> "PolicyState":
         """The rows that ``index`` (b,) selects."""
@@ -64,7 +65,7 @@ class LiveState(NamedTuple):
     :param tokens: Inputs of the open segment's tokens, (B, L, D); others may be anything.
     """
 
-    state: ElmurState
+    state: CoreState
     tokens: Tensor
 
 
@@ -98,18 +99,18 @@ class RememberingPair(tuple[np.ndarray, ...]):
 
 class Backbone(nn.Module):
     """
-    Features to latent: Linear, ELMUR stack, and a final norm if the stack is pre-norm.
+    Features to latent: Linear, memory core, and a final norm behind a pre-norm ELMUR stack.
 
     :param features_dim: Width of the features.
-    :param config: Hyper-parameters of the stack.
+    :param config: Hyper-parameters of the core.
     """
 
     def __init__(self, features_dim: int, config: ElmurConfig) -> None:
         super().__init__()
         self.embed = nn.Linear(features_dim, config.d_model)
-        self.core = Elmur(config)
-        self.norm = make_norm(config) if config.norm_first else nn.Identity()
-        self.layout = PackedLayout(config.n_layers, config.memory_size, config.d_model, config.segment_length)
+        self.core = make_core(config)
+        self.norm = make_norm(config) if config.core == "elmur" and config.norm_first else nn.Identity()
+        self.layout = PackedLayout(config.n_layers, self.core.initial_slots.shape[1], config.d_model, config.segment_length)
 
     def forward(
         self, features: Tensor, pair: Pair, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
@@ -132,8 +133,8 @@ class Backbone(nn.Module):
         return self.norm(y.flatten(0, 1)), self.layout.pack(memory, tokens) if need_state else pair
 
     def step(
-        self, features: Tensor, state: ElmurState, episode_starts: Tensor, *, inplace: bool = False
-    ) -> tuple[Tensor, ElmurState]:
+        self, features: Tensor, state: CoreState, episode_starts: Tensor, *, inplace: bool = False
+    ) -> tuple[Tensor, CoreState]:
         """
         Run one step with cached keys and values.
 
@@ -158,7 +159,7 @@ class Backbone(nn.Module):
         y, memory = self.core.replay(self.embed(features), memory, lengths, need_memory=need_memory)
         return self.norm(y), memory
 
-    def reopen(self, features: Tensor, memory: Memory, lengths: Tensor) -> ElmurState:
+    def reopen(self, features: Tensor, memory: Memory, lengths: Tensor) -> CoreState:
         """
         State for :meth:`step` after the beginnings of chains.
 

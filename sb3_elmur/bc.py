@@ -5,8 +5,8 @@ Episodes are trained on from their starts in chains of ``bptt_segments`` segment
 which gradients flow; the memory after it, detached, begins the episode's next chain. Nothing is padded.
 """
 
+import copy
 import math
-import pickle
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
 
 CHECKPOINT, BEST_MODEL = "checkpoint.pt", "best_model.zip"
+PROGRESS = ("batches_done", "updates", "steps", "best_reward", "epoch_sums")  # attributes of `BC`, to be restored
 
 
 class Batch(NamedTuple):
@@ -60,20 +61,23 @@ class ChainLoss(nn.Module):
         super().__init__()
         self.policy, self.cloning_loss = policy, cloning_loss
 
-    def forward(self, batch: Batch, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
+    def forward(self, batch: Batch, memory: Memory, need_memory: bool) -> tuple[Tensor, Tensor, Memory]:
         """
         :param batch: C chains.
         :param memory: Memory before them.
-        :return: The sum of the steps' losses, what else is summed over the steps (squared length of the action network's
-            input, then the measures of the loss), and memory after the last segment, detached, of the chains that reach it.
+        :param need_memory: Whether the returned memory is used.
+        :return: The sum of the steps' losses; the number of steps and sums over them, (3 + m,): of losses, of the squared
+            length of the action network's input, and of the m measures of the loss; and memory after the last segment,
+            detached, of the chains that reach it.
         """
-        latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=True)
+        latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=need_memory)
         outputs = self.policy.action_net(latent).float()
         loss = self.cloning_loss.loss(outputs, batch.actions).sum()
+        measured = self.cloning_loss.measure(outputs.detach(), batch.actions).sum(0)
+        square = latent.detach().float().square().sum()
+        sums = th.cat((th.stack((loss.new_tensor(len(latent)), loss.detach(), square)), measured))
         if current_group().size > 1:  # so that every process gives all parameters a gradient, whatever its share is
             loss = loss + 0.0 * th.stack([parameter.sum() for parameter in self.policy.parameters()]).sum()
-        measured = self.cloning_loss.measure(outputs.detach(), batch.actions).sum(0)
-        sums = th.cat((latent.detach().float().square().sum()[None], measured))
         return loss, sums, memory._replace(slots=memory.slots.detach())
 
 
@@ -87,6 +91,7 @@ class BC:
     :param episodes: The data set.
     :param config: Hyper-parameters.
     :param eval_env: Where the policy is evaluated during training, if anywhere.
+    :raises ValueError: If discrete actions do not begin at 0.
     """
 
     def __init__(
@@ -113,7 +118,9 @@ class BC:
 
         self.batches_done = self.updates = self.steps = 0
         self.best_reward = -math.inf
-        self.running_sums: Tensor | None = None  # running means over updates of what a pass sums, per step
+        # Of the present epoch: updates, and sums over them of gradient norm and load-balancing loss; then what `ChainLoss`
+        # sums over steps.
+        self.epoch_sums: Tensor | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -131,13 +138,12 @@ class BC:
 
         :param folder: Where to keep ``checkpoint.pt``, and the best model of all evaluations, ``best_model.zip``.
         :param progress_bar: Whether to show one.
-        :raises ValueError: If the checkpoint is of another run, or no checkpoint at all.
+        :raises ValueError: If the checkpoint is of another run, or no checkpoint at all; nothing is restored then.
+        :raises FloatingPointError: If a loss or a gradient is not finite. The checkpoint is an earlier one.
         """
         folder = None if folder is None else Path(folder)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            if (folder / CHECKPOINT).exists():
-                self._restore(folder / CHECKPOINT)
+            self._restore(folder)
         if not self.model._custom_logger:
             log = self.model.tensorboard_log if self.group.rank == 0 else None
             self.model._logger = configure_logger(self.model.verbose if self.group.rank == 0 else 0, log, "BC")
@@ -156,14 +162,19 @@ class BC:
         """
         Save the model, as :meth:`sb3_elmur.RecurrentPPO.save` does, but never half of it.
 
-        :param path: The zip file.
+        :param path: The zip file; its suffix may be left out.
         """
         self._fit_spread()
-        with atomic_path(path) as temporary:
+        path = Path(path)
+        with atomic_path(path if path.suffix else path.with_suffix(".zip")) as temporary:
             self.model.save(temporary)
 
     def train_batch(self) -> None:
-        """Train on the next batch of episodes: one update for each chain of the longest."""
+        """
+        Train on the next batch of episodes: one update for each chain of the longest.
+
+        :raises FloatingPointError: If a loss or a gradient is not finite.
+        """
         rank, size = self.group
         epoch, batch = divmod(self.batches_done, self.batches_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.episodes))
@@ -174,12 +185,24 @@ class BC:
         own_lengths = lengths[rank::size]
 
         th.manual_seed(int(np.random.SeedSequence((self.seed, self.batches_done, rank)).generate_state(1)[0]))
-        self.policy.set_training_mode(True)
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
         memory = self.policy.initial_memories(len(own))[0]
+        sums = []
         for begin in range(0, int(lengths[0]), self.chain_length):
             n_steps = int((lengths - begin).clip(0, self.chain_length).sum())
             rows = int((own_lengths > begin).sum())
-            memory = self._update(self._chains(own[:rows], own_lengths[:rows], begin), memory.rows(slice(rows)), n_steps)
+            chains = self._chains(own[:rows], own_lengths[:rows], begin)
+            goes_on = begin + self.chain_length < lengths[0]
+            memory, summed = self._update(chains, memory.rows(slice(rows)), n_steps, goes_on)
+            sums.append(summed)
+        total = self.group.total(th.stack(sums).sum(0)).cpu().double()  # all numbers of the batch leave the device at once
+        if not total.isfinite().all():
+            raise FloatingPointError(
+                f"Loss or gradient is not finite in batch {self.batches_done + 1}. Lower `learning_rate`. "
+                f"Received {self.config.learning_rate:g}."
+            )
+        self.epoch_sums = total if self.epoch_sums is None or batch == 0 else self.epoch_sums + total
         self.batches_done += 1
 
     def _chains(self, episodes: list[Episode], lengths: np.ndarray, begin: int) -> Batch:
@@ -195,8 +218,8 @@ class BC:
         if isinstance(space, spaces.Dict):
             obs: Any = {key: _join([e.observations[key][part] for e, part in parts], space[key]) for key in space}
         else:
-            obs = _join([episode.observations[part] for episode, part in parts], space)
-        actions = _join([episode.actions[part] for episode, part in parts], self.policy.action_space)
+            obs = _join([e.observations[part] for e, part in parts], space)  # type: ignore[index]
+        actions = _join([e.actions[part] for e, part in parts], self.policy.action_space)
         if self.policy.squash_output:
             actions = self.policy.scale_action(actions)
         device = self.model.device
@@ -204,42 +227,33 @@ class BC:
             self.policy.obs_to_tensor(obs)[0], th.as_tensor(actions, device=device), th.as_tensor(ends - begin, device=device)
         )
 
-    def _update(self, batch: Batch, memory: Memory, n_steps: int) -> Memory:
+    def _update(self, batch: Batch, memory: Memory, n_steps: int, need_memory: bool) -> tuple[Memory, Tensor]:
         """
         One optimiser step.
 
         :param batch: This process's chains.
         :param memory: Memory before them.
         :param n_steps: Steps of the chains of all processes.
+        :param need_memory: Whether the returned memory is used.
+        :return: Memory after the chains, and this process's share of what ``epoch_sums`` sums.
         """
-        learning_rate = self._learning_rate()
         for options in self.optimizer.param_groups:
-            options["lr"] = learning_rate
+            options["lr"] = self._learning_rate()
         self.optimizer.zero_grad(set_to_none=False)
         with th.autocast(self.model.device.type, th.bfloat16, enabled=self.config.mixed_precision):
-            loss, sums, memory = self.chain_loss(batch, memory)
+            loss, sums, memory = self.chain_loss(batch, memory, need_memory)
         (loss * (self.group.size / n_steps)).backward()  # the mean over processes is then that over steps
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
         self.steps += n_steps
-
-        means = self.group.total(th.cat((loss.detach()[None], sums))) / n_steps
-        sums = means[1:]
-        self.running_sums = sums if self.running_sums is None else self.running_sums.lerp(sums, 0.01)
-        logger = self.model.logger
-        logger.record_mean("train/loss", means[0].item())
-        logger.record_mean(f"train/{self.metric}", sums[1:].mean().item())
-        logger.record_mean("train/grad_norm", norm.item())
-        logger.record("train/learning_rate", learning_rate)
         aux_loss = self.policy.backbone.core.aux_loss
-        if aux_loss is not None:
-            logger.record_mean("train/aux_loss", aux_loss.item())
-        return memory
+        common = th.stack((th.ones_like(norm), norm, th.zeros_like(norm) if aux_loss is None else aux_loss))
+        return memory, th.cat((common / self.group.size, sums))
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to zero."""
-        progress, warmup = (self.batches_done + 1) / self.total_batches, self.config.warmup
+        """Linear warm-up, then a cosine to zero, in the middle of the batch."""
+        progress, warmup = (self.batches_done + 0.5) / self.total_batches, self.config.warmup
         if progress < warmup:
             return self.config.learning_rate * progress / warmup
         return self.config.learning_rate * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
@@ -251,11 +265,25 @@ class BC:
         if within == 0:
             if self.eval_env is not None and (ended or epoch % self.config.eval_freq == 0):
                 self._evaluate(self.eval_env, folder)
-            self.model.logger.record("time/epoch", epoch)
-            self.model.logger.record("time/steps", self.steps)
-            self.model.logger.dump(self.updates)
+            self._log(epoch)
         if folder is not None and (ended or self.batches_done % self.config.save_freq == 0):
-            self._save_checkpoint(folder / CHECKPOINT)
+            with atomic_path(folder / CHECKPOINT) as temporary:
+                th.save(self._state(), temporary)
+
+    def _log(self, epoch: int) -> None:
+        """Log an epoch that is complete."""
+        assert self.epoch_sums is not None
+        updates, norm, aux_loss, steps, loss, _, *measured = self.epoch_sums.tolist()
+        logger = self.model.logger
+        logger.record("train/loss", loss / steps)
+        logger.record(f"train/{self.metric}", float(np.mean(measured)) / steps)
+        logger.record("train/grad_norm", norm / updates)
+        if self.policy.backbone.core.aux_loss is not None:
+            logger.record("train/aux_loss", aux_loss / updates)
+        logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
+        logger.record("time/epoch", epoch)
+        logger.record("time/steps", self.steps)
+        logger.dump(self.updates)
 
     def _evaluate(self, env: VecEnv, folder: Path | None) -> None:
         """Evaluate in the environment, always in the same episodes, and keep the model if it is the best so far."""
@@ -273,46 +301,71 @@ class BC:
         self.model.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
         if successes:
             self.model.logger.record("eval/success_rate", float(np.mean(successes)))
-        if folder is not None and np.mean(rewards) > self.best_reward:
+        if np.mean(rewards) > self.best_reward:
             self.best_reward = float(np.mean(rewards))
-            self.save(folder / BEST_MODEL)
+            if folder is not None:
+                self.save(folder / BEST_MODEL)
 
     def _fit_spread(self) -> None:
-        if isinstance(self.policy.action_space, spaces.Box) and self.running_sums is not None:
-            fit_log_std(self.policy, self.running_sums[1:], self.running_sums[0])
+        if isinstance(self.policy.action_space, spaces.Box) and self.epoch_sums is not None:
+            steps, _, latent_square, *squared_errors = self.epoch_sums[3:]
+            fit_log_std(self.policy, th.stack(squared_errors) / steps, latent_square / steps)
 
     def _run(self) -> dict[str, Any]:
         """What a run must have in common with a checkpoint to continue it."""
-        return {**asdict(self.config), "episodes": len(self.episodes), "seed": self.seed}
+        data = {"seed": self.seed, "episodes": len(self.episodes), "steps": int(self.episodes.lengths.sum())}
+        return {**asdict(self.config), **asdict(self.policy.config), **data}
 
-    def _save_checkpoint(self, path: Path) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
             "run": self._run(),
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": {name: getattr(self, name) for name in PROGRESS},
         }
-        with atomic_path(path) as temporary:
-            th.save(state, temporary)
 
-    def _restore(self, path: Path) -> None:
-        try:
-            state = th.load(path, map_location=self.model.device, weights_only=True)
-            run, policy, optimizer, progress = (state[key] for key in ("run", "policy", "optimizer", "progress"))
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a checkpoint of behaviour cloning: {error}") from error
-        different = [f"{key}={run.get(key)!r}" for key, value in self._run().items() if run.get(key) != value]
-        if different:
-            raise ValueError(
-                f"{path} is the checkpoint of a run with {', '.join(different)}. Continue with the same, or in another folder."
-            )
-        self.policy.load_state_dict(policy)
-        self.optimizer.load_state_dict(optimizer)
+    def _set_state(self, state: dict[str, Any]) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
         for name in PROGRESS:
-            setattr(self, name, progress[name])
+            setattr(self, name, state["progress"][name])
+
+    def _restore(self, folder: Path) -> None:
+        """Restore the checkpoint of a folder, which is made, if it has one. All of it is restored, or nothing."""
+        path = folder / CHECKPOINT
+
+        def read() -> dict[str, Any] | None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                return None
+            try:
+                state = th.load(path, map_location="cpu", weights_only=True)
+                run = dict(state)["run"]
+                different = [f"{key}={run.get(key)!r}" for key, value in self._run().items() if run.get(key) != value]
+            except Exception as error:  # whatever torch, zipfile and pickle make of damaged and foreign files
+                raise _no_checkpoint(path, error) from error
+            if different:
+                raise ValueError(
+                    f"{path} is the checkpoint of a run with {', '.join(different)}. "
+                    "Continue with the same, or in another folder."
+                )
+            return state
+
+        state = self.group.from_first(read)
+        if state is None:
+            return
+        before = copy.deepcopy(self._state())
+        try:
+            self._set_state(state)
+        except Exception as error:
+            self._set_state(before)
+            raise _no_checkpoint(path, error) from error
 
 
-PROGRESS = ("batches_done", "updates", "steps", "best_reward", "running_sums")
+def _no_checkpoint(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"{path} is not a checkpoint of this policy. {type(error).__name__}: {reason:.200}")
 
 
 def _join(parts: list[np.ndarray], space: spaces.Space) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ from torch import distributed as dist
 
 from sb3_elmur.bc import BC, CHECKPOINT
 from sb3_elmur.bc_config import BCConfig
+from sb3_elmur.config import check_count
 from sb3_elmur.datasets import open_episodes
 from sb3_elmur.distributed import Group, join_group
 from sb3_elmur.files import atomic_path
@@ -25,7 +27,10 @@ from sb3_elmur.options import key_value
 from sb3_elmur.ppo import RecurrentPPO
 
 ALGORITHM = "bc_elmur"
-MODEL_OPTIONS = ("policy", "policy_kwargs", "env_kwargs", "n_eval_envs")
+COMMAND = ("python", "-m", "sb3_elmur.bc")
+COMMAND_FILE = "command.txt"
+MODEL_OPTIONS: dict[str, Any] = {"policy": "ElmurPolicy", "policy_kwargs": {}, "env_kwargs": {}, "n_eval_envs": 1}
+ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, gymnasium.error.Error)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,59 +39,90 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: Command line; ``None`` means that of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = make_parser().parse_args(arguments)
-    for package in options.gym_packages:
-        importlib.import_module(package)
     try:
+        options, arguments = parse(sys.argv[1:] if arguments is None else arguments)
+        for package in options.gym_packages:
+            importlib.import_module(package)
         group, device = join_group(options.device)
         train(options, group, device, arguments)
-    except (ValueError, TypeError, FileNotFoundError, gymnasium.error.Error) as error:
+    except ERRORS as error:
         sys.exit(f"error: {error}")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line, with one option for each hyper-parameter of :class:`BCConfig`."""
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """
+    Parse the command line; with ``--continue RUN`` it is appended to the recorded one of that run.
+
+    :param arguments: Command line.
+    :return: The options, and the command line that says the same without ``--continue``.
+    :raises ValueError: If there is no such run.
+    """
+    continuing = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    continuing.add_argument(
+        "--continue", dest="run", type=Path, metavar="RUN",
+        help="folder of an interrupted run to go on with; its options need not be repeated",
+    )  # fmt: skip
+    continued, rest = continuing.parse_known_args(arguments)
+    if continued.run is not None:
+        record = next(continued.run.glob(f"*/{COMMAND_FILE}"), None)
+        if record is None:
+            raise ValueError(f"`--continue` must be the folder of a run. Received '{continued.run}', without {COMMAND_FILE}.")
+        rest = shlex.split(record.read_text())[len(COMMAND) :] + rest
+    return make_parser(continuing).parse_args(rest, continued), rest
+
+
+def make_parser(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The command line, with one option for each hyper-parameter of :class:`BCConfig`, and those of ``parents``."""
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_elmur.bc",
-        description="Train a policy by behaviour cloning. Hyper-parameters come from the YAML file, keyed by environment id "
-        "or `default`; those on the command line come first. Runs on several GPUs or machines by `torchrun`.",
+        prog=" ".join(COMMAND),
+        description="Train a policy by behaviour cloning. Hyper-parameters come from a YAML file, keyed by environment id or "
+        "`default`; those given here replace them. Several GPUs or machines train together under `torchrun -m sb3_elmur.bc`.",
+        parents=parents,
     )
-    parser.add_argument("--env", required=True, help="id of the environment, whose spaces and rewards count")
+    parser.add_argument("--env", required=True, help="id of the environment that the episodes are from")
     parser.add_argument("--data", required=True, help="folder of .npz episodes, or minari:<id>")
-    parser.add_argument("--conf-file", type=Path, help="YAML of hyper-parameters (zoo_configs/bc_elmur.yml)")
-    parser.add_argument("-f", "--log-folder", type=Path, default=Path("logs"))
-    parser.add_argument("--continue", dest="resume", type=Path, metavar="RUN", help="run folder of an interrupted training")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("-tb", "--tensorboard-log", default=None, help="folder of TensorBoard logs")
-    parser.add_argument("--gym-packages", nargs="*", default=[], help="packages to import, that register environments")
+    parser.add_argument("--conf-file", type=Path, metavar="YAML", help="hyper-parameters (default: zoo_configs/bc_elmur.yml)")
+    parser.add_argument(
+        "-f", "--log-folder", type=Path, default=Path("logs"), metavar="FOLDER", help="where run folders go (default: logs)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
+    parser.add_argument("-tb", "--tensorboard-log", metavar="FOLDER", help="where TensorBoard logs go (default: nowhere)")
+    parser.add_argument(
+        "--gym-packages", nargs="+", default=[], metavar="PACKAGE", help="packages to import, that register environments"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
-    parser.add_argument("--policy", help="policy class")
-    for name in ("policy_kwargs", "env_kwargs"):
-        flag, example = f"--{name.replace('_', '-')}", "key:value pairs, values as in Python"
-        parser.add_argument(flag, dest=name, nargs="+", type=key_value, metavar="KEY:VALUE", help=example)
-    parser.add_argument("--n-eval-envs", type=int, help="environments of the evaluation")
-    documentation = dict(re.findall(r":param (\w+): ((?:.|\n)*?)(?=\n\s*:)", BCConfig.__doc__ or ""))
     hyper_parameters = parser.add_argument_group("hyper-parameters")
+    hyper_parameters.add_argument("--policy", help="policy class (default: ElmurPolicy)")
+    for name, what in (("policy_kwargs", "policy"), ("env_kwargs", "environments in which it is evaluated")):
+        hyper_parameters.add_argument(
+            _flag(name), nargs="+", type=key_value, metavar="KEY:VALUE", help=f"arguments of the {what}, values as in Python"
+        )
+    hyper_parameters.add_argument("--n-eval-envs", type=int, metavar="N", help="environments of an evaluation (default: 1)")
+    documentation = dict(re.findall(r":param (\w+): ((?:.|\n)*?)(?=\n\s*:)", BCConfig.__doc__ or ""))
     for field in fields(BCConfig):
-        text = f"{' '.join(documentation[field.name].split())} (default {field.default})".replace("%", "%%")
-        flag = f"--{field.name.replace('_', '-')}"
+        text = " ".join(documentation[field.name].split()).rstrip(".").replace("%", "%%") + f" (default: {field.default})"
+        text = text[0].lower() + text[1:]
         if isinstance(field.default, bool):
-            hyper_parameters.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+            hyper_parameters.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            hyper_parameters.add_argument(flag, type=type(field.default), help=text)
+            kind = type(field.default)
+            hyper_parameters.add_argument(_flag(field.name), type=kind, metavar="N" if kind is int else "X", help=text)
     return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def train(options: argparse.Namespace, group: Group, device: str, arguments: Sequence[str]) -> None:
     """
     Train as the options say.
 
-    :param options: Of :func:`make_parser`.
+    :param options: Of :func:`parse`.
     :param group: Processes that train together.
     :param device: This process's.
     :param arguments: The command line, to be recorded.
@@ -94,50 +130,74 @@ def train(options: argparse.Namespace, group: Group, device: str, arguments: Seq
     """
     settings = read_settings(options)
     config = BCConfig(**{field.name: settings[field.name] for field in fields(BCConfig) if field.name in settings})
-    folder = options.resume or new_run_folder(options.log_folder / ALGORITHM, options.env)
     env = make_vec_env(options.env, settings["n_eval_envs"], seed=options.seed, env_kwargs=settings["env_kwargs"])
+    episodes = open_episodes(options.data, env.observation_space, env.action_space)
     model = RecurrentPPO(
         settings["policy"], env, policy_kwargs=settings["policy_kwargs"], seed=options.seed, device=device,
         tensorboard_log=options.tensorboard_log, verbose=1,
     )  # fmt: skip
-    episodes = open_episodes(options.data, env.observation_space, env.action_space)
     trainer = BC(model, episodes, config, eval_env=env)
-    if group.rank == 0:
-        record(folder / options.env, settings, vars(options), arguments)
+    name = options.env.replace("/", "-")
+    folder = group.from_first(lambda: options.run or new_run_folder(options.log_folder / ALGORITHM, name))
+    first = group.rank == 0
+    if first:
         print(f"{len(episodes)} episodes, {int(episodes.lengths.sum())} steps. Run folder: {folder}")
-    trainer.train(folder, progress_bar=not options.no_progress)
-    if group.rank == 0:
-        trainer.save(folder / f"{options.env}.zip")
-        print(f"Saved {folder / options.env}.zip")
+        if not (folder / CHECKPOINT).exists():
+            record(folder / name, settings, vars(options), arguments)
+    try:
+        trainer.train(folder, progress_bar=not options.no_progress)
+    except KeyboardInterrupt:
+        sys.exit(f"Interrupted. To go on: {shlex.join((*COMMAND, '--continue', str(folder)))}" if first else 1)
+    if first:
+        trainer.save(folder / f"{name}.zip")
+        print(f"Saved {folder / name}.zip")
 
 
 def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     """
     Hyper-parameters of the environment: those of the file, then those of the command line.
 
-    :param options: Of :func:`make_parser`.
-    :raises ValueError: If the file has none for the environment, or one that does not exist.
+    :param options: Of :func:`parse`.
+    :raises ValueError: If the file has none for the environment, or one that does not exist or is of the wrong kind.
     """
     path = options.conf_file or files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml")
-    by_environment = yaml.safe_load(path.read_text())
-    if options.env not in by_environment and "default" not in by_environment:
-        raise ValueError(f"{path} has no hyper-parameters for {options.env!r}. It has: {', '.join(by_environment)}.")
-    settings = {"policy": "ElmurPolicy", "policy_kwargs": {}, "env_kwargs": {}, "n_eval_envs": 1}
-    settings |= by_environment.get(options.env, by_environment.get("default"))
-    known = {*MODEL_OPTIONS, *(field.name for field in fields(BCConfig))}
-    if unknown := set(settings) - known:
-        raise ValueError(f"{path} has the unknown hyper-parameter {min(unknown)!r}. Known: {', '.join(sorted(known))}.")
+    try:
+        by_environment = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(by_environment, dict):
+        raise ValueError(f"{path} must map environment ids to hyper-parameters. It holds {by_environment!r:.80}.")
+    found = by_environment.get(options.env, by_environment.get("default"))
+    if not isinstance(found, dict):
+        known_ids = ", ".join(map(str, by_environment))
+        raise ValueError(f"{path} has no hyper-parameters for {options.env!r}, and no `default`. It has {known_ids}.")
+    known = [*MODEL_OPTIONS, *(field.name for field in fields(BCConfig))]
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"{path} has the unknown hyper-parameter {unknown[0]!r}. Known are {', '.join(known)}.")
+    settings = MODEL_OPTIONS | found
     for name in known:
         given = getattr(options, name)
-        if given is not None:
-            settings[name] = {**settings[name], **dict(given)} if name.endswith("_kwargs") else given
+        if name.endswith("_kwargs"):
+            if not isinstance(settings[name], dict):
+                raise ValueError(f"`{name}` must map arguments to values. Received {settings[name]!r}.")
+            settings[name] = settings[name] | dict(given or ())
+        elif given is not None:
+            settings[name] = given
+    check_count("n_eval_envs", settings["n_eval_envs"], 1)
     return settings
 
 
-def new_run_folder(parent: Path, env_id: str) -> Path:
-    """Path of the next run, ``<env>_1``, ``<env>_2``, ..., as rl_zoo3 counts them."""
-    numbers = [int(path.name.rsplit("_", 1)[1]) for path in parent.glob(f"{env_id}_[0-9]*") if (path / env_id).exists()]
-    return parent / f"{env_id}_{max(numbers, default=0) + 1}"
+def new_run_folder(parent: Path, name: str) -> Path:
+    """Make the first of ``<name>_1``, ``<name>_2``, ... that is not there yet."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = parent / f"{name}_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        break
+    return folder
 
 
 def record(folder: Path, settings: dict[str, Any], options: dict[str, Any], arguments: Sequence[str]) -> None:
@@ -147,7 +207,7 @@ def record(folder: Path, settings: dict[str, Any], options: dict[str, Any], argu
     texts = {
         "config.yml": yaml.safe_dump(settings),
         "args.yml": yaml.safe_dump(plain),
-        "command.txt": shlex.join(["python", "-m", "sb3_elmur.bc", *arguments]) + "\n",
+        COMMAND_FILE: shlex.join([*COMMAND, *arguments]) + "\n",
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:

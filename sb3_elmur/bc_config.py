@@ -16,9 +16,9 @@ class BCConfig:
         memory, whose write path learns nothing from the task.
     :param learning_rate: Largest learning rate, between a linear warm-up and a cosine decay to zero.
     :param warmup: Share of training that is warm-up.
-    :param weight_decay: Of AdamW.
-    :param beta1: Of AdamW; ``beta2`` likewise.
-    :param beta2: Of AdamW.
+    :param weight_decay: Weight decay of AdamW.
+    :param beta1: How much AdamW keeps of its mean gradient at each step.
+    :param beta2: How much AdamW keeps of its mean squared gradient.
     :param label_smoothing: Share of a discrete target that is spread over all choices.
     :param max_grad_norm: Largest norm of the gradient.
     :param mixed_precision: Whether to compute in bfloat16 where autocast deems it safe.

@@ -1,94 +1,86 @@
-"""How new and old content of the slot that is written are combined: the weight of the new content."""
+"""
+Blending strategies: how much of a written slot its new candidate replaces. Each maps (old, candidate) to a weight in [0, 1].
+"""
 
-import math
+from typing import Any
 
 import torch as th
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sb3_elmur.config import ElmurConfig
-
-GATE_MARGIN = 0.1
-GATE_BIAS = -1.5
+from sb3_elmur.feedforward import attach_gradient
 
 
 class FixedBlend(nn.Module):
-    """The paper's constant weight lambda (``lru_blend``)."""
+    """The paper's constant weight lambda, ``lru_blend``."""
+
+    from_blank = False
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
         self.weight = config.lru_blend
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
+        """Weights (B, 1, 1) for old and new content (B, 1, D)."""
         return old.new_full((len(old), 1, 1), self.weight)
 
 
 class LearnedBlend(nn.Module):
+    """One trained weight, which begins at ``lru_blend``."""
+
+    from_blank = False
+
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
         self.logit = nn.Parameter(th.tensor(config.lru_blend).logit(eps=1e-3))
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
+        """Weights (B, 1, 1) for old and new content (B, 1, D)."""
         return self.logit.sigmoid().expand(len(old), 1, 1)
 
 
-class _Clip(th.autograd.Function):
-    """Clip to [0, 1] with the gradient of the identity."""
+class _Step(th.autograd.Function):
+    """1 where x > 0, else 0; backward the slope of the fast sigmoid, which dies out slowly (Zenke & Ganguli 2018)."""
 
     @staticmethod
-    def forward(ctx, x):
-        return x.clamp(0.0, 1.0)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, g):
-        return g
-
-
-class _Cost(th.autograd.Function):
-    @staticmethod
-    def forward(ctx, z, cost, margin):
-        ctx.cost, ctx.margin = cost, margin
-        ctx.save_for_backward(z)
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (z,) = ctx.saved_tensors
-        return grad + ctx.cost / grad.numel() * (z > -ctx.margin), None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad_outputs[0] / (2 * (1 + x.abs()).square())
 
 
 class GatedBlend(nn.Module):
-    bias = GATE_BIAS
-    straight = True
-    cost = 0.0
-    margin = 1.0
-    hard = True
-    record = None
-    scale = 0.25
-    softback = True
+    """
+    A content gate, open or closed: the slot is replaced by its candidate, or kept bit for bit.
+
+    A weight in between would leak: whatever is kept for ever must be kept exactly. The candidate is formed from the slot's
+    initial vector instead of its content, as when an empty slot is filled, so that all writes to a slot are alike. A network
+    with a hidden layer looks at both, since "something new" is no linear function of contents of either sign.
+
+    ``gate_cost`` times the mean of ``relu(logit + 1)`` is added to the loss of whatever is trained: gates that make no
+    difference to the task close.
+    """
+
+    from_blank = True
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(2 * config.d_model, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        nn.init.normal_(self.gate.weight, std=0.5 / math.sqrt(self.gate.in_features))
-        nn.init.constant_(self.gate.bias, self.bias)
+        self.hidden = nn.Linear(2 * config.d_model, config.d_model)
+        self.logit = nn.Linear(config.d_model, 1)
+        self.cost = config.gate_cost
+        nn.init.constant_(self.logit.bias, config.gate_bias)
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
-        z = self.gate(th.cat((candidate, old), dim=-1) * self.scale)
-        if self.cost:
-            z = _Cost.apply(z, self.cost, self.margin)
-        soft = z.sigmoid()
-        self.soft = soft
-        if self.hard:
-            g = (z > 0).float() + soft - soft.detach()
-        else:
-            g = (1 + 2 * GATE_MARGIN) * soft - GATE_MARGIN
-            g = _Clip.apply(g) if self.straight else g.clamp(0.0, 1.0)
-        if self.record is not None:
-            GatedBlend.record.append(g.detach().flatten())
-        return g
+        """Weights (B, 1, 1) for old and new content (B, 1, D)."""
+        logit = self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1))))
+        if self.cost > 0 and self.training and th.is_grad_enabled():
+            logit = attach_gradient(logit, self.cost * F.relu(logit + 1).mean())
+        return _Step.apply(logit)
 
 
 def make_blend(config: ElmurConfig) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sb3_elmur.elmur import ElmurState
+from sb3_elmur.elmur import CoreState
 
 _LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
 
@@ -23,7 +23,7 @@ def refuse_unknown_arguments(cls: type, unknown: dict[str, Any]) -> None:
     known = [name for name in inspect.signature(cls).parameters if name != "unknown"]
     for name in unknown:
         if name in _LSTM_ARGUMENTS:
-            hint = "It belongs to sb3-contrib's LSTM policies; see `d_model`, `n_layers` and `separate_critic` instead."
+            hint = "It belongs to sb3-contrib's LSTM policies; see `core`, `d_model`, `n_layers`, `separate_critic`."
         else:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean `{close[0]}`?" if close else f"Known arguments: {', '.join(known)}."
@@ -91,7 +91,7 @@ def check_step_state(state: Any, shape: tuple[int, ...]) -> None:
     :param shape: Of its slots, (n_envs, N, M, D).
     :raises ValueError: If it is that of other environments or of another policy.
     """
-    received = tuple(state.memory.slots.shape) if isinstance(state, ElmurState) else type(state).__name__
+    received = tuple(state.memory.slots.shape) if isinstance(state, CoreState) else type(state).__name__
     if received != shape:
         raise ValueError(
             f"`state` must be what `step` returned for {shape[0]} environment(s), with slots of shape {shape}. "

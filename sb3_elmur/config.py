@@ -1,4 +1,4 @@
-"""Hyper-parameters of the ELMUR stack, checked once, when they are given."""
+"""Hyper-parameters of the memory core, checked once, when they are given."""
 
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -7,16 +7,22 @@ from numbers import Integral, Real
 @dataclass(frozen=True)
 class ElmurConfig:
     """
-    Hyper-parameters of one ELMUR stack (arXiv 2510.07151), with the paper's symbols in parentheses.
+    Hyper-parameters of one ELMUR stack (arXiv 2510.07151), with the paper's symbols in parentheses, or of a baseline.
 
-    :param d_model: Width of tokens and of memory slots (D), even and divisible by ``n_heads``.
+    :param core: ``"elmur"``, or a baseline with another memory behind the same interface: ``"gru"`` or ``"lstm"``, of which
+        only ``n_layers``, ``d_model``, ``segment_length`` and ``dropout`` (between its layers) count.
+    :param d_model: Width of tokens and of memory slots (D), for ELMUR even and divisible by ``n_heads``.
     :param n_layers: Number of layers (N), each with a memory of its own.
     :param n_heads: Attention heads (H) of self-attention, read and write.
     :param segment_length: Steps per segment (L): the reach of self-attention, and one memory write per ``L`` steps.
-    :param memory_size: Memory slots per layer (M).
+        For a GRU or LSTM only the unit in which its state is stored and gradients are cut.
+    :param memory_size: Memory slots per layer (M). 0 is a plain transformer that sees nothing but the open segment.
     :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when the least recently written slot
         is overwritten: 1 replaces the slot, 0 keeps it.
-    :param blend: How new and old content of a slot are combined: ``"fixed"`` is the paper's constant lambda.
+    :param blend: How new and old content of a slot are combined: by the paper's constant lambda (``"fixed"``), a trained one
+        for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot (``"gated"``).
+    :param gate_bias: Where the logits of gates begin; below 0 they begin closed, and keep what a slot was filled with.
+    :param gate_cost: Weight of a cost on open gates, which closes those that make no difference to the task.
     :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
     :param max_distance: Reach (K) in steps of the relative bias between tokens and slots; larger distances count as K - 1.
     :param norm_first: Normalise each sublayer's input (pre-norm) instead of its residual sum (post-norm, the paper's).
@@ -37,6 +43,7 @@ class ElmurConfig:
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 
+    core: str = "elmur"
     d_model: int = 128
     n_layers: int = 2
     n_heads: int = 4
@@ -44,6 +51,8 @@ class ElmurConfig:
     memory_size: int = 8
     lru_blend: float = 0.5
     blend: str = "fixed"
+    gate_bias: float = -2.0
+    gate_cost: float = 0.0
     memory_init_std: float = 0.1
     max_distance: int = 1024
     norm_first: bool = False
@@ -63,15 +72,17 @@ class ElmurConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_layers", "n_heads", "segment_length", "memory_size", "max_distance", "n_routed_experts"):
+        check_choice("core", self.core, ("elmur", "gru", "lstm"))
+        for name in ("d_model", "n_layers", "n_heads", "segment_length", "max_distance", "n_routed_experts", "top_k"):
             check_count(name, getattr(self, name), 1)
-        check_count("n_shared_experts", self.n_shared_experts, 0)
-        check_count("top_k", self.top_k, 1)
+        for name in ("memory_size", "n_shared_experts"):
+            check_count(name, getattr(self, name), 0)
         for name in ("d_ff", "routed_d_ff", "shared_d_ff"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), 1)
         check_range("lru_blend", self.lru_blend, 0.0, 1.0)
-        for name in ("memory_init_std", "aux_loss_coef"):
+        check_range("gate_bias", self.gate_bias, -100.0, 100.0)
+        for name in ("memory_init_std", "aux_loss_coef", "gate_cost"):
             check_range(name, getattr(self, name), 0.0, float("inf"))
         for name in ("dropout", "attention_dropout", "memory_dropout"):
             check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
@@ -82,9 +93,9 @@ class ElmurConfig:
         for name in ("norm_first", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False. Received {getattr(self, name)!r}.")
-        if self.d_model % self.n_heads:
+        if self.core == "elmur" and self.d_model % self.n_heads:
             raise ValueError(f"`d_model` must be divisible by `n_heads` ({self.n_heads}). Received {self.d_model}.")
-        if self.d_model % 2:
+        if self.core == "elmur" and self.d_model % 2:
             raise ValueError(f"`d_model` must be even, for pairs of sine and cosine. Received {self.d_model}.")
         experts = self.n_shared_experts + self.n_routed_experts
         if self.ffn == "moe" and self.top_k > experts:

@@ -1,11 +1,17 @@
 """The processes that train one model together, as ``torchrun`` starts them."""
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
 
 import torch as th
 from torch import Tensor
 from torch import distributed as dist
+
+PATIENCE = timedelta(days=1)  # how long processes wait for each other, such as for the first one's evaluation
+
+T = TypeVar("T")
 
 
 class Group(NamedTuple):
@@ -26,6 +32,22 @@ class Group(NamedTuple):
             dist.all_reduce(tensor)
         return tensor
 
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns in the first process, the only one to call it; or the ValueError or OSError that it raises."""
+        if self.size == 1:
+            return make()
+        outcome: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = make()
+            except (ValueError, OSError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        result, raised = outcome
+        if raised is not None:
+            raise raised
+        return result
+
 
 def current_group() -> Group:
     """The group that was joined, or one of this process alone."""
@@ -41,11 +63,11 @@ def join_group(device: str) -> tuple[Group, str]:
     :param device: "auto", "cpu", "cuda" or another torch device; with several GPUs each process takes its own.
     :return: The group, and this process's device.
     """
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Group(0, 1), device
     on_gpu = device.startswith("cuda") or (device == "auto" and th.cuda.is_available())
-    dist.init_process_group("nccl" if on_gpu else "gloo")
     if on_gpu:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         th.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     return current_group(), device

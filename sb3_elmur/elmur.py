@@ -12,12 +12,15 @@ a segment and may contain episode starts) and :meth:`Elmur.replay` (chains of se
 
 References: Transformer-XL (arXiv 1901.02860) for the relative positions, DeepSeekMoE (arXiv 2401.06066) for the experts.
 
+:class:`MemoryCore` is what the stack shares with the recurrent cells of :mod:`sb3_elmur.cells`.
+
 Axis letters: B batch, T tokens, N layers, M slots, D width, H heads.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch as th
 from torch import Tensor, nn
@@ -28,14 +31,153 @@ from sb3_elmur.config import ElmurConfig
 from sb3_elmur.feedforward import MixtureOfExperts, RouterLoad, attach_gradient
 from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants, SharedColumns
 from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, write_slot
-from sb3_elmur.unroll import advance, replay, unroll
+from sb3_elmur.unroll import RunSegment, advance, replay, unroll
 
 _MANY_SLOTS = 32  # from here on, looking for shared columns of the relative bias pays
 
 
+@runtime_checkable
+class CoreState(Protocol):
+    """What :meth:`MemoryCore.step` needs: memory, and whatever a core keeps within a segment."""
+
+    @property
+    def memory(self) -> Memory:
+        """Memory of B rows."""
+
+    def rows(self, index: Tensor) -> "CoreState":
+        """The rows that ``index`` (b,) selects."""
+
+
+class MemoryCore(nn.Module, ABC):
+    """
+    A sequence model whose memory changes once per segment of L steps, at its end.
+
+    :meth:`segment` and :meth:`step` are two ways to run the same thing; the base class builds the others from them.
+
+    :param config: Its hyper-parameters.
+    """
+
+    aux_loss: Tensor | None = None  # load-balancing loss of the last training pass, before its coefficient
+    initial_slots: Tensor  # slots at an episode's start, (N, M, D)
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def segment_length(self) -> int:
+        """Steps per segment (L)."""
+        return self.config.segment_length
+
+    def initial_memory(self, batch: int) -> Memory:
+        """Memory of ``batch`` episodes that are about to begin."""
+        return fresh_memory(self.initial_slots, batch)
+
+    def initial_state(self, batch: int) -> CoreState:
+        """State of ``batch`` episodes that are about to begin, for :meth:`step`."""
+        no_tokens = self.initial_slots.new_zeros(batch, 0, self.config.d_model)
+        return self.open_segment(no_tokens, self.initial_memory(batch))
+
+    @abstractmethod
+    def segment(self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True) -> tuple[Tensor, Memory]:
+        """
+        Run one segment from its start, all tokens in parallel.
+
+        :param x: Tokens, (B, T, D) with T at most L.
+        :param memory: Memory before the segment. A ``position`` inside a segment counts as that segment's start.
+        :param lengths: Real tokens per row, (B,) int64, at most T. Rows with L of them write memory,
+            rows with none stay as they are.
+        :param write: False saves the write where the memory after the segment is not used.
+        :return: Outputs (B, T, D), and memory after the segment.
+        """
+
+    @abstractmethod
+    def open_segment(self, x: Tensor, memory: Memory) -> CoreState:
+        """
+        State for stepping on from within a segment, in one parallel pass.
+
+        :param x: Inputs of the open segment's earlier tokens, (B, T, D), T less than L; row b uses the first
+            ``memory.position[b] % L`` of them.
+        :param memory: Memory at this point of time, equal to that at the segment's start.
+        """
+
+    @abstractmethod
+    def step(self, x: Tensor, state: Any, episode_starts: Tensor, *, inplace: bool = False) -> tuple[Tensor, CoreState]:
+        """
+        Run one token per row, whatever the phases of the rows. Nothing that earlier steps computed is computed again.
+
+        :param x: Tokens, (B, D).
+        :param state: State before the step, left as it is unless ``inplace``. It becomes stale when the weights change:
+            rebuild it with :meth:`open_segment`.
+        :param episode_starts: (B,), true for rows whose episode begins with this token.
+        :param inplace: Whether the new state may be written into the tensors of ``state``, without copies or gradients.
+        :return: Outputs (B, D), and the state after the step.
+        """
+
+    def unroll(
+        self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
+    ) -> tuple[Tensor, Memory, Tensor]:
+        """
+        Run sequences that begin at any phase of a segment and may contain episode starts.
+
+        :param x: Tokens, (B, T, D).
+        :param memory: Memory before the first token.
+        :param tokens: Inputs of the open segment's earlier tokens, (B, L - 1, D); row b uses the first
+            ``memory.position[b] % L`` of them.
+        :param episode_starts: (B, T), true where an episode begins.
+        :param detach_memory: Stop gradients at segment borders (the paper's setting).
+        :param need_state: Whether the state after the last token is used; otherwise a last write is saved.
+        :return: Outputs (B, T, D), memory and open tokens after the last token.
+        """
+        run_segment, finish = self._begin_pass()
+        y, memory, tokens = unroll(
+            run_segment,
+            self.segment_length,
+            self.initial_slots,
+            x,
+            memory,
+            tokens,
+            episode_starts,
+            detach_memory=detach_memory,
+            need_state=need_state,
+        )
+        return finish(y), memory, tokens
+
+    def replay(self, x: Tensor, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
+        """
+        Run chains of consecutive segments, with gradients through their memory; see :func:`sb3_elmur.unroll.replay`.
+
+        :param x: Tokens of C chains in segment-major order, (R, D).
+        :param memory: Memory before each chain, C rows.
+        :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
+        :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
+        :return: Outputs, (R, D), and memory after the last segment, of the chains that reach it.
+        """
+        run_segment, finish = self._begin_pass()
+        y, memory = replay(run_segment, self.segment_length, x, memory, lengths, need_memory)
+        return finish(y), memory
+
+    def reopen(self, x: Tensor, memory: Memory, lengths: Tensor) -> CoreState:
+        """
+        State for :meth:`step` after the beginnings of chains, all in one batched pass.
+
+        :param x: Tokens, (B, T, D), of which row b has ``lengths[b]``.
+        :param memory: Memory before the tokens, at a segment's start.
+        :param lengths: (B,) int64.
+        """
+        tokens = x.new_zeros(len(x), self.segment_length - 1, x.shape[2])
+        if x.shape[1]:
+            _, memory, tokens = advance(self.segment, self.segment_length, x, memory, tokens, lengths, True, True)
+        return self.open_segment(tokens, memory)
+
+    def _begin_pass(self) -> tuple[RunSegment, Callable[[Tensor], Tensor]]:
+        """What runs each segment of a pass over several, and what its outputs go through at the end."""
+        return self.segment, lambda y: y
+
+
 class ElmurState(NamedTuple):
     """
-    Memory and caches: all that :meth:`Elmur.step` needs.
+    Memory and caches of an ELMUR stack.
 
     :param memory: Memory of B rows.
     :param caches: Of each layer, B rows.
@@ -52,24 +194,21 @@ class ElmurState(NamedTuple):
         return ElmurState(self.memory.rows(index), caches, self.constants)
 
 
-class Elmur(nn.Module):
+class Elmur(MemoryCore):
     """
-    A stack of ELMUR layers.
+    A stack of ELMUR layers; without slots (``memory_size=0``) a plain transformer over each segment.
 
-    ``aux_loss`` holds the load-balancing loss of the last training pass of a mixture of experts, before its coefficient.
+    In training mode :meth:`unroll` and :meth:`replay` attach the load-balancing loss of a mixture of experts to the
+    gradient of their outputs.
 
     :param config: Its hyper-parameters.
     """
 
-    aux_loss: Tensor | None = None
-
-    initial_slots: Tensor
     sinusoids: Tensor
     distance: Tensor  # from each step of a segment back to each other, (L, L); L for later ones
 
     def __init__(self, config: ElmurConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         head = (config.n_heads, config.d_model // config.n_heads)
         self.content_bias = nn.Parameter(th.zeros(head))
         self.distance_bias = nn.Parameter(th.zeros(head))
@@ -83,33 +222,13 @@ class Elmur(nn.Module):
         if config.compile:
             self._token_track = th.compile(self._token_track, dynamic=True)  # type: ignore[method-assign]
 
-    @property
-    def segment_length(self) -> int:
-        """Steps per segment (L)."""
-        return self.config.segment_length
-
-    def initial_memory(self, batch: int) -> Memory:
-        """Memory of ``batch`` episodes that are about to begin."""
-        return fresh_memory(self.initial_slots, batch)
-
-    def initial_state(self, batch: int) -> ElmurState:
-        """State of ``batch`` episodes that are about to begin, for :meth:`step`."""
-        no_tokens = self.initial_slots.new_zeros(batch, 0, self.config.d_model)
-        return self.open_segment(no_tokens, self.initial_memory(batch))
-
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
     ) -> tuple[Tensor, Memory]:
         """
-        Run one segment from its start, all tokens in parallel.
+        See :meth:`MemoryCore.segment`.
 
-        :param x: Tokens, (B, T, D) with T at most L.
-        :param memory: Memory before the segment. A ``position`` inside a segment counts as that segment's start.
-        :param lengths: Real tokens per row, (B,) int64, at most T. Rows with L of them write memory,
-            rows with none stay as they are.
-        :param write: False saves the write where the memory after the segment is not used.
         :param load: Where to record router choices.
-        :return: Outputs (B, T, D), and memory after the segment.
         """
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
@@ -117,26 +236,20 @@ class Elmur(nn.Module):
         outputs = [output for _, output in tracks]
         full = (lengths == self.segment_length).nonzero().squeeze(1)
         after = start
-        if write and len(full):
+        if write and self.config.memory_size and len(full):
             after, _ = self._write(start, full, [output[full] for output in outputs], load)
         position = th.where(lengths > 0, start.position + lengths, memory.position)
         return outputs[-1], after._replace(position=position)
 
     def open_segment(self, x: Tensor, memory: Memory) -> ElmurState:
-        """
-        Fill the caches for stepping on from within a segment, in one parallel pass.
-
-        :param x: Inputs of the open segment's earlier tokens, (B, T, D), T less than L; row b uses the first
-            ``memory.position[b] % L`` of them.
-        :param memory: Memory at this point of time, equal to that at the segment's start.
-        """
+        """See :meth:`MemoryCore.open_segment`; fills the caches."""
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
         caches, constants = [], []
         for n, (layer, (keys_values, outputs)) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
-            caches.append(LayerCache(F.pad(keys_values, rest), F.pad(outputs, rest), *layer.read.project(memory.slots[:, n])))
-            fresh = layer.read.project(self.initial_slots[n])
+            caches.append(LayerCache(F.pad(keys_values, rest), F.pad(outputs, rest), *layer.project(memory.slots[:, n])))
+            fresh = layer.project(self.initial_slots[n])
             constants.append(LayerConstants(*fresh, *layer.attention.projection(self.sinusoids, biases)))
         memory = Memory(*(field.clone() for field in memory))
         return ElmurState(memory, tuple(caches), tuple(constants))
@@ -144,16 +257,7 @@ class Elmur(nn.Module):
     def step(
         self, x: Tensor, state: ElmurState, episode_starts: Tensor, *, inplace: bool = False
     ) -> tuple[Tensor, ElmurState]:
-        """
-        Run one token per row, whatever the phases of the rows. Nothing that earlier steps computed is computed again.
-
-        :param x: Tokens, (B, D).
-        :param state: State before the step, left as it is unless ``inplace``. It becomes stale when the weights change:
-            rebuild it with :meth:`open_segment`.
-        :param episode_starts: (B,), true for rows whose episode begins with this token.
-        :param inplace: Whether to write the new state into the tensors of ``state``, without copies or gradients.
-        :return: Outputs (B, D), and the state after the step.
-        """
+        """See :meth:`MemoryCore.step`."""
         put = Tensor.index_put_ if inplace else Tensor.index_put
         memory, caches, constants = self._begin_episodes(state, episode_starts, put)
         phase = memory.position % self.segment_length
@@ -173,76 +277,19 @@ class Elmur(nn.Module):
             new_caches.append(cache._replace(keys_values=keys_values, outputs=outputs))
 
         full = (phase == self.segment_length - 1).nonzero().squeeze(1)
-        if len(full):
+        if self.config.memory_size and len(full):
             memory, slot = self._write(memory, full, [cache.outputs[full] for cache in new_caches], inplace=inplace)
             for n, (layer, cache) in enumerate(zip(self.layers, new_caches, strict=True)):
-                key, value = layer.read.project(memory.slots[full, n, slot])
+                key, value = layer.project(memory.slots[full, n, slot])
                 new_caches[n] = cache._replace(
                     slot_keys=put(cache.slot_keys, (full, slot), key),
                     slot_values=put(cache.slot_values, (full, slot), value),
                 )
         return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
 
-    def unroll(
-        self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
-    ) -> tuple[Tensor, Memory, Tensor]:
-        """
-        Run sequences that begin at any phase of a segment and may contain episode starts.
-
-        In training mode the load-balancing loss of a mixture of experts is attached to the outputs' gradient.
-
-        :param x: Tokens, (B, T, D).
-        :param memory: Memory before the first token.
-        :param tokens: Inputs of the open segment's earlier tokens, (B, L - 1, D); row b uses the first
-            ``memory.position[b] % L`` of them.
-        :param episode_starts: (B, T), true where an episode begins.
-        :param detach_memory: Stop gradients at segment borders (the paper's setting).
-        :param need_state: Whether the state after the last token is used; otherwise a last write is saved.
-        :return: Outputs (B, T, D), memory and open tokens after the last token.
-        """
+    def _begin_pass(self) -> tuple[RunSegment, Callable[[Tensor], Tensor]]:
         load = self._router_load()
-        y, memory, tokens = unroll(
-            partial(self.segment, load=load),
-            self.segment_length,
-            self.initial_slots,
-            x,
-            memory,
-            tokens,
-            episode_starts,
-            detach_memory=detach_memory,
-            need_state=need_state,
-        )
-        return self._balanced(y, load), memory, tokens
-
-    def replay(self, x: Tensor, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
-        """
-        Run chains of consecutive segments, with gradients through their memory; see :func:`sb3_elmur.unroll.replay`.
-
-        In training mode the load-balancing loss of a mixture of experts is attached to the outputs' gradient.
-
-        :param x: Tokens of C chains in segment-major order, (R, D).
-        :param memory: Memory before each chain, C rows.
-        :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
-        :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
-        :return: Outputs, (R, D), and memory after the last segment, of the chains that reach it.
-        """
-        load = self._router_load()
-        run_segment = partial(self.segment, load=load)
-        y, memory = replay(run_segment, self.segment_length, x, memory, lengths, need_memory)
-        return self._balanced(y, load), memory
-
-    def reopen(self, x: Tensor, memory: Memory, lengths: Tensor) -> ElmurState:
-        """
-        State for :meth:`step` after the beginnings of chains, all in one batched pass.
-
-        :param x: Tokens, (B, T, D), of which row b has ``lengths[b]``.
-        :param memory: Memory before the tokens, at a segment's start.
-        :param lengths: (B,) int64.
-        """
-        tokens = x.new_zeros(len(x), self.segment_length - 1, x.shape[2])
-        if x.shape[1]:
-            _, memory, tokens = advance(self.segment, self.segment_length, x, memory, tokens, lengths, True, True)
-        return self.open_segment(tokens, memory)
+        return partial(self.segment, load=load), partial(self._balanced, load=load)
 
     def _router_load(self) -> RouterLoad | None:
         balanced = self.training and th.is_grad_enabled() and self.config.ffn == "moe" and self.config.aux_loss_coef > 0
@@ -268,7 +315,7 @@ class Elmur(nn.Module):
             projection = layer.attention.projection(self.sinusoids, biases)
             q, keys_values, scores = layer.attention.split(F.linear(layer.around_attention.before(x), *projection))
             x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
-            x = layer.read_and_feed(x, *layer.read.project(slots), read_index, load, real)
+            x = layer.read_and_feed(x, *layer.project(slots), read_index, load, real)
             tracks.append((keys_values, x))
         return tracks
 
@@ -295,7 +342,7 @@ class Elmur(nn.Module):
         write_index = self._bias_index(anchors.gather(1, slot[:, None])[:, :, None] - time[:, None, :])
         old = memory.slots[rows, :, slot]  # (b, N, D)
         content = [
-            layer.rewrite(old[:, n, None], empty, output, write_index, load)
+            layer.rewrite(old[:, n, None], self.initial_slots[n, slot][:, None], empty, output, write_index, load)
             for n, (layer, output) in enumerate(zip(self.layers, outputs, strict=True))
         ]
         return write_slot(memory, rows, slot, th.cat(content, dim=1), time[:, -1], inplace=inplace), slot

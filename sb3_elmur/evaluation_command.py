@@ -14,9 +14,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch as th
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.envs.tmaze import check_integer
 from sb3_elmur.evaluation import Corridors, Walk, run_episodes, wilson_interval
 from sb3_elmur.files import atomic_path
 from sb3_elmur.memory import Memory
@@ -25,83 +27,131 @@ from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
 
 SECONDS_BETWEEN_RECORDS = 30.0
+INTERVAL = "_95%"  # ends the name of a success rate's confidence interval
 
 
 class Record:
     """
-    What an evaluation has found so far, in a JSON file; corridors that are under way lie beside it, in an ``.npz`` file.
+    What an evaluation has found so far, in a JSON file.
 
-    :param path: The JSON file, or ``None`` to keep nothing.
-    :param settings: What a record must have in common with this evaluation to be continued.
+    :param path: The file, which is continued if it is there; ``None`` keeps nothing.
+    :param settings: What the file must have in common with this evaluation.
     :raises ValueError: If the file is the record of another evaluation, or none at all.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self.path, self.content = path, {"settings": settings, "seconds": 0.0, "results": {}}
+        self.path = path
+        self.settings = settings
+        self.content: dict[str, Any] = {
+            "settings": settings, "steps": 0, "seconds": 0.0, "steps_per_second": 0.0, "results": {}, "episodes": []
+        }  # fmt: skip
         self._saved = time.perf_counter()
         if path is None or not path.exists():
             return
         try:
             found = json.loads(path.read_text())
-            theirs = found["settings"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not the record of an evaluation: {error!r}") from error
-        if theirs != settings:
-            different = {key: theirs.get(key) for key in settings if theirs.get(key) != settings[key]}
-            raise ValueError(f"{path} is the record of another evaluation, with {different}. Choose another `--output`.")
+        except ValueError as error:
+            raise ValueError(f"{path} is not the record of an evaluation: {error}") from error
+        if not isinstance(found, dict) or _types(found) != _types(self.content):
+            raise ValueError(f"{path} is not the record of an evaluation.")
+        if different := [name for name in settings if found["settings"].get(name) != settings[name]]:
+            raise ValueError(
+                f"{path} is the record of an evaluation with other {', '.join(different)}. Choose another `--output`."
+            )
         self.content = found
 
     @property
-    def results(self) -> dict[str, Any]:
-        """Results by name; those that are there need not be computed again."""
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Of each length, or of ``"episodes"``, what :func:`summarise` says."""
         return self.content["results"]
+
+    @property
+    def episodes(self) -> list[dict[str, float]]:
+        """What :func:`sb3_elmur.evaluation.run_episodes` returned."""
+        return self.content["episodes"]
 
     @property
     def walk_path(self) -> Path | None:
         """Where corridors that are under way are kept."""
-        return None if self.path is None else self.path.with_suffix(".npz")
+        return None if self.path is None else self.path.with_name(f"{self.path.name}.walk.npz")
 
     def due(self) -> bool:
         """Whether the last saving was a while ago."""
         return time.perf_counter() - self._saved > SECONDS_BETWEEN_RECORDS
 
-    def save(self) -> None:
-        """Write the record."""
+    def save(self, steps: int) -> None:
+        """
+        Write the record.
+
+        :param steps: Environment steps since the last saving.
+        """
         now = time.perf_counter()
+        self.content["steps"] += steps
         self.content["seconds"] += now - self._saved
+        self.content["steps_per_second"] = round(self.content["steps"] / self.content["seconds"], 1)
         self._saved = now
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path) as temporary:
                 temporary.write_text(json.dumps(self.content, indent=2) + "\n")
 
+    def table(self) -> str:
+        """The results as text, with one line for each length, or for each kind of outcome of the episodes."""
+        outcomes = self.results.get("episodes")
+        if outcomes is None:
+            rows = [(f"{int(length):,}", "is_success", result) for length, result in self.results.items()]
+            lines = [f"{'length':>12}{'success':>12}    95% interval"]
+        else:
+            rows = [(name, name, outcomes) for name in outcomes if name != "n" and not name.endswith(INTERVAL)]
+            lines = [f"{'':>12}{'mean':>12}    95% interval"]
+        for label, name, result in rows:
+            interval = "    {:.3f} - {:.3f}".format(*result[name + INTERVAL]) if name + INTERVAL in result else ""
+            lines.append(f"{label:>12}{result[name]:>12,.3f}{interval}")
+        content = self.content
+        return "\n".join(lines) + (
+            f"\n{self.settings['n_episodes']:,} episodes{' of each length' if outcomes is None else ''}, "
+            f"{content['steps']:,} steps in {content['seconds']:,.0f} s: {content['steps_per_second']:,.0f} steps per second"
+        )
 
-def save_walk(path: Path, walk: Walk) -> None:
-    """Write a walk to an ``.npz`` file."""
+
+def _types(content: dict[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in content.items()}
+
+
+def save_walk(path: Path, walk: Walk, settings: dict[str, Any]) -> None:
+    """
+    Write a walk to an ``.npz`` file.
+
+    :param path: The file.
+    :param walk: How far corridors have got.
+    :param settings: Of the evaluation.
+    """
     memory = {name: field.cpu().numpy() for name, field in walk.memory._asdict().items()}
     reached = np.array(list(walk.results), dtype=np.int64)
     successes = np.array(list(walk.results.values()), dtype=bool).reshape(len(reached), len(walk.late))
     with atomic_path(path) as temporary:
-        np.savez(temporary, late=walk.late, reached=reached, successes=successes, **memory)
+        np.savez(temporary, settings=json.dumps(settings), late=walk.late, reached=reached, successes=successes, **memory)
 
 
-def load_walk(path: Path, like: Walk) -> Walk:
+def load_walk(path: Path, settings: dict[str, Any], device: th.device) -> Walk:
     """
     Read what :func:`save_walk` wrote.
 
     :param path: The file.
-    :param like: A walk of the same policy and size.
-    :raises ValueError: If the file is something else.
+    :param settings: Of the evaluation.
+    :param device: Of the policy.
+    :raises ValueError: If the file is something else, or of another evaluation.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        memory = Memory(*(th.as_tensor(arrays[name], device=field.device) for name, field in like.memory._asdict().items()))
+        same = arrays["settings"].item() == json.dumps(settings)
+        memory = Memory(*(th.as_tensor(arrays[name], device=device) for name in Memory._fields))
         walk = Walk(memory, arrays["late"], dict(zip(arrays["reached"].tolist(), arrays["successes"], strict=True)))
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} does not hold corridors that are under way: {error!r}. Delete it to begin anew.") from error
-    if walk.memory.slots.shape != like.memory.slots.shape:
-        raise ValueError(f"{path} holds corridors of another policy. Delete it to begin anew.")
+    if not same:
+        raise ValueError(f"{path} holds corridors of another evaluation. Delete it to begin anew.")
     return walk
 
 
@@ -118,54 +168,70 @@ def evaluate_corridors(
     :param record: Where results go.
     :param progress_bar: Whether to show one.
     """
-    corridors = Corridors(policy, lengths, n_episodes, seed)
-    path = record.walk_path
+    if len(record.results) == len(lengths):
+        return
+    path, walk = record.walk_path, None
     if path is not None and path.exists():
-        corridors.restore(load_walk(path, corridors.walk))
-    with tqdm(total=max(lengths), initial=corridors.time, unit="step", disable=not progress_bar) as bar:
+        walk = load_walk(path, record.settings, policy.device)
+    corridors = Corridors(policy, lengths, n_episodes, seed, walk)
+    saved, longest = corridors.time, corridors.lengths[-1]
+    with tqdm(total=longest, initial=saved, unit="step", unit_scale=True, disable=not progress_bar) as bar:
         while not corridors.finished:
-            n_reached = len(corridors.results)
             corridors.advance()
-            bar.update(corridors.segment_length)
-            if len(corridors.results) > n_reached or record.due():
+            bar.update(longest - bar.n if corridors.finished else corridors.segment_length)
+            if corridors.finished or record.due():
                 for length, successes in corridors.results.items():
                     record.results[str(length)] = summarise({"is_success": successes})
                 if path is not None:
-                    save_walk(path, corridors.walk)
-                record.save()
+                    save_walk(path, corridors.walk, record.settings)
+                record.save(n_episodes * (corridors.time - saved))
+                saved = corridors.time
     if path is not None:
         path.unlink(missing_ok=True)
 
 
-def evaluate_episodes(policy: ElmurPolicy, make: Any, n_episodes: int, seed: int, record: Record, progress_bar: bool) -> None:
+def evaluate_episodes(
+    policy: ElmurPolicy, env: VecEnv, n_episodes: int, seed: int, record: Record, progress_bar: bool
+) -> None:
     """
-    Evaluate episodes of any environment, batch by batch.
+    Evaluate episodes of any environment, batch by batch; what a last batch has too many is left out.
 
     :param policy: What is evaluated.
-    :param make: Makes the batch of environments.
-    :param n_episodes: Episodes; rounded up to whole batches.
-    :param seed: Seed of the first episode.
+    :param env: The batch of environments.
+    :param n_episodes: Number of episodes.
+    :param seed: Seed of the first episode; the others follow.
     :param record: Where results go.
     :param progress_bar: Whether to show one.
     """
-    env = make()
-    episodes = record.content.setdefault("episodes", [])
-    with tqdm(total=n_episodes, initial=len(episodes), unit="episode", disable=not progress_bar) as bar:
+    episodes = record.episodes
+    with tqdm(total=n_episodes, initial=len(episodes), unit="episode", miniters=0, disable=not progress_bar) as bar:
+        n_steps = 0
+
+        def progress(n_ended: int) -> None:
+            nonlocal n_steps
+            n_steps += 1
+            bar.set_postfix_str(f"step {n_steps:,}", refresh=False)
+            bar.update(min(n_ended, n_episodes - bar.n))
+
         while len(episodes) < n_episodes:
-            episodes += run_episodes(policy, env, seed + len(episodes))
-            bar.update(env.num_envs)
-            record.results["episodes"] = summarise({key: [e[key] for e in episodes] for key in episodes[0]})
-            record.save()
-    env.close()
+            batch = run_episodes(policy, env, seed + len(episodes), progress)[: n_episodes - len(episodes)]
+            episodes += batch
+            record.results["episodes"] = summarise({name: [each[name] for each in episodes] for name in episodes[0]})
+            record.save(sum(int(each["length"]) for each in batch))
 
 
 def summarise(values: dict[str, Any]) -> dict[str, Any]:
-    """Means, and the 95% confidence interval of each kind of success."""
+    """
+    Means, and the 95% confidence interval of each kind of success.
+
+    :param values: Of each outcome its value in n episodes, (n,). Shares of successes count as one trial each, which makes
+        their interval no narrower than it should be.
+    """
     summary: dict[str, Any] = {"n": len(next(iter(values.values())))}
     for name, value in values.items():
         summary[name] = float(np.mean(value))
         if name.endswith("success"):
-            summary[f"{name}_95%"] = [round(bound, 4) for bound in wilson_interval(summary[name], len(value))]
+            summary[name + INTERVAL] = [round(bound, 4) for bound in wilson_interval(summary[name], len(value))]
     return summary
 
 
@@ -181,7 +247,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lengths", nargs="+", type=int, help="evaluate passive T-Maze corridors of all these step limits")
     parser.add_argument("--episodes", type=int, default=100, help="episodes (of each length; default %(default)s)")
     parser.add_argument("--n-envs", type=int, help="environments stepped together (default: all episodes, at most 100)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; the others follow")
     parser.add_argument("-o", "--output", type=Path, help="JSON record; an interrupted evaluation continues from it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--gym-packages", nargs="*", default=[], help="packages to import, that register environments")
@@ -191,20 +257,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Evaluate a saved model.
+    Evaluate a saved model, and print what was found.
 
     :param arguments: Command line; ``None`` means that of the process.
     """
     options = make_parser().parse_args(arguments)
-    for package in options.gym_packages:
-        importlib.import_module(package)
     try:
+        for package in options.gym_packages:
+            importlib.import_module(package)
         record = evaluate(options)
-    except (ValueError, TypeError, FileNotFoundError, gymnasium.error.Error) as error:
+    except (ValueError, TypeError, ImportError, OSError, gymnasium.error.Error) as error:
         sys.exit(f"error: {error}")
-    print(f"{record.content['seconds']:.0f} s")
-    for name, result in record.results.items():
-        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in result.items()))
+    print(record.table())
 
 
 def evaluate(options: argparse.Namespace) -> Record:
@@ -213,26 +277,42 @@ def evaluate(options: argparse.Namespace) -> Record:
 
     :param options: Of :func:`make_parser`.
     :return: The finished record.
+    :raises ValueError: If an option or a file does not fit.
     """
-    policy = RecurrentPPO.load(options.model, device=options.device).policy
-    env_kwargs = dict(options.env_kwargs)
+    lengths, env_kwargs = options.lengths, dict(options.env_kwargs)
+    n_episodes = check_integer("episodes", options.episodes, minimum=1)
+    if lengths and (options.env != "TMazePassive-v0" or env_kwargs or options.n_envs):
+        raise ValueError("`--lengths` is for `--env TMazePassive-v0` without `--env-kwargs` and `--n-envs`.")
     settings = {
         "model_sha256": hashlib.sha256(options.model.read_bytes()).hexdigest(),
         "env": options.env,
-        "env_kwargs": {key: list(value) if isinstance(value, tuple) else value for key, value in env_kwargs.items()},
-        "lengths": options.lengths,
-        "n_episodes": options.episodes,
+        "env_kwargs": env_kwargs,
+        "lengths": lengths and sorted(lengths),
+        "n_episodes": n_episodes,
         "seed": options.seed,
     }
-    record = Record(options.output, settings)
+    record = Record(options.output, json.loads(json.dumps(settings)))
+    policy = load_policy(options.model, options.device)
     progress_bar = not options.no_progress
-    if options.lengths:
-        if options.env != "TMazePassive-v0" or env_kwargs:
-            raise ValueError("`--lengths` is for `--env TMazePassive-v0` without `--env-kwargs`.")
-        evaluate_corridors(policy, options.lengths, options.episodes, options.seed, record, progress_bar)
+    if lengths:
+        evaluate_corridors(policy, lengths, n_episodes, options.seed, record, progress_bar)
     else:
-        n_envs = options.n_envs or min(options.episodes, 100)
-        evaluate_episodes(
-            policy, lambda: make_batch(options.env, n_envs, env_kwargs), options.episodes, options.seed, record, progress_bar
-        )
+        n_envs = min(n_episodes, 100) if options.n_envs is None else check_integer("n_envs", options.n_envs, minimum=1)
+        env = RecurrentPPO._wrap_env(make_batch(options.env, n_envs, env_kwargs))
+        evaluate_episodes(policy, env, n_episodes, options.seed, record, progress_bar)
+        env.close()
     return record
+
+
+def load_policy(path: Path, device: str) -> ElmurPolicy:
+    """
+    The policy of a saved model.
+
+    :param path: The zip file.
+    :param device: Where to put it.
+    :raises ValueError: If the file is something else.
+    """
+    try:
+        return RecurrentPPO.load(path, device=device).policy
+    except Exception as error:  # there is no end to what unpickling and building a foreign model may raise
+        raise ValueError(f"{path} is not a model of sb3_elmur.RecurrentPPO: {error!r}") from error

@@ -81,8 +81,18 @@ class LayerConstants(NamedTuple):
     bias: Tensor
 
 
+_MEMORY_PARTS = (
+    "read", "write", "memory_ffn", "relative_bias", "around_read", "around_write", "around_memory_ffn", "candidate_dropout",
+    "blend",
+)  # fmt: skip
+
+
 class ElmurLayer(nn.Module):
-    """One layer: token track (self-attention, read, feed-forward) and memory track (write, feed-forward)."""
+    """
+    One layer: token track (self-attention, read, feed-forward) and memory track (write, feed-forward).
+
+    Without slots (``memory_size=0``) only self-attention and feed-forward.
+    """
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
@@ -96,6 +106,13 @@ class ElmurLayer(nn.Module):
         self.around_write, self.around_memory_ffn = (Residual(config) for _ in range(2))
         self.candidate_dropout = make_dropout(config.memory_dropout)
         self.blend = make_blend(config)
+        if not config.memory_size:
+            for part in _MEMORY_PARTS:
+                delattr(self, part)
+
+    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of slots, (..., M, D), for the read."""
+        return self.read.project(slots) if slots.shape[-2] else (slots, slots)
 
     def bias(self, index: Tensor) -> Tensor:
         """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
@@ -110,7 +127,7 @@ class ElmurLayer(nn.Module):
         load: RouterLoad | None = None, real: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """
-        The token track after self-attention: read the slots, then the feed-forward network.
+        The token track after self-attention: read the slots, if there are any, then the feed-forward network.
 
         :param x: Tokens, (B, T, D).
         :param slot_keys: (B, M, D); ``slot_values`` likewise.
@@ -118,33 +135,32 @@ class ElmurLayer(nn.Module):
         :param load: Where to record router choices, for tokens that are ``real`` (B, T).
         :return: The layer's output, (B, T, D).
         """
-        if isinstance(read_index, SharedColumns):
-            bias, columns = self._bias_rows(read_index.rows).permute(2, 1, 0), read_index.columns
-        else:
-            bias, columns = self.bias(read_index), None
-        x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, bias, columns))
+        if slot_keys.shape[1]:
+            if isinstance(read_index, SharedColumns):
+                bias, columns = self._bias_rows(read_index.rows).permute(2, 1, 0), read_index.columns
+            else:
+                bias, columns = self.bias(read_index), None
+            x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, bias, columns))
         return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
 
     def rewrite(
-        self, slot: Tensor, empty: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None
+        self, slot: Tensor, blank: Tensor, empty: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None
     ) -> Tensor:
         """
         New content of the slot about to be written. Slots do not interact, so the others need none.
 
         :param slot: Its old content, (B, 1, D).
+        :param blank: Its content at the episode's start, (B, 1, D).
         :param empty: Whether nothing was written to it yet, (B,) bool; then the candidate replaces it.
         :param outputs: The layer's outputs for the whole segment, (B, L, D).
         :param write_index: Rows of the relative bias table, (B, 1, L).
         :param load: Where to record router choices.
         :return: (B, 1, D).
         """
+        x = blank if self.blend.from_blank else slot
         keys, values = self.write.project(outputs)
-        c = self.around_write.after(slot, self.write(self.around_write.before(slot), keys, values, self.bias(write_index)))
-        c = self.around_memory_ffn.after(c, self.memory_ffn(self.around_memory_ffn.before(c), load))
-        candidate = self.candidate_dropout(c)
+        x = self.around_write.after(x, self.write(self.around_write.before(x), keys, values, self.bias(write_index)))
+        x = self.around_memory_ffn.after(x, self.memory_ffn(self.around_memory_ffn.before(x), load))
+        candidate = self.candidate_dropout(x)
         weight = self.blend(slot, candidate).masked_fill(empty[:, None, None], 1.0)
-        if getattr(self.blend, "softback", False):
-            soft = self.blend.soft.masked_fill(empty[:, None, None], 1.0)
-            new = slot.lerp(candidate, soft.expand_as(slot))
-            return new + (th.where(weight > 0.5, candidate, slot) - new).detach()
         return slot.lerp(candidate, weight.expand_as(slot))

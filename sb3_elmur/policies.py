@@ -1,5 +1,5 @@
 """
-ELMUR as a recurrent policy of Stable-Baselines3: features extractor -> Linear -> ELMUR stack -> ``mlp_extractor`` -> heads.
+ELMUR as a recurrent policy of Stable-Baselines3: features extractor -> Linear -> memory core -> ``mlp_extractor`` -> heads.
 
 The policy works with the unmodified ``sb3_contrib.RecurrentPPO``, whose (hidden, cell) pair carries memory, anchors,
 position and the inputs of the open segment (:class:`sb3_elmur.memory.PackedLayout`). There the open segment is recomputed
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from sb3_elmur import checks
 from sb3_elmur.backbone import Backbone, Chains, LiveState, Pair, PolicyState, RememberingPair, StateShape
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.elmur import ElmurState
+from sb3_elmur.elmur import CoreState
 from sb3_elmur.memory import Memory
 
-State = TypeVar("State", LiveState, ElmurState)
+State = TypeVar("State", LiveState, CoreState)
 
 
 class ElmurPolicy(RecurrentActorCriticPolicy):
@@ -55,13 +55,20 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param normalize_images: Divide images by 255.
     :param optimizer_class: Optimizer.
     :param optimizer_kwargs: Its keyword arguments besides the learning rate; ``None`` means the host's, and ``fused`` Adam.
-    :param d_model: Width of tokens and of memory slots (D), even and divisible by ``n_heads``.
+    :param core: ``"elmur"``, or a baseline that differs in the memory alone: ``"gru"`` or ``"lstm"``, of ``n_layers`` x
+        ``d_model``. Of the arguments below only ``segment_length``, ``detach_memory``, ``separate_critic`` and ``dropout``
+        (between its layers) matter for these.
+    :param d_model: Width of tokens and of memory slots (D), for ELMUR even and divisible by ``n_heads``.
     :param n_layers: Number of layers, each with a memory of its own.
     :param n_heads: Attention heads.
     :param segment_length: Steps per segment (L): the reach of self-attention, and one memory write per ``L`` steps.
-    :param memory_size: Memory slots per layer (M).
+        For a GRU or LSTM only the unit in which its state is stored and gradients are cut.
+    :param memory_size: Memory slots per layer (M). 0 is a plain transformer that sees nothing but the open segment.
     :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when a slot is overwritten.
-    :param blend: How new and old content of a slot are combined: ``"fixed"`` is the paper's constant lambda.
+    :param blend: How new and old content of a slot are combined: by the paper's constant lambda (``"fixed"``), a trained one
+        for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot (``"gated"``).
+    :param gate_bias: Where the logits of gates begin; below 0 they begin closed, and keep what a slot was filled with.
+    :param gate_cost: Weight of a cost on open gates, which closes those that make no difference to the task.
     :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
     :param max_distance: Reach (K) in steps of the relative bias between tokens and slots.
     :param detach_memory: Stop gradients at segment borders, as the paper does. Otherwise they flow through all segments
@@ -109,6 +116,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        core: str = ElmurConfig.core,
         d_model: int = ElmurConfig.d_model,
         n_layers: int = ElmurConfig.n_layers,
         n_heads: int = ElmurConfig.n_heads,
@@ -116,6 +124,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         memory_size: int = ElmurConfig.memory_size,
         lru_blend: float = ElmurConfig.lru_blend,
         blend: str = ElmurConfig.blend,
+        gate_bias: float = ElmurConfig.gate_bias,
+        gate_cost: float = ElmurConfig.gate_cost,
         memory_init_std: float = ElmurConfig.memory_init_std,
         max_distance: int = ElmurConfig.max_distance,
         detach_memory: bool = False,
@@ -151,6 +161,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
                 "`share_features_extractor=False` needs `separate_critic=True`. Received `separate_critic=False`."
             )
         self.config = ElmurConfig(
+            core=core,
             d_model=d_model,
             n_layers=n_layers,
             n_heads=n_heads,
@@ -158,6 +169,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             memory_size=memory_size,
             lru_blend=lru_blend,
             blend=blend,
+            gate_bias=gate_bias,
+            gate_cost=gate_cost,
             memory_init_std=memory_init_std,
             max_distance=max_distance,
             norm_first=norm_first,
@@ -396,10 +409,10 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     def step(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
-        state: ElmurState | None = None,
+        state: CoreState | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, ElmurState]:
+    ) -> tuple[np.ndarray, CoreState]:
         """
         Act as :meth:`predict`, but with a state of tensors that is never packed, which saves time with large memories.
 
@@ -412,7 +425,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
 
-        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, ElmurState]:
+        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, CoreState]:
             given = self.backbone.core.initial_state(len(features)) if state is None else state
             checks.check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
             return self.backbone.step(features, given, starts)

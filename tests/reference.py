@@ -54,6 +54,11 @@ def random_params(config: dict, seed: int) -> Params:
             else:
                 params[core + "0.weight"], params[core + "0.bias"] = normal(config["d_ff"], d), normal(config["d_ff"])
                 params[core + "3.weight"], params[core + "3.bias"] = normal(d, config["d_ff"]), normal(d)
+        if config.get("blend") == "learned":
+            params[p + "blend.logit"] = normal(1)[0]
+        if config.get("blend") == "gated":
+            for name, shape in (("hidden.weight", (d, 2 * d)), ("hidden.bias", (d,)), ("logit.weight", (1, d)), ("logit.bias", (1,))):
+                params[f"{p}blend.{name}"] = 2 * normal(*shape)
     return params
 
 
@@ -68,6 +73,7 @@ class SlowElmur:
 
     def __init__(self, config: dict, params: Params, initial_slots: Tensor) -> None:
         self.config, self.params = config, params
+        self.initial_slots = initial_slots
         self.slots = [list(layer) for layer in initial_slots]
         self.anchors = [-1] * config["memory_size"]
         self.time = 0
@@ -119,20 +125,31 @@ class SlowElmur:
 
     def _write(self, outputs: list[list[Tensor]], start: int) -> None:
         slot = self.anchors.index(-1) if -1 in self.anchors else self.anchors.index(min(self.anchors))
-        blend = 1.0 if self.anchors[slot] == -1 else self.config["lru_blend_alpha"]
         for n, h in enumerate(outputs):
             p = f"layers.{n}."
             old = self.slots[n][slot]
             times = [start + i for i in range(len(h))]
+            gated = self.config.get("blend") == "gated"
             c = self._residual(
                 p + "memory_norm_cross",
-                old,
+                self.initial_slots[n][slot] if gated else old,
                 lambda y: self._cross(n, "cross_attention2", y, h, [self.anchors[slot] - t for t in times]),  # noqa: B023
             )
             c = self._residual(p + "memory_ffn.layer_norm", c, lambda y: self._ffn(p + "memory_ffn.core_net.", y, True))  # noqa: B023
+            blend = 1.0 if self.anchors[slot] == -1 else self._blend(p + "blend.", old, c)
             new = blend * c + (1 - blend) * old
             self.slots[n][slot] = new.detach() if self.config.get("detach") else new
         self.anchors[slot] = start + self.config["L"] - 1
+
+    def _blend(self, p: str, old: Tensor, candidate: Tensor) -> Tensor | float:
+        if self.config.get("blend", "fixed") == "fixed":
+            return self.config["lru_blend_alpha"]
+        if self.config["blend"] == "learned":
+            return th.sigmoid(self.params[p + "logit"])
+        a = self.params[p + "hidden.weight"] @ th.cat((candidate, old)) + self.params[p + "hidden.bias"]
+        z = (self.params[p + "logit.weight"] @ (a * th.sigmoid(a)) + self.params[p + "logit.bias"])[0]
+        fast_sigmoid = z / (2 * (1 + z.abs()))
+        return float(z > 0) + fast_sigmoid - fast_sigmoid.detach()
 
     def _residual(self, norm: str, x: Tensor, f) -> Tensor:
         if self.config["pre_lnorm"]:
@@ -229,6 +246,7 @@ def elmur_arguments(config: dict) -> dict:
         "segment_length": config["L"],
         "memory_size": config["memory_size"],
         "lru_blend": config["lru_blend_alpha"],
+        "blend": config.get("blend", "fixed"),
         "max_distance": config["max_seq_len"],
         "norm_first": config["pre_lnorm"],
         "norm": {"layer": "layer", "rmsnorm": "rms"}[config["norm_type"]],
@@ -272,6 +290,7 @@ def to_state_dict(params: Params, config: dict) -> Params:
             for kind in ("weight", "bias"):
                 if f"{old}{theirs}.{kind}" in params:
                     state[f"{new}{ours}.norm.{kind}"] = params[f"{old}{theirs}.{kind}"]
+        state |= {name: p for name, p in params.items() if name.startswith(f"{old}blend.")}
         for ffn in ("token_ffn", "memory_ffn"):
             core = {k.removeprefix(f"{old}{ffn}.core_net."): v for k, v in params.items() if k.startswith(f"{old}{ffn}.core")}
             state |= {f"{new}{ffn}.{k}": v for k, v in _ffn_state(core, config).items()}

@@ -434,7 +434,7 @@ ARRAYS = DTYPES.flatmap(lambda dtype: npst.arrays(dtype, SHAPES)) | npst.arrays(
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("observation", "action", "reward", "success", "done"), ARRAYS)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_loads_belongs_to_the_spaces(tmp_path_factory: pytest.TempPathFactory, stored: dict[str, np.ndarray]) -> None:
     folder = tmp_path_factory.getbasetemp()
     for observation_space, action_space in ((VECTOR, TURN), (spaces.MultiBinary(3), spaces.Box(-1, 1, (3,))), (TURN, VECTOR)):

@@ -36,6 +36,9 @@ VARIANTS = {
     "one step a segment": {"L": 1},
     "replace": {"lru_blend_alpha": 1.0},
     "keep": {"lru_blend_alpha": 0.0},
+    "learned blending": {"blend": "learned"},
+    "gated": {"blend": "gated"},
+    "gated, one slot, pre-norm": {"blend": "gated", "memory_size": 1, "pre_lnorm": True},
     "one head": {"n_head": 1, "max_seq_len": 1},
 }
 

@@ -20,21 +20,34 @@ import sb3_elmur
 ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
+    "files": set(),
+    "options": set(),
+    "distributed": set(),
     "config": set(),
     "memory": set(),
-    "feedforward": {"config"},
+    "feedforward": {"config", "distributed"},
     "attention": {"config"},
+    "blending": {"config", "feedforward"},
     "unroll": {"memory"},
-    "layer": {"config", "feedforward", "attention"},
+    "layer": {"config", "feedforward", "attention", "blending"},
     "elmur": {"config", "memory", "feedforward", "attention", "layer", "unroll"},
     "backbone": {"config", "memory", "layer", "elmur"},
     "checks": {"elmur"},
     "policies": {"config", "checks", "memory", "elmur", "backbone"},
     "buffers": {"backbone", "memory"},
     "ppo": {"backbone", "buffers", "policies"},
+    "datasets": set(),
+    "recording": {"config", "datasets", "files", "options", "ppo"},
+    "evaluation": {"elmur", "envs", "memory", "policies", "evaluation_command"},
+    "evaluation_command": {"envs", "evaluation", "files", "memory", "options", "policies", "ppo"},
+    "bc_config": {"config"},
+    "cloning_loss": {"policies"},
+    "bc": {"bc_config", "cloning_loss", "datasets", "distributed", "files", "memory", "policies", "ppo", "bc_command"},
+    "bc_command": {"bc", "bc_config", "datasets", "distributed", "files", "options", "ppo"},
+    "cli": set(),
     "__init__": {"envs", "policies", "ppo"},
 }
-PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "layer", "unroll", "elmur", "backbone")
+PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "backbone")
 
 
 def imported(path: Path) -> set[str]:
@@ -105,4 +118,4 @@ def test_every_key_of_the_zoo_configs_trains(file: str) -> None:
         del settings["n_envs"], settings["n_timesteps"]
         settings["learning_rate"] = float(settings["learning_rate"].removeprefix("lin_"))
         settings["policy"] = settings["policy"].removeprefix("sb3_elmur.")
-        RecurrentPPO(env=env, **settings | {"n_steps": 8, "batch_size": 8}).learn(16)
+        sb3_elmur.RecurrentPPO(env=env, **settings | {"n_steps": 8, "batch_size": 8}).learn(16)

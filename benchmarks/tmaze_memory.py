@@ -1,0 +1,255 @@
+"""
+How far memory carries in the T-Maze: behaviour cloning, online PPO, and several corridors in a row.
+
+    python benchmarks/tmaze_memory.py                       # every experiment of RUNS with every seed, on two cores
+    python benchmarks/tmaze_memory.py --only bc_gated online_gated --seeds 0 1 2 3 4 --workers 2
+    python benchmarks/tmaze_memory.py --report              # table and figure of what is there
+
+Every run is a process of its own on one core, and writes ``benchmarks/results/tmaze_memory/<experiment>_<seed>.json``. Runs
+whose file is there are not repeated, so that the command continues where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch as th
+import yaml
+from common import RESULTS, markdown_table, provenance, write_file, write_json
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecMonitor
+
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc import BC
+from sb3_elmur.bc_config import BCConfig
+from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.evaluation import Corridors, run_episodes
+from sb3_elmur.recording import record
+
+FOLDER = RESULTS / "tmaze_memory"
+LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+ENDLESS = ((3, 30), (10, 10), (10, 30), (3, 100), (10, 100), (3, 1000), (10, 1000))
+EPISODES = 100
+N_RECORDED = 2000
+EVALUATION_SEED = 10_000
+
+
+PAPER = {  # the paper's network (FFN sizes as published), fixed blending, memory detached
+    "d_model": 128, "n_layers": 2, "n_heads": 2, "segment_length": 10, "memory_size": 2, "blend": "fixed", "lru_blend": 0.79,
+    "memory_init_std": 0.001, "ffn": "moe", "n_routed_experts": 2, "n_shared_experts": 2, "top_k": 3, "routed_d_ff": 32,
+    "shared_d_ff": 512, "aux_loss_coef": 0.1, "dropout": 0.10, "attention_dropout": 0.17, "memory_dropout": 0.01,
+}  # fmt: skip
+PAPER_TRAINING = {
+    "learning_rate": 2.1e-4, "beta1": 0.95, "label_smoothing": 0.16, "max_grad_norm": 5.0, "bptt_segments": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    One way to train.
+
+    :param kind: "bc", "online" or "endless".
+    :param env_id: Key of the settings in ``zoo_configs/bc_elmur.yml`` or ``ppo_elmur.yml``.
+    :param policy_kwargs: In addition to those of the settings.
+    :param settings: In addition to those of the file.
+    :param longest: Where evaluation ends.
+    """
+
+    kind: str
+    env_id: str = "TMazePassive30-v0"
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    longest: int = 1_000_000
+
+
+EXPERIMENTS = {
+    "bc_gated": Experiment("bc"),
+    "bc_fixed": Experiment("bc", policy_kwargs={"blend": "fixed"}, longest=10_000),
+    "bc_learned": Experiment("bc", policy_kwargs={"blend": "learned"}, longest=10_000),
+    "bc_paper": Experiment("bc", policy_kwargs=PAPER, settings=PAPER_TRAINING, longest=10_000),
+    "bc_lstm": Experiment("bc", policy_kwargs={"core": "lstm"}, longest=10_000),
+    "bc_gru": Experiment("bc", policy_kwargs={"core": "gru"}, longest=10_000),
+    "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
+    "online_gated": Experiment("online"),
+    "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
+    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0"),
+}
+
+
+def load_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings of the zoo's file, and what the experiment changes."""
+    name = "bc_elmur.yml" if experiment.kind == "bc" else "ppo_elmur.yml"
+    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(name).read_text())[experiment.env_id]
+    settings |= experiment.settings
+    settings["policy_kwargs"] = settings["policy_kwargs"] | experiment.policy_kwargs
+    return settings
+
+
+def record_data(folder: Path) -> None:
+    """The paper's data set: 2,000 episodes of the oracle in corridors of 1 to 28 cells."""
+    record("TMazePassive-v0", "oracle", folder, N_RECORDED, env_kwargs={"corridor_length": (1, 28)}, progress_bar=True)
+
+
+def train_bc(settings: dict[str, Any], seed: int, data: Path) -> RecurrentPPO:
+    """Clone the recorded oracle."""
+    env = TMazeVecEnv(1)
+    model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=settings["policy_kwargs"], seed=seed, device="cpu")
+    names = {field.name for field in fields(BCConfig)}
+    config = BCConfig(**{name: value for name, value in settings.items() if name in names})
+    BC(model, NpzEpisodes(data, env.observation_space, env.action_space), config).train()
+    return model
+
+
+def train_online(settings: dict[str, Any], env_id: str, seed: int) -> RecurrentPPO:
+    """Train by PPO, from reward alone."""
+    settings = dict(settings)
+    env_kwargs = settings.pop("env_kwargs")
+    env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
+    env = VecMonitor(make_batch(env_id, settings.pop("n_envs"), env_kwargs))
+    n_timesteps = settings.pop("n_timesteps")
+    settings["learning_rate"] = LinearSchedule(float(settings["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
+    model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
+    return model.learn(n_timesteps)
+
+
+def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
+    """Success at every length, over 100 corridors."""
+    lengths = [length for length in LENGTHS if length <= longest]
+    corridors = Corridors(model.policy, lengths, EPISODES, EVALUATION_SEED)
+    while not corridors.finished:
+        corridors.advance()
+    return {str(length): float(success.mean()) for length, success in corridors.results.items()}
+
+
+def evaluate_endless(model: RecurrentPPO) -> dict[str, Any]:
+    """Share of right turns, over 100 episodes of each size."""
+    report = {}
+    for n_corridors, length in ENDLESS:
+        env = TMazeVecEnv(EPISODES, length=length, n_corridors=n_corridors)
+        episodes = run_episodes(model.policy, env, EVALUATION_SEED)
+        report[f"{n_corridors} x {length}"] = float(np.mean([episode["turn_success"] for episode in episodes]))
+    return report
+
+
+def run(name: str, seed: int, data: Path) -> None:
+    """Train and evaluate once, in this process, and write the result."""
+    th.set_num_threads(1)
+    experiment = EXPERIMENTS[name]
+    settings = load_settings(experiment)
+    start = time.process_time()
+    model = train_bc(settings, seed, data) if experiment.kind == "bc" else train_online(settings, experiment.env_id, seed)
+    trained = time.process_time()
+    result = evaluate_endless(model) if experiment.kind == "endless" else evaluate_corridors(model, experiment.longest)
+    report = {
+        "experiment": name,
+        "settings": settings,
+        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+        "episodes": EPISODES,
+        "success": result,
+        "training CPU seconds": round(trained - start, 1),
+        "evaluation CPU seconds": round(time.process_time() - trained, 1),
+        **provenance(seed),
+    }
+    write_json(FOLDER / f"{name}_{seed}.json", report)
+
+
+def launch(name: str, seed: int, data: Path, logs: Path) -> None:
+    """Run in a process of its own."""
+    if (FOLDER / f"{name}_{seed}.json").exists():
+        return
+    print(f"{name}, seed {seed}: begins", flush=True)
+    command = [sys.executable, __file__, "--run", name, str(seed), "--data", str(data)]
+    with open(logs / f"{name}_{seed}.log", "w") as log:
+        code = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        ).returncode
+    print(f"{name}, seed {seed}: " + ("done" if code == 0 else f"failed, see {log.name}"), flush=True)
+
+
+def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Success against length: the mean over seeds, and every seed as a thin line."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for i, (name, runs) in enumerate(results.items()):
+        if EXPERIMENTS[name].kind == "endless":
+            continue
+        lengths = [int(length) for length in runs[0]["success"]]
+        success = np.array([list(run["success"].values()) for run in runs])
+        style = {"color": f"C{i}", "ls": "-" if EXPERIMENTS[name].kind == "bc" else "--"}
+        axes.plot(lengths, success.T, lw=0.6, alpha=0.5, **style)
+        axes.plot(lengths, success.mean(0), marker="o", ms=4, label=f"{name.replace('_', ' ')} ({len(runs)} seeds)", **style)
+    axes.axvline(30, color="grey", lw=1, ls=":")
+    axes.axhline(0.5, color="grey", lw=1, ls="--")
+    axes.set(
+        xscale="log", xlabel="length of the corridor (steps); trained on at most 30", ylabel=f"success ({EPISODES} corridors)"
+    )
+    axes.set(ylim=(-0.03, 1.03), title="T-Maze: success beyond the trained length")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2, loc="lower left")
+    write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def report() -> None:
+    """Print tables of all results, and draw the figure."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name in EXPERIMENTS:
+        paths = sorted(FOLDER.glob(f"{name}_[0-9]*.json"))
+        if paths:
+            results[name] = [json.loads(path.read_text()) for path in paths]
+    for endless in (False, True):
+        chosen = {name: runs for name, runs in results.items() if (EXPERIMENTS[name].kind == "endless") == endless}
+        columns = list(dict.fromkeys(length for runs in chosen.values() for length in runs[0]["success"]))
+        rows = []
+        for name, runs in chosen.items():
+            means = []
+            for column in columns:
+                values = [run["success"][column] for run in runs if column in run["success"]]
+                means.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
+            seconds = np.median([run["training CPU seconds"] for run in runs])
+            rows.append([name, len(runs), runs[0]["parameters"], *means, round(float(seconds))])
+        header = ["mean (worst seed)", "seeds", "parameters", *columns, "training, CPU s"]
+        print(markdown_table(header, rows), "\n")
+    draw(results, RESULTS.parents[1] / "docs" / "tmaze_memory.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time")
+    parser.add_argument(
+        "--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-tmaze30", help="recorded episodes"
+    )
+    parser.add_argument("--run", nargs=2, metavar=("EXPERIMENT", "SEED"), help="one run, in this process")
+    parser.add_argument("--report", action="store_true", help="only print tables and draw the figure")
+    options = parser.parse_args()
+    if options.run:
+        run(options.run[0], int(options.run[1]), options.data)
+        return
+    if not options.report:
+        record_data(options.data)
+        logs = Path(tempfile.mkdtemp(prefix="tmaze_memory_"))
+        with ThreadPoolExecutor(options.workers) as pool:
+            for name, seed in itertools.product(options.only, options.seeds):
+                pool.submit(launch, name, seed, options.data, logs)
+    report()
+
+
+if __name__ == "__main__":
+    main()

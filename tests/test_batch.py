@@ -1,0 +1,43 @@
+"""Properties of batches made by id."""
+
+from collections.abc import Iterator
+
+import gymnasium
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_elmur.envs import TMazeConfig, TMazeVecEnv
+from sb3_elmur.envs.batch import make_batch
+
+
+@pytest.fixture
+def limited() -> Iterator[str]:
+    """Id of a T-Maze with a time limit, which the native batch does not know."""
+    gymnasium.register("LimitedTMaze-v0", "sb3_elmur.envs.tmaze:TMazeEnv", max_episode_steps=4)
+    yield "LimitedTMaze-v0"
+    del gymnasium.registry["LimitedTMaze-v0"]
+
+
+def test_tmaze_is_a_native_batch_with_the_arguments_of_its_id() -> None:
+    batch = make_batch("TMazeEndless3x10-v0", 5, {"length": 7})
+    assert isinstance(batch, TMazeVecEnv)
+    assert batch.num_envs == 5
+    assert batch.config == TMazeConfig(length=7, n_corridors=3)
+
+
+def test_other_environments_are_copied() -> None:
+    batch = make_batch("CartPole-v1", 2, {"sutton_barto_reward": True})
+    assert isinstance(batch, DummyVecEnv)
+    assert batch.get_attr("_sutton_barto_reward") == [True, True]
+
+
+def test_time_limit_is_kept(limited: str) -> None:
+    batch = make_batch(limited, 2)
+    batch.reset()
+    dones = [batch.step([0, 0])[2].tolist() for _ in range(4)]
+    assert dones == [[False, False]] * 3 + [[True, True]]
+
+
+def test_unknown_id_is_refused() -> None:
+    with pytest.raises(gymnasium.error.UnregisteredEnv):
+        make_batch("Nowhere-v0", 2)
