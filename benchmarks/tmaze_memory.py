@@ -33,7 +33,7 @@ from common import RESULTS, markdown_table, provenance, write_file, write_json
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
-from sb3_elmur import RecurrentPPO
+from sb3_elmur import RecurrentPPO, resize_memory
 from sb3_elmur.bc import BC
 from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.datasets import NpzEpisodes
@@ -70,6 +70,7 @@ class Experiment:
     :param policy_kwargs: In addition to those of the settings.
     :param settings: In addition to those of the file.
     :param longest: Where evaluation ends.
+    :param resize: Numbers of slots with which the trained model is evaluated too.
     """
 
     kind: str
@@ -77,11 +78,15 @@ class Experiment:
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     longest: int = 1_000_000
+    resize: tuple[int, ...] = ()
 
 
 EXPERIMENTS = {
     "bc_gated": Experiment("bc"),
-    "bc_fixed": Experiment("bc", policy_kwargs={"blend": "fixed"}, longest=10_000),
+    "bc_gated_L10": Experiment("bc", policy_kwargs={"segment_length": 10}, settings={"bptt_segments": 3}, longest=100_000),
+    "bc_gated_slots": Experiment("bc", longest=1_000, resize=(1, 4, 8)),
+    "bc_fixed": Experiment("bc", policy_kwargs={"blend": "fixed"}, longest=10_000, resize=(1, 4, 8)),
+    "bc_fixed_detached": Experiment("bc", policy_kwargs={"blend": "fixed"}, settings={"bptt_segments": 1}, longest=10_000),
     "bc_learned": Experiment("bc", policy_kwargs={"blend": "learned"}, longest=10_000),
     "bc_paper": Experiment("bc", policy_kwargs=PAPER, settings=PAPER_TRAINING, longest=10_000),
     "bc_lstm": Experiment("bc", policy_kwargs={"core": "lstm"}, longest=10_000),
@@ -163,6 +168,9 @@ def run(name: str, seed: int, data: Path) -> None:
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "episodes": EPISODES,
         "success": result,
+        "success with other numbers of slots": {
+            n: evaluate_corridors(resize_memory(model, n), min(experiment.longest, 1_000)) for n in experiment.resize
+        },
         "training CPU seconds": round(trained - start, 1),
         "evaluation CPU seconds": round(time.process_time() - trained, 1),
         **provenance(seed),

@@ -18,9 +18,10 @@ if not (Path(__file__).parent / "envs").exists():
 from sb3_elmur import envs
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.resizing import resize_memory
 
 __version__ = version("sb3-elmur")
-__all__ = ["ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "RecurrentPPO", "__version__", "envs"]
+__all__ = ["ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "RecurrentPPO", "__version__", "envs", "resize_memory"]
 
 _HostRecurrentPPO.policy_aliases.update(
     {policy.__name__: policy for policy in (ElmurPolicy, ElmurCnnPolicy, ElmurMultiInputPolicy)}

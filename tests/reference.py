@@ -57,7 +57,12 @@ def random_params(config: dict, seed: int) -> Params:
         if config.get("blend") == "learned":
             params[p + "blend.logit"] = normal(1)[0]
         if config.get("blend") == "gated":
-            for name, shape in (("hidden.weight", (d, 2 * d)), ("hidden.bias", (d,)), ("logit.weight", (1, d)), ("logit.bias", (1,))):
+            for name, shape in (
+                ("hidden.weight", (d, 2 * d)),
+                ("hidden.bias", (d,)),
+                ("logit.weight", (1, d)),
+                ("logit.bias", (1,)),
+            ):
                 params[f"{p}blend.{name}"] = 2 * normal(*shape)
     return params
 

@@ -119,7 +119,7 @@ def test_all_lengths_around_segment_borders_equal_stepping(segment_length: int) 
 
 
 def test_known_segments_are_looked_up_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = corridor_policy(right=20.0, lru_blend=0.0, segment_length=2)
+    policy = corridor_policy(right=20.0, lru_blend=0.0, segment_length=2, n_layers=1)
     expected = stepped(policy, NOISE_BLOCK + 5, 3, seed=2)
     n_computed = []
     for most_bytes in (2**28, 20_000):

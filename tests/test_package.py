@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "unroll": {"memory"},
     "layer": {"config", "feedforward", "attention", "blending"},
     "elmur": {"config", "memory", "feedforward", "attention", "layer", "unroll"},
-    "backbone": {"config", "memory", "layer", "elmur"},
+    "cells": {"config", "elmur", "memory"},
+    "backbone": {"cells", "config", "elmur", "layer", "memory"},
     "checks": {"elmur"},
     "policies": {"config", "checks", "memory", "elmur", "backbone"},
     "buffers": {"backbone", "memory"},
@@ -43,11 +44,12 @@ MAY_IMPORT = {
     "bc_config": {"config"},
     "cloning_loss": {"policies"},
     "bc": {"bc_config", "cloning_loss", "datasets", "distributed", "files", "memory", "policies", "ppo", "bc_command"},
-    "bc_command": {"bc", "bc_config", "datasets", "distributed", "files", "options", "ppo"},
+    "bc_command": {"bc", "bc_config", "config", "datasets", "distributed", "files", "options", "ppo"},
     "cli": set(),
-    "__init__": {"envs", "policies", "ppo"},
+    "resizing": {"config", "ppo"},
+    "__init__": {"envs", "policies", "ppo", "resizing"},
 }
-PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "backbone")
+PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "cells", "backbone")
 
 
 def imported(path: Path) -> set[str]:

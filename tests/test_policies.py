@@ -213,7 +213,7 @@ def test_model_survives_saving_with_another_number_of_environments(tmp_path: Pat
         ({"enable_critic_lstm": True}, TypeError, "no argument `enable_critic_lstm`"),
         ({"d_modle": 64}, TypeError, "no argument `d_modle`. Did you mean `d_model`?"),
         ({"xyz": 1}, TypeError, "no argument `xyz`. Known arguments: .*d_model"),
-        ({"memory_size": 0}, ValueError, "`memory_size` must be an integer of at least 1. Received 0."),
+        ({"memory_size": -1}, ValueError, "`memory_size` must be an integer of at least 0. Received -1."),
         ({"detach_memory": 2}, ValueError, "`detach_memory` must be True or False. Received 2."),
         ({"share_features_extractor": False}, ValueError, "`share_features_extractor=False` needs `separate_critic=True`."),
     ],
