@@ -13,7 +13,6 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -32,10 +31,11 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.evaluation import Corridors
 
 ENV_ID = "TMazePassive30-v0"
 LENGTH = 30
-LENGTHS = (9, 30, 60, 100, 200, 300, 600, 1000)
+LENGTHS = (9, 30, 100, 300, 1000, 3000, 10_000)
 EPISODES = 100
 EVALUATIONS = 20
 CHANCE = 0.5
@@ -86,32 +86,37 @@ def train(agent: str, seed: int, output: Path, progress_bar: bool) -> float:
     return time.perf_counter() - start
 
 
-def success_rate(act: Callable[..., tuple[np.ndarray, Any]], length: int, seed: int) -> float:
+def success_rate(model: BaseAlgorithm, length: int, seed: int) -> float:
     """
-    Share of ``EPISODES`` corridors, one episode each, that end at the goal.
+    Share of ``EPISODES`` corridors, one episode each, that end at the goal, for a model without memory.
 
-    :param act: ``model.predict`` or ``policy.step``.
+    :param model: What acts.
     :param length: Step limit T; the corridor has T - 2 cells.
     :param seed: Seed of the environments.
     """
     env = TMazeVecEnv(EPISODES, length=length, seed=seed)
-    observations, state, starts = env.reset(), None, np.ones(EPISODES, dtype=bool)
+    observations = env.reset()
     finished, success = np.zeros(EPISODES, dtype=bool), np.zeros(EPISODES, dtype=bool)
     while not finished.all():
-        actions, state = act(observations, state, starts, deterministic=True)
-        observations, _, starts, infos = env.step(actions)
-        for i in np.flatnonzero(starts & ~finished):
+        actions, _ = model.predict(observations, deterministic=True)
+        observations, _, dones, infos = env.step(actions)
+        for i in np.flatnonzero(dones & ~finished):
             success[i] = infos[i]["is_success"]
-        finished |= starts
+        finished |= dones
     return float(success.mean())
 
 
 def evaluate(output: Path, seed: int) -> dict[str, dict[int, float]]:
     """Success of both saved agents at every length of ``LENGTHS``, with other seeds than those of training."""
-    elmur = RecurrentPPO.load(output / AGENTS["ELMUR"] / "model.zip", device="cpu").policy.step
-    ppo = PPO.load(output / AGENTS["PPO without memory"] / "model.zip", device="cpu").predict
-    acts = {"ELMUR": elmur, "PPO without memory": ppo}
-    return {agent: {length: success_rate(act, length, 2000 + seed) for length in LENGTHS} for agent, act in acts.items()}
+    elmur = RecurrentPPO.load(output / AGENTS["ELMUR"] / "model.zip", device="cpu")
+    corridors = Corridors(elmur.policy, LENGTHS, EPISODES, 2000 + seed)
+    while not corridors.finished:
+        corridors.advance()
+    ppo = PPO.load(output / AGENTS["PPO without memory"] / "model.zip", device="cpu")
+    return {
+        "ELMUR": {length: float(success.mean()) for length, success in corridors.results.items()},
+        "PPO without memory": {length: success_rate(ppo, length, 2000 + seed) for length in LENGTHS},
+    }
 
 
 def draw(output: Path, rates: dict[str, dict[int, float]], segment_length: int) -> None:
