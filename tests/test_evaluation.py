@@ -35,7 +35,7 @@ from sb3_elmur.evaluation import Corridors, run_episodes, wilson_interval
 from sb3_elmur.evaluation_command import load_walk, main, save_walk
 
 SPACES = (TMazeEnv().observation_space, spaces.Discrete(4))
-N_AGENTS = 12
+N_AGENTS = 60
 
 architectures = st.fixed_dictionaries(
     {
