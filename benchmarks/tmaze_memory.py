@@ -19,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ from sb3_elmur.recording import record
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 ENDLESS = ((3, 30), (10, 10), (10, 30), (3, 100), (10, 100), (3, 1000), (10, 1000))
+Prepare = Callable[[str, RecurrentPPO], None]
 EPISODES = 100
 N_RECORDED = 2000
 EVALUATION_SEED = 10_000
@@ -112,10 +115,11 @@ def record_data(folder: Path) -> None:
     record("TMazePassive-v0", "oracle", folder, N_RECORDED, env_kwargs={"corridor_length": (1, 28)}, progress_bar=True)
 
 
-def train_bc(settings: dict[str, Any], seed: int, data: Path) -> RecurrentPPO:
-    """Clone the recorded oracle."""
+def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[[RecurrentPPO], None]) -> RecurrentPPO:
+    """Clone the recorded oracle, with a model that ``prepare`` may change first."""
     env = TMazeVecEnv(1)
     model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=settings["policy_kwargs"], seed=seed, device="cpu")
+    prepare(model)
     names = {field.name for field in fields(BCConfig)}
     config = BCConfig(**{name: value for name, value in settings.items() if name in names})
     BC(model, NpzEpisodes(data, env.observation_space, env.action_space), config).train()
@@ -153,13 +157,15 @@ def evaluate_endless(model: RecurrentPPO) -> dict[str, Any]:
     return report
 
 
-def run(name: str, seed: int, data: Path) -> None:
+def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, prepare: Prepare) -> None:
     """Train and evaluate once, in this process, and write the result."""
     th.set_num_threads(1)
-    experiment = EXPERIMENTS[name]
     settings = load_settings(experiment)
     start = time.process_time()
-    model = train_bc(settings, seed, data) if experiment.kind == "bc" else train_online(settings, experiment.env_id, seed)
+    if experiment.kind == "bc":
+        model = train_bc(settings, seed, data, partial(prepare, name))
+    else:
+        model = train_online(settings, experiment.env_id, seed)
     trained = time.process_time()
     result = evaluate_endless(model) if experiment.kind == "endless" else evaluate_corridors(model, experiment.longest)
     report = {
@@ -175,19 +181,18 @@ def run(name: str, seed: int, data: Path) -> None:
         "evaluation CPU seconds": round(time.process_time() - trained, 1),
         **provenance(seed),
     }
-    write_json(FOLDER / f"{name}_{seed}.json", report)
+    write_json(folder / f"{name}_{seed}.json", report)
 
 
-def launch(name: str, seed: int, data: Path, logs: Path) -> None:
+def launch(script: str, name: str, seed: int, data: Path, folder: Path, logs: Path) -> None:
     """Run in a process of its own."""
-    if (FOLDER / f"{name}_{seed}.json").exists():
+    if (folder / f"{name}_{seed}.json").exists():
         return
     print(f"{name}, seed {seed}: begins", flush=True)
-    command = [sys.executable, __file__, "--run", name, str(seed), "--data", str(data)]
+    command = [sys.executable, script, "--run", name, str(seed), "--data", str(data)]
     with open(logs / f"{name}_{seed}.log", "w") as log:
-        code = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        ).returncode
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     print(f"{name}, seed {seed}: " + ("done" if code == 0 else f"failed, see {log.name}"), flush=True)
 
 
@@ -222,6 +227,8 @@ def report() -> None:
             results[name] = [json.loads(path.read_text()) for path in paths]
     for endless in (False, True):
         chosen = {name: runs for name, runs in results.items() if (EXPERIMENTS[name].kind == "endless") == endless}
+        if not chosen:
+            continue
         columns = list(dict.fromkeys(length for runs in chosen.values() for length in runs[0]["success"]))
         rows = []
         for name, runs in chosen.items():
@@ -236,28 +243,44 @@ def report() -> None:
     draw(results, RESULTS.parents[1] / "docs" / "tmaze_memory.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
+def command_line(
+    description: str | None,
+    script: str,
+    experiments: dict[str, Experiment],
+    folder: Path,
+    report: Callable[[], None],
+    prepare: Prepare = lambda name, model: None,
+) -> None:
+    """
+    Run experiments as the command line says.
+
+    :param description: Its help.
+    :param script: The script that was called.
+    :param experiments: By name.
+    :param folder: Where results go.
+    :param report: Shows the results that are there.
+    :param prepare: Changes the model of the named experiment before training.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=experiments, default=list(experiments), metavar="EXPERIMENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
-    parser.add_argument(
-        "--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-tmaze30", help="recorded episodes"
-    )
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-tmaze30", help="episodes")
     parser.add_argument("--run", nargs=2, metavar=("EXPERIMENT", "SEED"), help="one run, in this process")
-    parser.add_argument("--report", action="store_true", help="only print tables and draw the figure")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
     options = parser.parse_args()
     if options.run:
-        run(options.run[0], int(options.run[1]), options.data)
+        name, seed = options.run
+        run(name, experiments[name], int(seed), options.data, folder, prepare)
         return
     if not options.report:
         record_data(options.data)
-        logs = Path(tempfile.mkdtemp(prefix="tmaze_memory_"))
+        logs = Path(tempfile.mkdtemp(prefix="tmaze_"))
         with ThreadPoolExecutor(options.workers) as pool:
-            for name, seed in itertools.product(options.only, options.seeds):
-                pool.submit(launch, name, seed, options.data, logs)
+            for seed, name in itertools.product(options.seeds, options.only):
+                pool.submit(launch, script, name, seed, options.data, folder, logs)
     report()
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, __file__, EXPERIMENTS, FOLDER, report)
