@@ -74,6 +74,7 @@ class Experiment:
     :param settings: In addition to those of the file.
     :param longest: Where evaluation ends.
     :param resize: Numbers of slots with which the trained model is evaluated too.
+    :param then: Key of the settings with which online training goes on.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Experiment:
     settings: dict[str, Any] = field(default_factory=dict)
     longest: int = 1_000_000
     resize: tuple[int, ...] = ()
+    then: str | None = None
 
 
 EXPERIMENTS = {
@@ -97,14 +99,14 @@ EXPERIMENTS = {
     "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
     "online_gated": Experiment("online"),
     "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
-    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0"),
+    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0", then="TMazeEndless10x30-v0"),
 }
 
 
-def load_settings(experiment: Experiment) -> dict[str, Any]:
+def load_settings(experiment: Experiment, env_id: str) -> dict[str, Any]:
     """The settings of the zoo's file, and what the experiment changes."""
     name = "bc_elmur.yml" if experiment.kind == "bc" else "ppo_elmur.yml"
-    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(name).read_text())[experiment.env_id]
+    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(name).read_text())[env_id]
     settings |= experiment.settings
     settings["policy_kwargs"] = settings["policy_kwargs"] | experiment.policy_kwargs
     return settings
@@ -126,8 +128,8 @@ def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[
     return model
 
 
-def train_online(settings: dict[str, Any], env_id: str, seed: int) -> RecurrentPPO:
-    """Train by PPO, from reward alone."""
+def train_online(settings: dict[str, Any], env_id: str, seed: int, begin: RecurrentPPO | None = None) -> RecurrentPPO:
+    """Train by PPO, from reward alone, maybe with the weights of another model to begin with."""
     settings = dict(settings)
     env_kwargs = settings.pop("env_kwargs")
     env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
@@ -135,6 +137,8 @@ def train_online(settings: dict[str, Any], env_id: str, seed: int) -> RecurrentP
     n_timesteps = settings.pop("n_timesteps")
     settings["learning_rate"] = LinearSchedule(float(settings["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
     model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
+    if begin is not None:
+        model.policy.load_state_dict(begin.policy.state_dict())
     return model.learn(n_timesteps)
 
 
@@ -160,12 +164,14 @@ def evaluate_endless(model: RecurrentPPO) -> dict[str, Any]:
 def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, prepare: Prepare) -> None:
     """Train and evaluate once, in this process, and write the result."""
     th.set_num_threads(1)
-    settings = load_settings(experiment)
+    settings = [load_settings(experiment, env_id) for env_id in (experiment.env_id, experiment.then) if env_id is not None]
     start = time.process_time()
     if experiment.kind == "bc":
-        model = train_bc(settings, seed, data, partial(prepare, name))
+        model = train_bc(settings[0], seed, data, partial(prepare, name))
     else:
-        model = train_online(settings, experiment.env_id, seed)
+        model = train_online(settings[0], experiment.env_id, seed)
+    if experiment.then is not None:
+        model = train_online(settings[1], experiment.then, seed, model)
     trained = time.process_time()
     result = evaluate_endless(model) if experiment.kind == "endless" else evaluate_corridors(model, experiment.longest)
     report = {

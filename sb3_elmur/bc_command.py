@@ -128,18 +128,18 @@ def train(options: argparse.Namespace, group: Group, device: str, arguments: Seq
     :param arguments: The command line, to be recorded.
     :raises ValueError: If an option, a file or the environment does not fit.
     """
+    first = group.rank == 0
     settings = read_settings(options)
     config = BCConfig(**{field.name: settings[field.name] for field in fields(BCConfig) if field.name in settings})
     env = make_vec_env(options.env, settings["n_eval_envs"], seed=options.seed, env_kwargs=settings["env_kwargs"])
     episodes = open_episodes(options.data, env.observation_space, env.action_space)
     model = RecurrentPPO(
         settings["policy"], env, policy_kwargs=settings["policy_kwargs"], seed=options.seed, device=device,
-        tensorboard_log=options.tensorboard_log, verbose=1,
+        tensorboard_log=options.tensorboard_log, verbose=int(first),
     )  # fmt: skip
     trainer = BC(model, episodes, config, eval_env=env)
     name = options.env.replace("/", "-")
     folder = group.from_first(lambda: options.run or new_run_folder(options.log_folder / ALGORITHM, name))
-    first = group.rank == 0
     if first:
         print(f"{len(episodes)} episodes, {int(episodes.lengths.sum())} steps. Run folder: {folder}")
         if not (folder / CHECKPOINT).exists():
