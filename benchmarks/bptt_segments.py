@@ -3,8 +3,8 @@ Does the gradient through memory help? Online T-Maze with chains of 1, 2 and 3 s
 
     python benchmarks/bptt_segments.py [--seeds 5] [--steps 200000] [--processes 2]
 
-All agents use the settings of ``zoo_configs/ppo_elmur.yml`` (three segments an episode); only the class and ``bptt_segments``
-differ. The unmodified class runs with detached memory, which is what one segment per chain is. Writes
+All agents use the settings of ``zoo_configs/ppo_elmur.yml``, with fixed blending and three segments an episode; only the class and
+``bptt_segments`` differ. The unmodified class runs with detached memory, which is what one segment per chain is. Writes
 ``results/bptt_segments.json``: success over 100 corridors at the trained length during training, and by length at the end.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import sb3_contrib
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
-from demo import LENGTH, LENGTHS, read_settings, success_rate
+from demo import LENGTH, corridor_success, read_settings
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_elmur
@@ -31,6 +31,8 @@ AGENTS: dict[str, dict[str, Any]] = {
     "2 segments": {"bptt_segments": 2},
     "3 segments": {"bptt_segments": 3},
 }
+FIXED = {"segment_length": 10, "memory_size": 2, "blend": "fixed"}
+LENGTHS = (30, 60, 100, 200, 300, 600, 1000)
 EVALUATE_EVERY = 16_384
 
 
@@ -47,7 +49,7 @@ class Curve(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if self.num_timesteps >= EVALUATE_EVERY * (len(self.points) + 1):
-            self.points.append((self.num_timesteps, success_rate(self.model.policy.step, LENGTH, 1000 + self.seed)))
+            self.points.append((self.num_timesteps, corridor_success(self.model.policy, [LENGTH], 1000 + self.seed)[LENGTH]))
 
 
 def run(job: tuple[str, int, int]) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def run(job: tuple[str, int, int]) -> dict[str, Any]:
     settings = read_settings()
     env = TMazeVecEnv(settings.pop("n_envs"), length=LENGTH, seed=seed, **settings.pop("env_kwargs"))
     del settings["n_timesteps"], settings["policy"]
-    policy_kwargs, arguments = settings.pop("policy_kwargs"), AGENTS[agent]
+    policy_kwargs, arguments = settings.pop("policy_kwargs") | FIXED, AGENTS[agent]
     cls = sb3_elmur.RecurrentPPO if arguments else sb3_contrib.RecurrentPPO
     if not arguments:
         policy_kwargs["detach_memory"] = True
@@ -69,7 +71,7 @@ def run(job: tuple[str, int, int]) -> dict[str, Any]:
         "seed": seed,
         "cpu_seconds": round(time.process_time() - start, 1),
         "curve": curve.points,
-        "success_by_length": {length: success_rate(model.policy.step, length, 2000 + seed) for length in LENGTHS},
+        "success_by_length": corridor_success(model.policy, LENGTHS, 2000 + seed),
     }
 
 

@@ -13,6 +13,7 @@ import multiprocessing
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +30,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
-from sb3_elmur import RecurrentPPO
+from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation import Corridors
 
@@ -106,15 +107,26 @@ def success_rate(model: BaseAlgorithm, length: int, seed: int) -> float:
     return float(success.mean())
 
 
+def corridor_success(policy: ElmurPolicy, lengths: Sequence[int], seed: int) -> dict[int, float]:
+    """
+    Share of ``EPISODES`` corridors of each length that end at the goal.
+
+    :param policy: What acts.
+    :param lengths: Step limits T.
+    :param seed: Seed of the environments.
+    """
+    corridors = Corridors(policy, lengths, EPISODES, seed)
+    while not corridors.finished:
+        corridors.advance()
+    return {length: float(success.mean()) for length, success in corridors.results.items()}
+
+
 def evaluate(output: Path, seed: int) -> dict[str, dict[int, float]]:
     """Success of both saved agents at every length of ``LENGTHS``, with other seeds than those of training."""
     elmur = RecurrentPPO.load(output / AGENTS["ELMUR"] / "model.zip", device="cpu")
-    corridors = Corridors(elmur.policy, LENGTHS, EPISODES, 2000 + seed)
-    while not corridors.finished:
-        corridors.advance()
     ppo = PPO.load(output / AGENTS["PPO without memory"] / "model.zip", device="cpu")
     return {
-        "ELMUR": {length: float(success.mean()) for length, success in corridors.results.items()},
+        "ELMUR": corridor_success(elmur.policy, LENGTHS, 2000 + seed),
         "PPO without memory": {length: success_rate(ppo, length, 2000 + seed) for length in LENGTHS},
     }
 

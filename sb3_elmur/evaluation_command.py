@@ -34,7 +34,7 @@ class Record:
     """
     What an evaluation has found so far, in a JSON file.
 
-    :param path: The file, which is continued if it is there; ``None`` keeps nothing.
+    :param path: The file, which is continued if it is there, and whose folder is made; ``None`` keeps nothing.
     :param settings: What the file must have in common with this evaluation.
     :raises ValueError: If the file is the record of another evaluation, or none at all.
     """
@@ -46,7 +46,10 @@ class Record:
             "settings": settings, "steps": 0, "seconds": 0.0, "steps_per_second": 0.0, "results": {}, "episodes": []
         }  # fmt: skip
         self._saved = time.perf_counter()
-        if path is None or not path.exists():
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
             return
         try:
             found = json.loads(path.read_text())
@@ -91,7 +94,6 @@ class Record:
         self.content["steps_per_second"] = round(self.content["steps"] / self.content["seconds"], 1)
         self._saved = now
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path) as temporary:
                 temporary.write_text(json.dumps(self.content, indent=2) + "\n")
 
@@ -291,8 +293,8 @@ def evaluate(options: argparse.Namespace) -> Record:
         "n_episodes": n_episodes,
         "seed": options.seed,
     }
-    record = Record(options.output, json.loads(json.dumps(settings)))
     policy = load_policy(options.model, options.device)
+    record = Record(options.output, json.loads(json.dumps(settings)))
     progress_bar = not options.no_progress
     if lengths:
         evaluate_corridors(policy, lengths, n_episodes, options.seed, record, progress_bar)

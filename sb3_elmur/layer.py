@@ -163,4 +163,4 @@ class ElmurLayer(nn.Module):
         x = self.around_memory_ffn.after(x, self.memory_ffn(self.around_memory_ffn.before(x), load))
         candidate = self.candidate_dropout(x)
         weight = self.blend(slot, candidate).masked_fill(empty[:, None, None], 1.0)
-        return slot.lerp(candidate, weight.expand_as(slot))
+        return slot.lerp(candidate, weight.to(slot.dtype).expand_as(slot))

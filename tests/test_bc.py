@@ -435,7 +435,7 @@ def test_accuracy_and_squared_error_are_those_of_predict() -> None:
             assert 0 < np.mean(right) < 1
 
 
-@pytest.mark.parametrize("policy_kwargs", [{}, MOE], ids=str)
+@pytest.mark.parametrize("policy_kwargs", [{}, MOE, {"blend": "gated"}, {"blend": "learned"}], ids=str)
 def test_mixed_precision_is_close(policy_kwargs: dict) -> None:
     rows = []
     for mixed in (False, True):

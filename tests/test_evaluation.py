@@ -270,8 +270,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(models: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run the command with arguments, and return its record."""
 
-    def run(*arguments: str, model: str = "tmaze") -> dict[str, Any]:
-        output = tmp_path / "record.json"
+    def run(*arguments: str, model: str = "tmaze", folder: str = "") -> dict[str, Any]:
+        output = tmp_path / folder / "record.json"
         main([str(models / f"{model}.zip"), "-o", str(output), "--no-progress", "--device", "cpu", *arguments])
         return json.loads(output.read_text())
 
@@ -325,6 +325,10 @@ def test_corridors_of_several_lengths_are_recorded(
     assert printed[0].split() == ["length", "success", "95%", "interval"]
     assert len({len(line) for line in printed[1:4]}) == 1
     assert printed[4].startswith("8 episodes of each length, ")
+
+
+def test_folder_of_the_record_is_made(run: Callable[..., dict[str, Any]]) -> None:
+    assert run("--lengths", "3", folder="new/folder")["results"] == run("--lengths", "3")["results"]
 
 
 def test_record_needs_no_output(models: Path, capsys: pytest.CaptureFixture) -> None:
