@@ -3,7 +3,7 @@ Does the gradient through memory help? Online T-Maze with chains of 1, 2 and 3 s
 
     python benchmarks/bptt_segments.py [--seeds 5] [--steps 200000] [--processes 2]
 
-All agents use the settings of ``zoo_configs/ppo_elmur.yml``, with fixed blending and three segments an episode; only the class and
+All agents use the settings of ``zoo_configs/ppo_elmur.yml``, but fixed blending and three segments an episode; only class and
 ``bptt_segments`` differ. The unmodified class runs with detached memory, which is what one segment per chain is. Writes
 ``results/bptt_segments.json``: success over 100 corridors at the trained length during training, and by length at the end.
 """
