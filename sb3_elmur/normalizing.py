@@ -25,7 +25,7 @@ class NormalizedEpisodes(Episodes):
 
     def _load(self, index: int) -> Episode:
         episode = self.episodes[index]
-        return replace(episode, observations=self.normalization.normalize_obs(episode.observations))  # type: ignore[arg-type]
+        return replace(episode, observations=self.normalization.normalize_obs(episode.observations))
 
 
 def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNormalize:
@@ -46,7 +46,7 @@ def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNorm
             for key, statistics in normalized.obs_rms.items():
                 statistics.update(observations[key])
         else:
-            normalized.obs_rms.update(observations)  # type: ignore[arg-type]
+            normalized.obs_rms.update(observations)
     return normalized
 
 
