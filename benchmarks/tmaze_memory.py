@@ -61,6 +61,7 @@ PAPER = {  # the paper's network (FFN sizes as published), fixed blending, memor
 PAPER_TRAINING = {
     "learning_rate": 2.1e-4, "beta1": 0.95, "label_smoothing": 0.16, "max_grad_norm": 5.0, "bptt_segments": 1,
 }  # fmt: skip
+CELL = {"ortho_init": False}  # with SB3's small last layer, cells learn nothing in as many epochs as fill ELMUR's budget
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class Experiment:
     :param settings: In addition to those of the file.
     :param longest: Where evaluation ends.
     :param resize: Numbers of slots with which the trained model is evaluated too.
-    :param then: Key of the settings with which online training goes on.
     """
 
     kind: str
@@ -83,7 +83,6 @@ class Experiment:
     settings: dict[str, Any] = field(default_factory=dict)
     longest: int = 1_000_000
     resize: tuple[int, ...] = ()
-    then: str | None = None
 
 
 EXPERIMENTS = {
@@ -94,19 +93,19 @@ EXPERIMENTS = {
     "bc_fixed_detached": Experiment("bc", policy_kwargs={"blend": "fixed"}, settings={"bptt_segments": 1}, longest=10_000),
     "bc_learned": Experiment("bc", policy_kwargs={"blend": "learned"}, longest=10_000),
     "bc_paper": Experiment("bc", policy_kwargs=PAPER, settings=PAPER_TRAINING, longest=10_000),
-    "bc_lstm": Experiment("bc", policy_kwargs={"core": "lstm"}, longest=10_000),
-    "bc_gru": Experiment("bc", policy_kwargs={"core": "gru"}, longest=10_000),
+    "bc_lstm": Experiment("bc", policy_kwargs=CELL | {"core": "lstm"}, settings={"n_epochs": 75}, longest=100_000),
+    "bc_gru": Experiment("bc", policy_kwargs=CELL | {"core": "gru"}, settings={"n_epochs": 60}, longest=100_000),
     "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
     "online_gated": Experiment("online"),
     "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
-    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0", then="TMazeEndless10x30-v0"),
+    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0"),
 }
 
 
-def load_settings(experiment: Experiment, env_id: str) -> dict[str, Any]:
+def load_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings of the zoo's file, and what the experiment changes."""
     name = "bc_elmur.yml" if experiment.kind == "bc" else "ppo_elmur.yml"
-    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(name).read_text())[env_id]
+    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(name).read_text())[experiment.env_id]
     settings |= experiment.settings
     settings["policy_kwargs"] = settings["policy_kwargs"] | experiment.policy_kwargs
     return settings
@@ -128,8 +127,8 @@ def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[
     return model
 
 
-def train_online(settings: dict[str, Any], env_id: str, seed: int, begin: RecurrentPPO | None = None) -> RecurrentPPO:
-    """Train by PPO, from reward alone, maybe with the weights of another model to begin with."""
+def train_online(settings: dict[str, Any], env_id: str, seed: int) -> RecurrentPPO:
+    """Train by PPO, from reward alone."""
     settings = dict(settings)
     env_kwargs = settings.pop("env_kwargs")
     env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
@@ -137,8 +136,6 @@ def train_online(settings: dict[str, Any], env_id: str, seed: int, begin: Recurr
     n_timesteps = settings.pop("n_timesteps")
     settings["learning_rate"] = LinearSchedule(float(settings["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
     model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
-    if begin is not None:
-        model.policy.load_state_dict(begin.policy.state_dict())
     return model.learn(n_timesteps)
 
 
@@ -164,14 +161,12 @@ def evaluate_endless(model: RecurrentPPO) -> dict[str, Any]:
 def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, prepare: Prepare) -> None:
     """Train and evaluate once, in this process, and write the result."""
     th.set_num_threads(1)
-    settings = [load_settings(experiment, env_id) for env_id in (experiment.env_id, experiment.then) if env_id is not None]
+    settings = load_settings(experiment)
     start = time.process_time()
     if experiment.kind == "bc":
-        model = train_bc(settings[0], seed, data, partial(prepare, name))
+        model = train_bc(settings, seed, data, partial(prepare, name))
     else:
-        model = train_online(settings[0], experiment.env_id, seed)
-    if experiment.then is not None:
-        model = train_online(settings[1], experiment.then, seed, model)
+        model = train_online(settings, experiment.env_id, seed)
     trained = time.process_time()
     result = evaluate_endless(model) if experiment.kind == "endless" else evaluate_corridors(model, experiment.longest)
     report = {

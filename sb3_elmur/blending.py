@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.feedforward import attach_gradient
 
 
 class FixedBlend(nn.Module):
@@ -61,9 +60,6 @@ class GatedBlend(nn.Module):
     A weight in between would leak: whatever is kept for ever must be kept exactly. The candidate is formed from the slot's
     initial vector instead of its content, as when an empty slot is filled, so that all writes to a slot are alike. A network
     with a hidden layer looks at both, since "something new" is no linear function of contents of either sign.
-
-    ``gate_cost`` times the mean of ``relu(logit + 1)`` is added to the loss of whatever is trained: gates that make no
-    difference to the task close.
     """
 
     from_blank = True
@@ -72,15 +68,11 @@ class GatedBlend(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(2 * config.d_model, config.d_model)
         self.logit = nn.Linear(config.d_model, 1)
-        self.cost = config.gate_cost
         nn.init.constant_(self.logit.bias, config.gate_bias)
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
         """Weights (B, 1, 1) for old and new content (B, 1, D)."""
-        logit = self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1))))
-        if self.cost > 0 and self.training and th.is_grad_enabled():
-            logit = attach_gradient(logit, self.cost * F.relu(logit + 1).mean())
-        return _Step.apply(logit)
+        return _Step.apply(self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1)))))
 
 
 def make_blend(config: ElmurConfig) -> nn.Module:

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
@@ -68,7 +68,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param blend: How new and old content of a slot are combined: by the paper's constant lambda (``"fixed"``), a trained one
         for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot (``"gated"``).
     :param gate_bias: Where the logits of gates begin; below 0 they begin closed, and keep what a slot was filled with.
-    :param gate_cost: Weight of a cost on open gates, which closes those that make no difference to the task.
     :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
     :param max_distance: Reach (K) in steps of the relative bias between tokens and slots.
     :param detach_memory: Stop gradients at segment borders, as the paper does. Otherwise they flow through all segments
@@ -125,7 +124,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         lru_blend: float = ElmurConfig.lru_blend,
         blend: str = ElmurConfig.blend,
         gate_bias: float = ElmurConfig.gate_bias,
-        gate_cost: float = ElmurConfig.gate_cost,
         memory_init_std: float = ElmurConfig.memory_init_std,
         max_distance: int = ElmurConfig.max_distance,
         detach_memory: bool = False,
@@ -170,7 +168,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             lru_blend=lru_blend,
             blend=blend,
             gate_bias=gate_bias,
-            gate_cost=gate_cost,
             memory_init_std=memory_init_std,
             max_distance=max_distance,
             norm_first=norm_first,
@@ -356,7 +353,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param need_memory: Whether the returned memory is used.
         :return: (R, latent_dim), and memory after the last segment, of the chains that reach it.
         """
-        features, _ = self._features(obs)
+        features = BasePolicy.extract_features(self, obs, self.pi_features_extractor)
         latent, memory = self.backbone.replay(features, memory, lengths, need_memory=need_memory)
         return self.mlp_extractor.forward_actor(latent), memory
 

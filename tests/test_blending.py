@@ -59,23 +59,6 @@ def test_gradients_are_those_of_the_fast_sigmoid(logit: float) -> None:
     assert blend.logit.bias.grad.item() == pytest.approx(1 / (2 * (1 + abs(logit)) ** 2))
 
 
-def test_gate_cost_closes_gates_up_to_a_margin_and_only_in_training() -> None:
-    blend = GatedBlend(ElmurConfig(**SMALL, blend="gated", gate_bias=1.0, gate_cost=0.5))
-    old, candidate = th.randn(2, 64, 1, 8)
-    optimizer = th.optim.SGD(blend.parameters(), lr=0.1)
-    for _ in range(300):
-        optimizer.zero_grad()
-        (0.0 * blend(old, candidate)).sum().backward()
-        optimizer.step()
-    assert (blend(old, candidate) == 0).all()
-    assert -3 < blend.logit.bias.item() < 0
-    blend.eval()
-    optimizer.zero_grad()
-    (0.0 * blend(old, candidate)).sum().backward()
-    assert blend.logit.bias.grad is not None
-    assert blend.logit.bias.grad.item() == 0
-
-
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_learned_weight_begins_at_lru_blend(weight: float) -> None:
     config = ElmurConfig(**SMALL, lru_blend=weight)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "memory": set(),
     "feedforward": {"config", "distributed"},
     "attention": {"config"},
-    "blending": {"config", "feedforward"},
+    "blending": {"config"},
     "unroll": {"memory"},
     "layer": {"config", "feedforward", "attention", "blending"},
     "elmur": {"config", "memory", "feedforward", "attention", "layer", "unroll"},
