@@ -29,7 +29,7 @@ LONGEST = 1_000
 
 def ablation(**policy_kwargs: Any) -> Experiment:
     """The base with other policy arguments."""
-    settings = {"bptt_segments": 1, "n_epochs": 15}
+    settings = {"bptt_segments": 1, "n_epochs": 10}
     return Experiment("bc", policy_kwargs=BASE | policy_kwargs, settings=settings, longest=LONGEST)
 
 
@@ -42,7 +42,7 @@ EXPERIMENTS = {
     "no relative bias": ablation(),
     "no LRU": ablation(),
     "MoE": ablation(ffn="moe", n_routed_experts=2, n_shared_experts=2, top_k=3, routed_d_ff=32, shared_d_ff=64),
-    "three segments": Experiment("bc", policy_kwargs=BASE, settings={"bptt_segments": 3, "n_epochs": 15}, longest=LONGEST),
+    "three segments": Experiment("bc", policy_kwargs=BASE, settings={"bptt_segments": 3, "n_epochs": 10}, longest=LONGEST),
 }
 
 

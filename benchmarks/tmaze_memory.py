@@ -46,7 +46,7 @@ from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
-ENDLESS = ((3, 30), (10, 10), (10, 30), (3, 100), (10, 100), (3, 1000), (10, 1000))
+ENDLESS = ((3, 30), (10, 10), (10, 30), (3, 100), (10, 100), (3, 1000), (10, 1000), (3, 10_000))
 Prepare = Callable[[str, RecurrentPPO], None]
 EPISODES = 100
 N_RECORDED = 2000
@@ -60,6 +60,7 @@ PAPER = {  # the paper's network (FFN sizes as published), fixed blending, memor
 }  # fmt: skip
 PAPER_TRAINING = {
     "learning_rate": 2.1e-4, "beta1": 0.95, "label_smoothing": 0.16, "max_grad_norm": 5.0, "bptt_segments": 1,
+    "batch_size": 128, "n_epochs": 60,
 }  # fmt: skip
 CELL = {"ortho_init": False}  # with SB3's small last layer, cells learn nothing in as many epochs as fill ELMUR's budget
 
