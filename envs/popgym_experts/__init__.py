@@ -1,0 +1,37 @@
+"""Scripted experts for POPGym's 48 tasks (https://arxiv.org/abs/2303.01859), which see what an agent sees."""
+
+from collections.abc import Callable
+from functools import partial
+
+from .base import Expert
+from .cards import Concentration, CountRecall, HigherLower
+from .repeat import Autoencode, RepeatFirst, RepeatPrevious
+
+__all__ = ["TASKS", "Expert", "make_expert"]
+
+LEVELS = ("Easy", "Medium", "Hard")
+
+FAMILIES: dict[str, tuple[Callable[[], Expert], ...]] = {
+    "Autoencode": (Autoencode,) * 3,
+    "Concentration": tuple(partial(Concentration, n_values) for n_values in (2, 2, 13)),
+    "CountRecall": tuple(partial(CountRecall, n_cards) for n_cards in (2, 4, 13)),
+    "HigherLower": tuple(partial(HigherLower, n_decks) for n_decks in (1, 2, 3)),
+    "RepeatFirst": (RepeatFirst,) * 3,
+    "RepeatPrevious": tuple(partial(RepeatPrevious, k) for k in (4, 32, 64)),
+}
+
+EXPERTS = {family + level: make for family, makes in FAMILIES.items() for level, make in zip(LEVELS, makes, strict=True)}
+TASKS = tuple(EXPERTS)
+
+
+def make_expert(task: str) -> Expert:
+    """
+    Build the expert of a task.
+
+    :param task: name of POPGym's class, as "RepeatFirstEasy"
+    :return: an expert that waits for an episode's first observation
+    :raises ValueError: if POPGym has no such task
+    """
+    if task not in EXPERTS:
+        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received {task!r}.")
+    return EXPERTS[task]()
