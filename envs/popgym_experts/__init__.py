@@ -5,6 +5,8 @@ from functools import partial
 
 from .base import Expert
 from .cards import Concentration, CountRecall, HigherLower
+from .cartpole import NoisyPositionOnlyCartPole, PositionOnlyCartPole, VelocityOnlyCartPole
+from .pendulum import NoisyPositionOnlyPendulum, PositionOnlyPendulum
 from .repeat import Autoencode, RepeatFirst, RepeatPrevious
 
 __all__ = ["TASKS", "Expert", "make_expert"]
@@ -16,8 +18,13 @@ FAMILIES: dict[str, tuple[Callable[[], Expert], ...]] = {
     "Concentration": tuple(partial(Concentration, n_values) for n_values in (2, 2, 13)),
     "CountRecall": tuple(partial(CountRecall, n_cards) for n_cards in (2, 4, 13)),
     "HigherLower": tuple(partial(HigherLower, n_decks) for n_decks in (1, 2, 3)),
+    "NoisyPositionOnlyCartPole": tuple(partial(NoisyPositionOnlyCartPole, noise) for noise in (0.1, 0.2, 0.3)),
+    "NoisyPositionOnlyPendulum": tuple(partial(NoisyPositionOnlyPendulum, noise) for noise in (0.1, 0.2, 0.3)),
+    "PositionOnlyCartPole": (PositionOnlyCartPole,) * 3,
+    "PositionOnlyPendulum": (PositionOnlyPendulum,) * 3,
     "RepeatFirst": (RepeatFirst,) * 3,
     "RepeatPrevious": tuple(partial(RepeatPrevious, k) for k in (4, 32, 64)),
+    "VelocityOnlyCartPole": (VelocityOnlyCartPole,) * 3,
 }
 
 EXPERTS = {family + level: make for family, makes in FAMILIES.items() for level, make in zip(LEVELS, makes, strict=True)}
