@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
+from .bandit import MultiarmedBandit
 from .base import Expert
+from .battleship import Battleship
 from .cards import Concentration, CountRecall, HigherLower
 from .cartpole import NoisyPositionOnlyCartPole, PositionOnlyCartPole, VelocityOnlyCartPole
 from .pendulum import NoisyPositionOnlyPendulum, PositionOnlyPendulum
@@ -15,9 +17,13 @@ LEVELS = ("Easy", "Medium", "Hard")
 
 FAMILIES: dict[str, tuple[Callable[[], Expert], ...]] = {
     "Autoencode": (Autoencode,) * 3,
+    "Battleship": tuple(partial(Battleship, board_size) for board_size in (8, 10, 12)),
     "Concentration": tuple(partial(Concentration, n_values) for n_values in (2, 2, 13)),
     "CountRecall": tuple(partial(CountRecall, n_cards) for n_cards in (2, 4, 13)),
     "HigherLower": tuple(partial(HigherLower, n_decks) for n_decks in (1, 2, 3)),
+    "MultiarmedBandit": tuple(
+        partial(MultiarmedBandit, n_arms, length) for n_arms, length in ((10, 200), (20, 400), (30, 600))
+    ),
     "NoisyPositionOnlyCartPole": tuple(partial(NoisyPositionOnlyCartPole, noise) for noise in (0.1, 0.2, 0.3)),
     "NoisyPositionOnlyPendulum": tuple(partial(NoisyPositionOnlyPendulum, noise) for noise in (0.1, 0.2, 0.3)),
     "PositionOnlyCartPole": (PositionOnlyCartPole,) * 3,
