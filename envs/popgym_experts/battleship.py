@@ -15,9 +15,7 @@ def placements(board_size: int, ship_size: int) -> np.ndarray:
     :param ship_size: length of the ship in cells
     :return: array (placements, cells), 1 where the ship lies
     """
-    grids = np.zeros(
-        (board_size, board_size - ship_size + 1, 2, board_size, board_size),
-    )
+    grids = np.zeros((board_size, board_size - ship_size + 1, 2, board_size, board_size))
     for line in range(board_size):
         for start in range(board_size - ship_size + 1):
             grids[line, start, 0, line, start : start + ship_size] = 1
@@ -59,9 +57,7 @@ class Ship:
 
     def density(self, sets: np.ndarray, weights: np.ndarray, n_hits: int) -> np.ndarray:
         """Return the weight of each cell if a placement that explains ``sets[i]`` has ``weights[i]``."""
-        weight_of = np.zeros(
-            1 << n_hits,
-        )
+        weight_of = np.zeros(1 << n_hits)
         weight_of[sets] = weights
         return weight_of[self.hits] @ self.cells
 
