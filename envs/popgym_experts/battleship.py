@@ -127,10 +127,10 @@ class Battleship(Expert):
         short, middle, long = (ship.count(n_hits) for ship in self._ships)
         unequal, equal = Pair(short, long, n_hits), Pair(middle, middle, n_hits)
         short_ways, long_ways = unequal.complete(equal)
-        middle_ways = sum(equal.complete(unequal))
+        first_ways, second_ways = equal.complete(unequal)
         density = (
             self._short.density(short[0], short_ways, n_hits)
-            + self._middle.density(middle[0], middle_ways, n_hits)
+            + self._middle.density(middle[0], first_ways + second_ways, n_hits)
             + self._long.density(long[0], long_ways, n_hits)
         )
         density[self._shot] = -1

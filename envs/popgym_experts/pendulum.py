@@ -63,7 +63,7 @@ class NoisyPositionOnlyPendulum(PendulumExpert):
         acceleration = TIME_STEP * GRAVITY * np.cos(self._theta)
         transition = np.array([[1 + TIME_STEP * acceleration, TIME_STEP], [acceleration, 1.0]])
         covariance = transition @ self._covariance @ transition.T + self.DRIFT
-        theta, omega = predict(self._theta, self._omega, np.clip(action[0], -MAX_TORQUE, MAX_TORQUE))
+        theta, omega = predict(self._theta, self._omega, float(np.clip(action[0], -MAX_TORQUE, MAX_TORQUE)))
         surprise = observation[1] * np.cos(theta) - observation[0] * np.sin(theta)
         gain = covariance[:, 0] / (covariance[0, 0] + self._noise_variance)
         self._covariance = covariance - np.outer(gain, covariance[0])

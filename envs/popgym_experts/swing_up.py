@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,13 +20,15 @@ DISCOUNT = 0.995
 N_IMPROVEMENTS = 25
 N_SWEEPS = 25
 
+Real = TypeVar("Real", float, np.ndarray)
 
-def wrap(angle: np.ndarray) -> np.ndarray:
+
+def wrap(angle: Real) -> Real:
     """Return the angle in [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-def predict(theta: np.ndarray, omega: np.ndarray, torque: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict(theta: Real, omega: Real, torque: Real) -> tuple[Real, Real]:
     """
     Make one step of Gymnasium's Pendulum.
 
