@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import combinations
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,49 @@ def adjacency(width: int) -> np.ndarray:
     return np.maximum(abs(rows[:, None] - rows), abs(columns[:, None] - columns)) == 1
 
 
+class Border(NamedTuple):
+    """
+    Closed cells whose mines depend on each other through the numbers seen.
+
+    :param cells: bool array (cells of the board,), the cells that belong to it
+    :param arrangements: uint8 array (arrangements, cells of the board), all ways to hide mines that explain the numbers
+    """
+
+    cells: np.ndarray
+    arrangements: np.ndarray
+
+    def joined(self, other: Border) -> Border:
+        """Return the border of both, which share no cell, with every arrangement of one beside every one of the other."""
+        pairs = self.arrangements[:, None] + other.arrangements
+        return Border(self.cells | other.cells, pairs.reshape(-1, self.cells.size))
+
+    def without(self, cell: int) -> Border:
+        """Return what is left when a cell is known to be safe."""
+        cells = self.cells.copy()
+        cells[cell] = False
+        return Border(cells, self.arrangements[self.arrangements[:, cell] == 0])
+
+    def explaining(self, number: int, near: np.ndarray, new: np.ndarray) -> Border:
+        """
+        Add cells and keep what explains a number.
+
+        :param number: mines under the cells ``near``
+        :param near: indices of cells that are closed
+        :param new: those of them that are in no border yet
+        """
+        cells = self.cells.copy()
+        cells[new] = True
+        missing = number - self.arrangements[:, near].sum(axis=1, dtype=int)
+        extended = [self._extended(missing == n_mines, new, n_mines) for n_mines in range(new.size + 1)]
+        return Border(cells, np.concatenate(extended))
+
+    def _extended(self, chosen: np.ndarray, new: np.ndarray, n_mines: int) -> np.ndarray:
+        arrangements, ways = self.arrangements[chosen], patterns(new.size, n_mines)
+        extended = np.repeat(arrangements, len(ways), axis=0)
+        extended[:, new] = np.tile(ways, (len(arrangements), 1))
+        return extended
+
+
 class MineSweeper(Expert):
     """
     Open the cell that least likely hides a mine, by the exact posterior.
@@ -33,8 +77,7 @@ class MineSweeper(Expert):
     Among safe cells it opens the first one in reading order; among equally likely mines, first the one with the fewest
     closed neighbours, whose number most likely is a zero.
 
-    The border are the closed cells next to open ones. All arrangements of mines under it that explain the numbers seen are
-    kept, and each has as many completions as there are ways to hide the other mines under the other cells.
+    Closed cells next to open ones form borders that depend on each other through the number of mines alone.
 
     :param width: width and height of the board in cells
     :param n_mines: number of mines
@@ -46,25 +89,24 @@ class MineSweeper(Expert):
         self._adjacency = adjacency(width)
 
     def _start(self, observation: int) -> None:
-        n_cells = self._width**2
-        self._open = np.zeros(n_cells, dtype=bool)
-        self._border = np.zeros(n_cells, dtype=bool)
-        self._arrangements = np.zeros((1, n_cells), dtype=np.uint8)
+        self._open = np.zeros(self._width**2, dtype=bool)
+        self._borders: list[Border] = []
 
     def _update(self, observation: int, action: np.ndarray) -> None:
         cell = int(action[0]) * self._width + int(action[1])
         if self._open[cell]:
             return
         self._open[cell] = True
-        self._border[cell] = False
-        safe = self._arrangements[self._arrangements[:, cell] == 0]
-        near = np.flatnonzero(self._adjacency[cell])
-        new = near[~self._open[near] & ~self._border[near]]
-        missing = observation - safe[:, near].sum(axis=1, dtype=int)
-        extended = [self._extend(safe[missing == n_mines], new, n_mines) for n_mines in range(new.size + 1)]
-        self._border[new] = True
-        arrangements = np.concatenate(extended)
-        self._arrangements = arrangements[self._completions(arrangements) > 0]
+        near = np.flatnonzero(self._adjacency[cell] & ~self._open)
+        touched = np.append(near, cell)
+        border = Border(np.zeros_like(self._open), np.zeros((1, self._open.size), dtype=np.uint8))
+        apart = []
+        for other in self._borders:
+            if other.cells[touched].any():
+                border = border.joined(other.without(cell))
+            else:
+                apart.append(other)
+        self._borders = [*apart, border.explaining(observation, near, near[~border.cells[near]])]
 
     def act(self) -> np.ndarray:
         """Return the row and column to open, shape (2,)."""
@@ -74,26 +116,21 @@ class MineSweeper(Expert):
         cost = np.where(danger < 1e-9, -1, np.round(danger, 9) + 1e-12 * closed_neighbours)
         return np.array(divmod(int(cost.argmin()), self._width))
 
-    @staticmethod
-    def _extend(arrangements: np.ndarray, cells: np.ndarray, n_mines: int) -> np.ndarray:
-        """Return every arrangement with every way to hide ``n_mines`` under ``cells`` added."""
-        ways = patterns(cells.size, n_mines)
-        extended = np.repeat(arrangements, len(ways), axis=0)
-        extended[:, cells] = np.tile(ways, (len(arrangements), 1))
-        return extended
-
-    def _completions(self, arrangements: np.ndarray) -> np.ndarray:
-        """Return the number of ways to hide the other mines under the cells that are neither open nor in the border."""
-        n_other_cells = int((~self._open & ~self._border).sum())
-        ways = [comb(n_other_cells, n_mines) for n_mines in range(self._n_mines + 1)] + [0]
-        n_other_mines = self._n_mines - arrangements.sum(axis=1, dtype=int)
-        return np.array(ways, dtype=float)[np.maximum(n_other_mines, -1)]
-
     def _mine_probability(self) -> np.ndarray:
-        weights = self._completions(self._arrangements)
-        weights /= weights.sum()
-        probability = weights @ self._arrangements
-        elsewhere = ~self._open & ~self._border
-        if elsewhere.any():
-            probability[elsewhere] = (self._n_mines - probability.sum()) / elsewhere.sum()
+        limit = self._n_mines + 1
+        elsewhere = ~np.any([self._open, *(border.cells for border in self._borders)], axis=0)
+        n_elsewhere = int(elsewhere.sum())
+        ways_elsewhere = np.array([comb(n_elsewhere, n_mines) for n_mines in range(limit)], dtype=float)
+        mines = [border.arrangements.sum(axis=1, dtype=int) for border in self._borders]
+        ways = [np.bincount(counts, minlength=limit)[:limit].astype(float) for counts in mines]
+        probability = np.zeros(self._open.size)
+        for index, border in enumerate(self._borders):
+            around = ways_elsewhere
+            for other in ways[:index] + ways[index + 1 :]:
+                around = np.convolve(around, other)[:limit]
+            possible = mines[index] < limit
+            weights = around[self._n_mines - mines[index][possible]]
+            probability += weights @ border.arrangements[possible] / weights.sum()
+        if n_elsewhere:
+            probability[elsewhere] = (self._n_mines - probability.sum()) / n_elsewhere
         return probability
