@@ -1,4 +1,9 @@
-"""Scripted experts for POPGym's 48 tasks (https://arxiv.org/abs/2303.01859), which see what an agent sees."""
+"""
+Scripted experts for POPGym's 48 tasks (https://arxiv.org/abs/2303.01859), which see what an agent sees.
+
+They are made to be cloned: there is no chance in them, among equally good actions they take the first one, and where no
+action counts, 0.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -14,7 +14,7 @@ class Expert(ABC):
 
     def observe(self, observation: Any, action: Any) -> None:
         """
-        Take in one step of an episode.
+        Take in one step of an episode; an episode's last observation may be left out.
 
         :param observation: as the environment without wrappers gives it
         :param action: the action that led to it; None at an episode's start, where the expert forgets everything

@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 TIME_STEP = 0.05
-GRAVITY = 15.0
-LEVER = 3.0
+GRAVITY = 15.0  # 3 g / 2 l, in 1/s^2
+LEVER = 3.0  # 3 / m l^2, in 1/(kg m^2)
 MAX_SPEED = 8.0
 MAX_TORQUE = 2.0
 
@@ -43,8 +43,10 @@ def predict(theta: Real, omega: Real, torque: Real) -> tuple[Real, Real]:
 
 def corners(theta: np.ndarray, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Find a state's place on the grid.
+    Find the place of states on the grid.
 
+    :param theta: angles in [-pi, pi] (rad)
+    :param omega: angular velocities within +-8 (rad/s), of the same shape
     :return: flat indices of the four grid points around it, and their weights in bilinear interpolation; the four are the
         first axis of both
     """
@@ -63,7 +65,9 @@ def corners(theta: np.ndarray, omega: np.ndarray) -> tuple[np.ndarray, np.ndarra
 @lru_cache(maxsize=1)
 def solve() -> np.ndarray:
     """
-    Minimise the discounted cost by modified policy iteration, in about half a second.
+    Minimise the task's discounted cost by modified policy iteration (Puterman and Shin 1978), in about half a second.
+
+    Nearly everywhere the best torque is one of the extremes; a price on torque smooths it, but costs return under noise.
 
     :return: torque (N m) at every grid point, flat
     """
