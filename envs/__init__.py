@@ -5,10 +5,11 @@ from typing import Any
 import gymnasium
 
 from .popgym import TASKS, POPGymEnv
+from .popgym_vec import POPGymVecEnv
 from .tmaze import TMazeConfig, TMazeEnv
 from .tmaze_vec import TMazeVecEnv
 
-__all__ = ["POPGymEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
+__all__ = ["POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
 
 PASSIVE_LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
 ACTIVE_LENGTHS = (10, 30, 100, 300, 1000)
