@@ -15,6 +15,7 @@ from .popgym_cards import COLORS, RANKS, SUITS, Autoencode, CountRecall, HigherL
 from .popgym_control import CartPole, Noisy, Pendulum
 from .popgym_search import Battleship, Concentration, MultiarmedBandit
 from .popgym_task import BatchedTask
+from .tmaze import check_integer
 
 NOISY_LEVELS = ({"sigma": 0.1}, {"sigma": 0.2}, {"sigma": 0.3})
 FAMILIES: dict[str, tuple[Callable[..., BatchedTask], tuple[dict[str, Any], ...]]] = {
@@ -89,7 +90,7 @@ class POPGymVecEnv(NativeVecEnv):
         if task not in BATCHED_TASKS:
             raise ValueError(f"`task` must be one of {', '.join(BATCHED_TASKS)}. Received {task!r}.")
         self.task = task
-        self._states = BATCHED_TASKS[task](n_envs)
+        self._states = BATCHED_TASKS[task](check_integer("n_envs", n_envs, minimum=1))
         observed, acted = self._states.observation_space, self._states.action_space
         super().__init__(n_envs, flatten_space(join_spaces(observed, acted)), acted, seed=seed)
         self._observed = FlatPart(observed, 0)

@@ -186,9 +186,9 @@ def test_the_expert_is_reached_through_gymnasium_and_sb3(scribe: Scribe) -> None
 def test_elmur_trains(popgym: Any, task: str) -> None:
     """Discrete, MultiDiscrete and continuous actions."""
     env = make_vec_env(f"POPGym{task}-v0", 2, seed=0)
-    model = RecurrentPPO("ElmurPolicy", env, n_steps=64, batch_size=32, n_epochs=1, policy_kwargs=SMALL, seed=0)
+    model = RecurrentPPO("ElmurPolicy", env, n_steps=32, batch_size=32, n_epochs=1, policy_kwargs=SMALL, seed=0)
     before = [parameter.clone() for parameter in model.policy.parameters()]
-    model.learn(256)
+    model.learn(128)
     after = list(model.policy.parameters())
     assert any((old != new).any() for old, new in zip(before, after, strict=True))
     assert all(parameter.isfinite().all() for parameter in after)

@@ -168,10 +168,9 @@ def test_returned_arrays_and_infos_are_never_written_again(task: str) -> None:
 
 def test_sb3_wraps_it_and_elmur_trains_on_it() -> None:
     venv = VecNormalize(VecMonitor(POPGymVecEnv(4, "PositionOnlyCartPoleEasy", seed=0)))
-    model = RecurrentPPO("ElmurPolicy", venv, n_steps=64, batch_size=64, n_epochs=1, policy_kwargs=SMALL, seed=0)
+    model = RecurrentPPO("ElmurPolicy", venv, n_steps=32, batch_size=64, n_epochs=1, policy_kwargs=SMALL, seed=0)
     model.learn(256)
-    lengths = [episode["l"] for episode in model.ep_info_buffer]
-    assert lengths
+    assert model.ep_info_buffer
     assert all(episode["r"] == pytest.approx(episode["l"] / 200, abs=1e-5) for episode in model.ep_info_buffer)
 
 
@@ -180,6 +179,8 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
         POPGymVecEnv(2, "MineSweeperEasy")
     with pytest.raises(ValueError, match=r"`n_envs` must be at least 1. Received 0\."):
         POPGymVecEnv(0, "RepeatFirstEasy")
+    with pytest.raises(ValueError, match=r"`n_envs` must be an integer. Received 2.5\."):
+        POPGymVecEnv(2.5, "RepeatFirstEasy")  # type: ignore[arg-type]
     venv = POPGymVecEnv(2, "BattleshipEasy")
     with pytest.raises(ResetNeeded, match="call `reset` first"):
         venv.step(np.zeros((2, 2), dtype=int))
