@@ -4,10 +4,12 @@ from typing import Any
 
 import gymnasium
 
+from .popgym import TASKS, POPGymEnv
+from .popgym_vec import POPGymVecEnv
 from .tmaze import TMazeConfig, TMazeEnv
 from .tmaze_vec import TMazeVecEnv
 
-__all__ = ["TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
+__all__ = ["POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
 
 PASSIVE_LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
 ACTIVE_LENGTHS = (10, 30, 100, 300, 1000)
@@ -15,18 +17,20 @@ ENDLESS_SIZES = tuple((n_corridors, length) for n_corridors in (3, 10) for lengt
 
 
 def register_envs() -> None:
-    """Register the T-Maze ids that Gymnasium does not know yet; each environment ends itself, so none has a time limit."""
-    ids: dict[str, dict[str, Any]] = {
+    """Register the ids that Gymnasium does not know yet; each environment ends itself, so none has a time limit."""
+    mazes: dict[str, dict[str, Any]] = {
         "TMazePassive-v0": {},
         "TMazeActive-v0": {"active": True},
         "TMazeEndless-v0": {"n_corridors": 3},
     }
-    ids |= {f"TMazePassive{length}-v0": {"length": length} for length in PASSIVE_LENGTHS}
-    ids |= {f"TMazeActive{length}-v0": {"length": length, "active": True} for length in ACTIVE_LENGTHS}
-    ids |= {f"TMazeEndless{n}x{length}-v0": {"length": length, "n_corridors": n} for n, length in ENDLESS_SIZES}
-    for env_id, kwargs in ids.items():
-        if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, entry_point=f"{__name__}.tmaze:TMazeEnv", kwargs=kwargs)
+    mazes |= {f"TMazePassive{length}-v0": {"length": length} for length in PASSIVE_LENGTHS}
+    mazes |= {f"TMazeActive{length}-v0": {"length": length, "active": True} for length in ACTIVE_LENGTHS}
+    mazes |= {f"TMazeEndless{n}x{length}-v0": {"length": length, "n_corridors": n} for n, length in ENDLESS_SIZES}
+    tasks = {f"POPGym{task}-v0": {"task": task} for task in TASKS}
+    for entry_point, ids in (("tmaze:TMazeEnv", mazes), ("popgym:POPGymEnv", tasks)):
+        for env_id, kwargs in ids.items():
+            if env_id not in gymnasium.registry:
+                gymnasium.register(id=env_id, entry_point=f"{__name__}.{entry_point}", kwargs=kwargs)
 
 
 register_envs()

@@ -6,9 +6,14 @@ import gymnasium
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from .native import NativeVecEnv
+from .popgym_vec import POPGymVecEnv
 from .tmaze_vec import TMazeVecEnv
 
-NATIVE = {f"{__package__}.tmaze:TMazeEnv": TMazeVecEnv}
+NATIVE: dict[str, type[NativeVecEnv]] = {
+    f"{__package__}.tmaze:TMazeEnv": TMazeVecEnv,
+    f"{__package__}.popgym:POPGymEnv": POPGymVecEnv,
+}
 
 
 def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
@@ -22,6 +27,8 @@ def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = Non
     """
     spec = gymnasium.spec(env_id)
     batch_class = NATIVE.get(str(spec.entry_point))
-    if batch_class and not spec.max_episode_steps and not spec.additional_wrappers:
-        return batch_class(n_envs, **{**spec.kwargs, **(env_kwargs or {})})
+    arguments = {**spec.kwargs, **(env_kwargs or {})}
+    wrapped = spec.max_episode_steps or spec.additional_wrappers
+    if batch_class and not wrapped and batch_class.supports(**arguments):
+        return batch_class(n_envs, **arguments)
     return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)

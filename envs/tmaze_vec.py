@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
-from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
+from .native import NativeVecEnv
 from .tmaze import (
     DX,
     DY,
@@ -25,11 +22,10 @@ from .tmaze import (
 )
 from .tmaze_render import Scene, draw
 
-STATE = ("x", "steps", "goal", "corridor", "turns", "correct_turns")
 NO_ACTION = -1
 
 
-class TMazeVecEnv(VecEnv):
+class TMazeVecEnv(NativeVecEnv):
     """``n_envs`` T-Mazes that step together, equal step by step to a ``DummyVecEnv`` of :class:`TMazeEnv`.
 
     After ``seed(s)`` (or with ``seed=s``), environment i draws what ``TMazeEnv`` draws after ``reset(seed=s + i)``.
@@ -51,6 +47,8 @@ class TMazeVecEnv(VecEnv):
     :raises ValueError: for an argument that :class:`TMazeConfig` refuses, an unknown render mode, or ``n_envs`` below 1
     """
 
+    STATE = ("x", "steps", "goal", "corridor", "turns", "correct_turns")
+
     def __init__(
         self,
         n_envs: int,
@@ -63,67 +61,32 @@ class TMazeVecEnv(VecEnv):
         render_mode: str | None = None,
         seed: int | None = None,
     ) -> None:
-        n_envs = check_integer("n_envs", n_envs, minimum=1)
         self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active, n_corridors)
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"`render_mode` must be None or 'rgb_array'. Received {render_mode!r}.")
-        self.render_mode = render_mode
-        super().__init__(n_envs, *make_spaces())
+        super().__init__(n_envs, *make_spaces(), render_mode, seed)
         self.metadata = TMazeEnv.metadata
-        self.x, self.steps, self.goal, self.corridor = np.zeros((4, n_envs), dtype=np.int64)
-        self.turns, self.correct_turns = np.zeros((2, n_envs), dtype=np.int64)
-        self._informed = np.zeros(n_envs, dtype=bool)
-        self._last_action = np.full(n_envs, NO_ACTION)
-        self._running = False
-        self._all = np.arange(n_envs)
+        self.x, self.steps, self.goal, self.corridor = np.zeros((4, self.num_envs), dtype=np.int64)
+        self.turns, self.correct_turns = np.zeros((2, self.num_envs), dtype=np.int64)
+        self._informed = np.zeros(self.num_envs, dtype=bool)
+        self._last_action = np.full(self.num_envs, NO_ACTION)
         self._dx, self._dy = np.array(DX), np.array(DY)
-        self._rngs = [seeding.np_random(None)[0] for _ in range(n_envs)]
         self._noise_rngs = [make_noise_generator(rng) for rng in self._rngs]
-        self._noise = np.empty((n_envs, NOISE_BLOCK), dtype=np.int8)
-        self._cursor = np.full(n_envs, NOISE_BLOCK - 1)
-        if seed is not None:
-            self.seed(seed)
+        self._noise = np.empty((self.num_envs, NOISE_BLOCK), dtype=np.int8)
+        self._cursor = np.full(self.num_envs, NOISE_BLOCK - 1)
 
-    def reset(self) -> np.ndarray:
-        """Start an episode in every environment, with the seeds given since the last reset.
+    def _seeded(self, i: int) -> None:
+        self._noise_rngs[i] = make_noise_generator(self._rngs[i])
+        self._cursor[i] = self._noise.shape[1] - 1
 
-        :return: observations, shape (n_envs, 4)
-        """
-        for i, seed in enumerate(self._seeds):
-            if seed is not None:
-                self._rngs[i], _ = seeding.np_random(seed)
-                self._noise_rngs[i] = make_noise_generator(self._rngs[i])
-                self._cursor[i] = self._noise.shape[1] - 1
-        self._reset_seeds()
-        self._reset_options()
-        self._start_episode(self._all)
-        self._running = True
-        return self._next_observations(self._all)
+    def _start(self, rows: np.ndarray) -> np.ndarray:
+        self.turns[rows] = 0
+        self.correct_turns[rows] = 0
+        self._last_action[rows] = NO_ACTION
+        self._start_corridor(rows)
+        return self._next_observations(rows)
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of the next step.
-
-        :param actions: integers from 0 to 3, shape (n_envs,)
-        :raises ResetNeeded: before the first reset
-        :raises ValueError: for actions of another shape, type or range
-        """
-        self._require_reset()
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"`actions` must be integers of shape ({self.num_envs},). Received {actions.dtype} of shape {actions.shape}."
-            )
-        outside = (actions < 0) | (actions >= len(Action))
-        if outside.any():
-            raise ValueError(f"`actions` must be integers from 0 to 3. Received {actions[outside][0]}.")
-        self._last_action = actions.astype(np.int64)
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Move every agent as :meth:`step_async` said; an environment that ends starts its next episode at once.
-
-        :return: observations of shape (n_envs, 4), rewards and dones of shape (n_envs,), and one info per environment
-        """
-        config, actions, x = self.config, self._last_action, self.x
+    def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        config, x = self.config, self.x
+        self._last_action = actions
         self.x = np.minimum(np.maximum(x + self._dx[actions], config.leftmost), self.corridor)
         y = self._dy[actions] * (x == self.corridor)
         self.steps += 1
@@ -133,27 +96,23 @@ class TMazeVecEnv(VecEnv):
         self.correct_turns += correct
         found_oracle = ~self._informed & (self.x < 0)
         self._informed |= found_oracle
-        dones = turned | (self.steps == config.length)
-        rewards = np.where(dones, correct, self._shaping((self.x > x) | found_oracle)).astype(np.float32)
+        terminated = turned | (self.steps == config.length)
+        rewards = np.where(terminated, correct, self._shaping((self.x > x) | found_oracle)).astype(np.float32)
         passed = (turned & (self.turns != config.n_corridors)).nonzero()[0]
         if passed.size:
             self._start_corridor(passed)
             y[passed] = 0
-            dones[passed] = False
+            terminated[passed] = False
         observations = self._next_observations(self._all)
         observations[:, 0] = y
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        ended = dones.nonzero()[0]
-        if ended.size:
-            for i, n_correct, last in zip(
-                ended.tolist(), self.correct_turns[ended].tolist(), observations[ended], strict=True
-            ):
-                infos[i]["is_success"] = n_correct == config.n_corridors
-                infos[i]["turn_success"] = n_correct / config.n_corridors
-                infos[i]["terminal_observation"] = last
-            self._start_episode(ended)
-            observations[ended] = self._next_observations(ended)
-        return observations, rewards, dones, infos
+        return observations, rewards, terminated, np.zeros_like(terminated)
+
+    def _summary(self, i: int) -> dict[str, Any]:
+        n_correct, n_corridors = int(self.correct_turns[i]), self.config.n_corridors
+        return {"is_success": n_correct == n_corridors, "turn_success": n_correct / n_corridors}
+
+    def _methods(self) -> dict[str, Callable[..., Any]]:
+        return {"oracle_action": self._oracle_action, "render": self._render}
 
     def oracle_actions(self) -> np.ndarray:
         """Return the actions of an expert that knows the goals.
@@ -216,45 +175,6 @@ class TMazeVecEnv(VecEnv):
         """Draw every maze, as :meth:`TMazeEnv.render` does."""
         return self.env_method("render")
 
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each environment: its own value of the state, else the common value."""
-        value = getattr(self, attr_name)
-        return [int(value[i]) if attr_name in STATE else value for i in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute.
-
-        :param attr_name: name of a state array, or of an attribute that all environments share
-        :param value: the new value
-        :param indices: environments to change; state only
-        :raises ValueError: if a shared attribute is to change in some environments only
-        """
-        if attr_name in STATE:
-            getattr(self, attr_name)[list(self._get_indices(indices))] = value
-        elif indices is None:
-            setattr(self, attr_name, value)
-        else:
-            raise ValueError(f"`indices` must be None for {attr_name!r}, which all environments share. Received {indices!r}.")
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list[Any]:
-        """Call ``oracle_action`` or ``render`` of each environment; neither takes arguments.
-
-        :raises AttributeError: for another method
-        """
-        methods = {"oracle_action": self._oracle_action, "render": self._render}
-        if method_name not in methods:
-            raise AttributeError(f"`method_name` must be one of {', '.join(map(repr, methods))}. Received {method_name!r}.")
-        return [methods[method_name](i, *method_args, **method_kwargs) for i in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return False for each environment."""
-        return [False for _ in self._get_indices(indices)]
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to release."""
-
     def _oracle_action(self, i: int) -> int:
         return int(self.oracle_actions()[i])
 
@@ -278,10 +198,6 @@ class TMazeVecEnv(VecEnv):
             )
         )
 
-    def _require_reset(self) -> None:
-        if not self._running:
-            raise ResetNeeded("No episode is running: call `reset` first.")
-
     def _check_walk(self, n_steps: int, spare: int) -> int:
         self._require_reset()
         if self.config.active:
@@ -291,12 +207,6 @@ class TMazeVecEnv(VecEnv):
         if n_steps > most:
             raise ValueError(f"`n_steps` must be at most {most} before the next deadline. Received {n_steps}.")
         return n_steps
-
-    def _start_episode(self, rows: np.ndarray) -> None:
-        self.turns[rows] = 0
-        self.correct_turns[rows] = 0
-        self._last_action[rows] = NO_ACTION
-        self._start_corridor(rows)
 
     def _start_corridor(self, rows: np.ndarray) -> None:
         for i in rows.tolist():

@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_elmur.envs import TMazeConfig, TMazeVecEnv
+from sb3_elmur.envs import POPGymVecEnv, TMazeConfig, TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
 
 
@@ -23,6 +23,23 @@ def test_tmaze_is_a_native_batch_with_the_arguments_of_its_id() -> None:
     assert isinstance(batch, TMazeVecEnv)
     assert batch.num_envs == 5
     assert batch.config == TMazeConfig(length=7, n_corridors=3)
+
+
+def test_popgym_is_a_native_batch_where_its_task_has_one() -> None:
+    batch = make_batch("POPGymCountRecallHard-v0", 3)
+    assert isinstance(batch, POPGymVecEnv)
+    assert batch.get_attr("task") == ["CountRecallHard"] * 3
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_kwargs"),
+    [("POPGymMineSweeperEasy-v0", None), ("POPGymRepeatFirstEasy-v0", {"render_mode": "human"})],
+)
+def test_popgym_is_copied_where_the_batch_lacks_something(env_id: str, env_kwargs: dict[str, str] | None) -> None:
+    pytest.importorskip("popgym", reason="popgym is not installed: pip install 'sb3-elmur[popgym]'")
+    batch = make_batch(env_id, 2, env_kwargs)
+    assert isinstance(batch, DummyVecEnv)
+    assert batch.num_envs == 2
 
 
 def test_other_environments_are_copied() -> None:
