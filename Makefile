@@ -3,7 +3,7 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = pyproject.toml $(wildcard sb3_elmur/*.py envs/*.py zoo_configs/*)
+SOURCES = pyproject.toml $(wildcard sb3_elmur/*.py envs/*.py envs/*/*.py zoo_configs/*)
 
 .PHONY: demo test test-slow lint types format clean
 
