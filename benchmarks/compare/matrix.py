@@ -216,7 +216,7 @@ def read_matrix(path: Path) -> Matrix:
     )
 
 
-def _environment(file: _File, group: str, item: object) -> Environment:
+def _environment(file: _File, group: str, item: Any) -> Environment:
     """An entry of ``envs``: an id, or an id and what is special about it."""
     entry: dict[str, Any] = item if isinstance(item, dict) else {item: {}}
     check_type("An entry of `envs`", entry, dict[str, dict[str, Any] | None])
