@@ -28,6 +28,7 @@ from compare.settings import resolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rliable import metrics
+from torch import nn
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC
@@ -46,7 +47,8 @@ FORK = multiprocessing.get_context("fork")
 def write(folder: Path, **changes: Any) -> Path:
     """A matrix file: :data:`ONLINE` with changes; ``None`` deletes a key."""
     path = folder / "made.yml"
-    path.write_text(yaml.safe_dump({key: value for key, value in (ONLINE | changes).items() if value is not None}))
+    content = {key: value for key, value in (ONLINE | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
@@ -148,6 +150,19 @@ def test_every_shipped_matrix_can_be_run(path: Path, tmp_path: Path) -> None:
             pytest.skip(str(error)[:300])
         raise
     assert len({cell.path for cell in found}) == len(found)
+
+
+def test_strings_of_zoo_configs_mean_what_rl_zoo3_makes_of_them(tmp_path: Path) -> None:
+    own = {"algo": "ppo", "policy_kwargs": "dict(net_arch=[3], activation_fn=nn.ReLU)", "normalize": "dict(norm_reward=False)"}
+    matrix = read_matrix(write(tmp_path, agents={"a": own}, settings={"policy_kwargs": {"ortho_init": False}}))
+    found = resolve(matrix, matrix.envs[0], matrix.agents[0])
+    assert found["policy_kwargs"] == {"net_arch": [3], "activation_fn": nn.ReLU, "ortho_init": False}
+    assert found["normalize"] == {"norm_reward": False}
+    (cell, _) = make_cells(matrix, tmp_path)
+    assert "ReLU" in cell.plan()["settings"]["policy_kwargs"]["activation_fn"]
+    wrong = read_matrix(write(tmp_path, agents={"a": own | {"policy_kwargs": "dict(activation_fn=dict)"}}))
+    with pytest.raises(ValueError, match=r"`activation_fn` of Agent 'a' .* must be type\[torch.nn"):
+        make_cells(wrong, tmp_path)
 
 
 def test_a_selection_keeps_what_it_names_and_refuses_what_is_not_there(tmp_path: Path) -> None:
@@ -276,7 +291,7 @@ def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
     report = json.loads(cell.path.read_text())
     report["plan"]["n_eval_episodes"] = 5
     cell.path.write_text(json.dumps(report))
-    with pytest.raises(ValueError, match="was computed with another `n_eval_episodes`: 5. .* now say 4"):
+    with pytest.raises(ValueError, match=r"was computed with another `n_eval_episodes`: 5. .* now say 4"):
         cell.read()
 
 
@@ -383,6 +398,11 @@ def test_a_budget_of_updates_is_met_to_the_nearest_epoch(
 # Statistics and report
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "N_RESAMPLES", 50)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 def test_the_probability_of_improvement_is_that_of_rliable(seed: int, n_one: int, n_other: int, n_envs: int) -> None:
@@ -392,6 +412,7 @@ def test_the_probability_of_improvement_is_that_of_rliable(seed: int, n_one: int
     assert statistics.probability_of_improvement(one, other) == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_intervals_hold_their_estimate_and_are_the_same_every_time() -> None:
     rng = np.random.default_rng(0)
     scores = {"good": 0.8 + 0.05 * rng.normal(size=(5, 4)), "bad": 0.3 + 0.05 * rng.normal(size=(5, 4))}
@@ -407,7 +428,7 @@ def test_intervals_hold_their_estimate_and_are_the_same_every_time() -> None:
 def made_up_report(cell: Cell, value: float) -> None:
     """A result as :func:`compute` writes it."""
     evaluations = {env_id: {"return": value, "success": value, "returns": [value] * 2} for env_id in cell.env.evaluate}
-    curve = [{"steps": steps, "return": value * steps / 100} for steps in (50, 100)]
+    curve = [{"steps": steps, "return": value * steps / 100, "success": value} for steps in (50, 100)]
     machine = {"cpu": "an abacus"}
     report = {
         "plan": cell.plan(), "parameters": 10, "effort": {"steps": 100}, "evaluations": evaluations,
@@ -430,6 +451,7 @@ def made_up_results(folder: Path, **changes: Any) -> Matrix:
     return matrix
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -> None:
     matrix = made_up_results(tmp_path)
     page = write_report(matrix, tmp_path, tmp_path / "docs")
@@ -448,6 +470,7 @@ def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -
         assert (tmp_path / "docs" / "results" / f"made_{name}.png").read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_there_is_no_sum_of_different_scales(tmp_path: Path) -> None:
     matrix = made_up_results(tmp_path, score={"measure": "success"})
     assert "sum of" not in write_report(matrix, tmp_path, tmp_path / "docs")

@@ -73,7 +73,7 @@ class Cell:
             "demonstrations": self.demonstrations and asdict(self.demonstrations),
             "budget": self.budget and self.demonstrations and asdict(self.budget),
         }
-        return json.loads(json.dumps(plan))
+        return json.loads(json.dumps(plan, default=str))
 
     def read(self) -> dict[str, Any] | None:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from common import markdown_table, write_file
 
 from compare import figures, statistics
-from compare.matrix import Matrix
+from compare.matrix import Environment, Matrix
 from compare.results import Results, read_results
 
 
@@ -33,7 +33,7 @@ def write_report(matrix: Matrix, folder: Path, docs: Path) -> str:
         parts += ["## By environment", _by_environment(results), _figure(page, "bars", "Results by environment")]
         figures.draw_bars(results, _image(page, "bars"))
         parts += _elsewhere(results)
-        if matrix.kind == "online":
+        if any(report["curve"] for found in results.reports.values() for report in found):
             figures.draw_curves(results, _image(page, "curves"))
             parts += ["## Learning curves", _figure(page, "curves", "Learning curves")]
         parts += ["## Networks and cost", _costs(results), "## Versions and machines", _provenance(results)]
@@ -87,38 +87,28 @@ def _by_environment(results: Results) -> str:
         if env.group != group:
             group = env.group
             rows.append([f"**{group}**", *[""] * len(results.agents)])
-        values = {agent: results.values(env, agent) for agent in results.agents}
-        best = max((found.mean() for agent, found in values.items() if agent in results.learners and len(found)), default=None)
-        learned = dict.fromkeys(results.learners, best)
-        rows.append([env.env_id, *(_mean(found, learned.get(agent)) for agent, found in values.items())])
+        learned = [results.values(env, agent) for agent in results.learners]
+        best = max((values.mean() for values in learned if len(values)), default=None)
+        rows.append([env.env_id, *(_entry(results, env, agent, best=best) for agent in results.agents)])
     if len({env.score for env in results.envs}) == 1 and results.envs[0].score.measure == "return":
         rows.append([f"**sum of {len(results.envs)}**", *(_sum(results, agent) for agent in results.agents)])
-    caption = "Mean and standard deviation over seeds of the mean return" + (
-        "" if all(env.score.measure == "return" for env in results.envs) else " or success"
+    measures = " or ".join(dict.fromkeys(f"mean {env.score.measure}" for env in results.envs))
+    note = (
+        f"The {measures}, its mean and standard deviation over seeds, the best that was learned in bold; in parentheses the "
+        "number of seeds where some are missing."
     )
-    note = f"{caption} (the best that was learned in bold); in parentheses the number of seeds where some are missing."
-    return note + "\n\n" + markdown_table(["", *results.agents], _mark_missing(results, rows))
+    return note + "\n\n" + markdown_table(["", *results.agents], rows)
 
 
-def _mark_missing(results: Results, rows: list[list[object]]) -> Iterable[Sequence[object]]:
-    """Add the number of seeds where it is not that of the matrix."""
-    by_id = {env.env_id: env for env in results.envs}
-    for name, *cells in rows:
-        env = by_id.get(str(name))
-        if env is not None:
-            for i, agent in enumerate(results.agents):
-                n = len(results.of(env, agent))
-                if agent in results.learners and 0 < n < len(results.matrix.seeds):
-                    cells[i] = f"{cells[i]} ({n})"
-        yield [name, *cells]
-
-
-def _mean(values: np.ndarray, best: float | None = None) -> str:
+def _entry(results: Results, env: Environment, agent: str, evaluated: str | None = None, best: float | None = None) -> str:
+    """Mean and standard deviation over seeds, bold if it is the best that was learned."""
+    values = results.values(env, agent, evaluated)
     if not len(values):
         return ""
-    spread = f" ± {_number(values.std())}" if len(values) > 1 else ""
-    text = f"{_number(values.mean())}{spread}"
-    return f"**{text}**" if best is not None and values.mean() == best else text
+    learns = agent in results.learners
+    text = f"{_number(values.mean())} ± {_number(values.std())}" if len(values) > 1 else _number(values.mean())
+    missing = f" ({len(values)})" if learns and len(values) < len(results.matrix.seeds) else ""
+    return (f"**{text}**" if learns and values.mean() == best else text) + missing
 
 
 def _sum(results: Results, agent: str) -> str:
@@ -135,7 +125,7 @@ def _elsewhere(results: Results) -> list[str]:
     if not envs:
         return []
     rows = [
-        [env.env_id, evaluated, *(_mean(results.values(env, agent, evaluated)) for agent in results.agents)]
+        [env.env_id, evaluated, *(_entry(results, env, agent, evaluated) for agent in results.agents)]
         for env in envs
         for evaluated in env.evaluate
     ]
@@ -158,7 +148,7 @@ def _costs(results: Results) -> str:
             ]
         )
     header = ["", "parameters", "effort of training", "training, CPU s", "evaluation, CPU s"]
-    return markdown_table(header, [row for row in rows if row])
+    return markdown_table(header, rows)
 
 
 def _range(values: Sequence[float]) -> str:

@@ -8,12 +8,15 @@ from importlib.resources import files
 from typing import Any
 
 import yaml
+from torch import nn
 
 from compare.algorithm import Algorithm
 from compare.algorithms import ALGORITHMS
 from compare.matrix import Agent, Environment, Matrix
 from compare.online import SCHEDULES
 from compare.typed import check_keys, check_type
+
+EVALUATED = ("policy_kwargs", "normalize")  # strings are Python, as rl_zoo3 has it
 
 
 def find_algorithm(matrix: Matrix, agent: Agent) -> Algorithm:
@@ -45,18 +48,18 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
         return {}
     hints = algorithm.hints()
     shared = _merge([_settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings])
+    own = _merge([agent.settings])
     known = dict.fromkeys(name for other in ALGORITHMS[matrix.kind].values() for name in other.hints())
     check_keys(f"Settings of {env.env_id}", shared, known)
-    check_keys(f"Agent {agent.name!r}", agent.settings, hints)
+    check_keys(f"Agent {agent.name!r}", own, hints)
     shared = {name: value for name, value in shared.items() if name in hints}
     shared.update(algorithm.defaults)
-    settings = _merge([shared, agent.settings])
+    settings = _merge([shared, own])
     for name, value in settings.items():
         if not (name in SCHEDULES and isinstance(value, str)):
             check_type(f"`{name}` of {where}", value, hints[name])
     policy_hints = algorithm.policy_hints(settings)
-    own = agent.settings.get("policy_kwargs", {})
-    check_keys(f"`policy_kwargs` of agent {agent.name!r}", own, policy_hints)
+    check_keys(f"`policy_kwargs` of agent {agent.name!r}", own.get("policy_kwargs", {}), policy_hints)
     taken = {name: value for name, value in settings.get("policy_kwargs", {}).items() if name in policy_hints}
     for name, value in taken.items():
         check_type(f"`{name}` of {where}", value, policy_hints[name])
@@ -90,6 +93,8 @@ def _merge(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for level in levels:
         for name, value in level.items():
+            if name in EVALUATED and isinstance(value, str):
+                value = eval(value, {"dict": dict, "nn": nn})
             both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
             merged[name] = {**merged[name], **value} if both else value
     return merged

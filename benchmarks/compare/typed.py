@@ -37,9 +37,9 @@ def check_type(where: str, value: object, hint: Any) -> None:
 
 def conforms(value: object, hint: Any) -> bool:
     """
-    Whether a value is what an annotation says. An annotation of a class or a function conforms to nothing from YAML.
+    Whether a value is what an annotation says.
 
-    :param value: From YAML, where a tuple is a list.
+    :param value: From YAML, where a tuple is a list; classes are there in strings that rl_zoo3 evaluates.
     :param hint: The annotation.
     """
     arguments = get_args(hint)
@@ -51,6 +51,8 @@ def conforms(value: object, hint: Any) -> bool:
         return isinstance(value, int | hint) and not isinstance(value, bool)
     if get_origin(hint) in (list, tuple):
         return isinstance(value, list) and all(conforms(item, arguments[0]) for item in value)
+    if get_origin(hint) is type:
+        return isinstance(value, type) and issubclass(value, arguments[0])
     if get_origin(hint) is dict:
         return isinstance(value, dict) and all(
             conforms(key, arguments[0]) and conforms(item, arguments[1]) for key, item in value.items()
