@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import distributed as dist
 
 from sb3_elmur.bc import BC, CHECKPOINT
@@ -23,13 +24,17 @@ from sb3_elmur.config import check_count
 from sb3_elmur.datasets import open_episodes
 from sb3_elmur.distributed import Group, join_group
 from sb3_elmur.files import atomic_path
+from sb3_elmur.normalizing import FILE as STATISTICS
+from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.options import key_value
 from sb3_elmur.ppo import RecurrentPPO
 
 ALGORITHM = "bc_elmur"
 COMMAND = ("python", "-m", "sb3_elmur.bc")
 COMMAND_FILE = "command.txt"
-MODEL_OPTIONS: dict[str, Any] = {"policy": "ElmurPolicy", "policy_kwargs": {}, "env_kwargs": {}, "n_eval_envs": 1}
+MODEL_OPTIONS: dict[str, Any] = {
+    "policy": "ElmurPolicy", "policy_kwargs": {}, "env_kwargs": {}, "n_eval_envs": 1, "normalize": False
+}  # fmt: skip
 ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, gymnasium.error.Error)
 
 
@@ -103,6 +108,11 @@ def make_parser(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         )
     hyper_parameters.add_argument("--n-eval-envs", type=int, metavar="N", help="environments of an evaluation (default: 1)")
     documentation = dict(re.findall(r":param (\w+): ((?:.|\n)*?)(?=\n\s*:)", BCConfig.__doc__ or ""))
+    hyper_parameters.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, default=None,
+        help="normalise observations by the mean and variance of the data (default: False); a YAML file may hold arguments of "
+        "VecNormalize instead of `true`",
+    )  # fmt: skip
     for field in fields(BCConfig):
         text = " ".join(documentation[field.name].split()).rstrip(".").replace("%", "%%") + f" (default: {field.default})"
         text = text[0].lower() + text[1:]
@@ -131,8 +141,11 @@ def train(options: argparse.Namespace, group: Group, device: str, arguments: Seq
     first = group.rank == 0
     settings = read_settings(options)
     config = BCConfig(**{field.name: settings[field.name] for field in fields(BCConfig) if field.name in settings})
-    env = make_vec_env(options.env, settings["n_eval_envs"], seed=options.seed, env_kwargs=settings["env_kwargs"])
+    env: VecEnv = make_vec_env(options.env, settings["n_eval_envs"], seed=options.seed, env_kwargs=settings["env_kwargs"])
     episodes = open_episodes(options.data, env.observation_space, env.action_space)
+    if settings["normalize"]:
+        env = fit_normalization(env, episodes, **({} if settings["normalize"] is True else settings["normalize"]))
+        episodes = NormalizedEpisodes(episodes, env)
     model = RecurrentPPO(
         settings["policy"], env, policy_kwargs=settings["policy_kwargs"], seed=options.seed, device=device,
         tensorboard_log=options.tensorboard_log, verbose=int(first),
@@ -144,6 +157,9 @@ def train(options: argparse.Namespace, group: Group, device: str, arguments: Seq
         print(f"{len(episodes)} episodes, {int(episodes.lengths.sum())} steps. Run folder: {folder}")
         if not (folder / CHECKPOINT).exists():
             record(folder / name, settings, vars(options), arguments)
+            if isinstance(env, VecNormalize):
+                with atomic_path(folder / name / STATISTICS) as temporary:
+                    env.save(str(temporary))
     try:
         trainer.train(folder, progress_bar=not options.no_progress)
     except KeyboardInterrupt:
@@ -184,6 +200,8 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
         elif given is not None:
             settings[name] = given
     check_count("n_eval_envs", settings["n_eval_envs"], 1)
+    if not isinstance(settings["normalize"], bool | dict):
+        raise ValueError(f"`normalize` must be true, false, or arguments of VecNormalize. Received {settings['normalize']!r}.")
     return settings
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from tqdm import tqdm
 
 from sb3_elmur.envs.batch import make_batch
@@ -22,6 +22,7 @@ from sb3_elmur.envs.tmaze import check_integer
 from sb3_elmur.evaluation import Corridors, Walk, run_episodes, wilson_interval
 from sb3_elmur.files import atomic_path
 from sb3_elmur.memory import Memory
+from sb3_elmur.normalizing import find_normalization
 from sb3_elmur.options import key_value
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
@@ -294,13 +295,21 @@ def evaluate(options: argparse.Namespace) -> Record:
         "seed": options.seed,
     }
     policy = load_policy(options.model, options.device)
+    statistics = find_normalization(options.model, options.env)
+    if statistics is not None:
+        settings["vecnormalize_sha256"] = hashlib.sha256(statistics.read_bytes()).hexdigest()
     record = Record(options.output, json.loads(json.dumps(settings)))
     progress_bar = not options.no_progress
     if lengths:
+        if statistics is not None:
+            raise ValueError(f"`--lengths` is for policies that see the T-Maze as it is. {options.model} has {statistics}.")
         evaluate_corridors(policy, lengths, n_episodes, options.seed, record, progress_bar)
     else:
         n_envs = min(n_episodes, 100) if options.n_envs is None else check_integer("n_envs", options.n_envs, minimum=1)
         env = RecurrentPPO._wrap_env(make_batch(options.env, n_envs, env_kwargs))
+        if statistics is not None:
+            env = VecNormalize.load(str(statistics), env)
+            env.training = env.norm_reward = False
         evaluate_episodes(policy, env, n_episodes, options.seed, record, progress_bar)
         env.close()
     return record

@@ -1032,7 +1032,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for field in fields(BCConfig):
         assert f"--{field.name.replace('_', '-')} " in text.replace(",", " ")
-    assert text.count("(default: ") == len(fields(BCConfig)) + 7
+    assert text.count("(default: ") == len(fields(BCConfig)) + 8
     assert "`" not in text.replace("`default`", "").replace("`torchrun -m sb3_elmur.bc`", "")
 
 
