@@ -354,10 +354,11 @@ def test_the_oracle_succeeds_where_random_actions_do_not(expert: str, success: f
     assert report["parameters"] == 0
 
 
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("budget", [None, Budget(updates=6), Budget(cpu_seconds=0.2)])
-def test_cloning_trains_within_its_budget_and_is_evaluated(budget: Budget | None, tmp_path: Path) -> None:
+def test_cloning_trains_within_its_budget_and_is_evaluated(budget: Budget | None, normalize: bool, tmp_path: Path) -> None:
     demonstrations = Demonstrations(8, env_kwargs={"corridor_length": [1, 4]})
-    settings = {"policy": "ElmurPolicy", "policy_kwargs": SMALL, "n_epochs": 2, "batch_size": 4}
+    settings = {"policy": "ElmurPolicy", "policy_kwargs": SMALL, "n_epochs": 2, "batch_size": 4, "normalize": normalize}
     env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), Score(), demonstrations, {})
     algorithm = ALGORITHMS["bc"]["bc_elmur"]
     cell = Cell(env, Agent("a", None, {}), 0, algorithm, settings, 3, budget, tmp_path / "cell.json")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from compare.matrix import Budget
 
-Episodes = list[dict[str, float]]  # of each its `return`, `length`, and `is_success` where the environment says it
+Played = list[dict[str, float]]  # of each its `return`, `length`, and `is_success` where the environment says it
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trained:
     :param effort: How long it was trained, such as ``steps`` and ``updates``.
     """
 
-    evaluate: Callable[[str, int, int], Episodes]
+    evaluate: Callable[[str, int, int], Played]
     n_parameters: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     effort: dict[str, float] = field(default_factory=dict)

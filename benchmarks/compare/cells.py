@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from common import provenance, write_file
 
-from compare.algorithm import Algorithm, Episodes, Job
+from compare.algorithm import Algorithm, Job, Played
 from compare.claims import Holder, claim, wait_for_claim
 from compare.matrix import Agent, Budget, Demonstrations, Environment, Matrix
 from compare.settings import find_algorithm, resolve
@@ -33,7 +33,7 @@ class Cell:
     :param seed: Of its training.
     :param algorithm: How it is trained.
     :param settings: Its complete hyper-parameters.
-    :param n_eval_episodes: Episodes of an evaluation.
+    :param n_eval_episodes: Played of an evaluation.
     :param budget: Of behaviour cloning.
     :param path: The file with its result.
     """
@@ -155,7 +155,7 @@ def _write(path: Path, report: dict[str, Any]) -> None:
     write_file(path, lambda temporary: temporary.write_text(f"{{\n{lines}\n}}\n"))
 
 
-def _summary(episodes: Episodes) -> dict[str, Any]:
+def _summary(episodes: Played) -> dict[str, Any]:
     """Mean return, success rate where the environment says it, and every episode's return."""
     returns = [episode["return"] for episode in episodes]
     successes = [episode["is_success"] for episode in episodes if "is_success" in episode]

@@ -10,17 +10,24 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from compare.algorithm import Episodes, Job, Trained
+from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
 from compare.matrix import Budget
 from compare.policies import check_policy_kwargs, find_policy, policy_hints
+from compare.wrappers import Wrappers
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC
 from sb3_elmur.bc_config import BCConfig
-from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.datasets import Episodes, NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
 
-MODEL_HINTS: dict[str, Any] = {"policy": str, "policy_kwargs": dict[str, Any], "n_eval_envs": int}
+MODEL_HINTS: dict[str, Any] = {
+    "policy": str,
+    "policy_kwargs": dict[str, Any],
+    "n_eval_envs": int,
+    "normalize": bool | dict[str, Any],
+}
 TRIAL = 0.05  # share of a budget of CPU seconds that predicts the rest
 
 
@@ -44,7 +51,11 @@ class Cloning:
     def train(self, job: Job) -> Trained:
         assert job.demonstrations is not None
         env = make_batch(job.env_id, 1)
-        episodes = NpzEpisodes(job.demonstrations, env.observation_space, env.action_space)
+        episodes: Episodes = NpzEpisodes(job.demonstrations, env.observation_space, env.action_space)
+        wrap = Wrappers(job.settings.get("normalize", False))
+        if wrap.normalize:
+            env = fit_normalization(env, episodes, **wrap.normalize_kwargs)
+            episodes = NormalizedEpisodes(episodes, env)
 
         def make_trainer(n_epochs: int) -> BC:
             policy: Any = find_policy(job.settings["policy"], RecurrentPPO)
@@ -60,8 +71,8 @@ class Cloning:
         seconds = round(time.process_time() - start, 1)
         env.close()
 
-        def evaluate(env_id: str, n_episodes: int, seed: int) -> Episodes:
-            return play(trainer.model, make_monitored(env_id, n_episodes), seed)
+        def evaluate(env_id: str, n_episodes: int, seed: int) -> Played:
+            return play(trainer.model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed)
 
         n_parameters = sum(parameter.numel() for parameter in trainer.policy.parameters())
         effort = {"epochs": trainer.config.n_epochs, "updates": trainer.updates, "steps": trainer.steps}

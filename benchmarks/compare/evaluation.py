@@ -9,7 +9,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from compare.algorithm import Episodes
+from compare.algorithm import Played
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.policies import ElmurPolicy
@@ -27,7 +27,7 @@ def make_monitored(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None =
     return env if all(env.env_is_wrapped(Monitor)) else VecMonitor(env)
 
 
-def play(model: BaseAlgorithm, env: VecEnv, seed: int) -> Episodes:
+def play(model: BaseAlgorithm, env: VecEnv, seed: int) -> Played:
     """
     One episode in each environment, with the most probable actions: natively batched for our policies, else as
     Stable-Baselines3 does it.
@@ -46,7 +46,7 @@ def play(model: BaseAlgorithm, env: VecEnv, seed: int) -> Episodes:
         env.close()
 
 
-def _play_as_sb3(model: BaseAlgorithm, env: VecEnv) -> Episodes:
+def _play_as_sb3(model: BaseAlgorithm, env: VecEnv) -> Played:
     successes: list[dict[str, float]] = []
 
     def collect(variables: dict[str, Any], _: dict[str, Any]) -> None:

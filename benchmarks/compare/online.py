@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -11,11 +10,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from compare.algorithm import Episodes, Job, Trained
+from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
 from compare.policies import check_policy_kwargs, find_policy, policy_hints
+from compare.wrappers import Wrappers
 
 RUN_HINTS: dict[str, Any] = {
     "env_kwargs": dict[str, Any],
@@ -95,44 +94,11 @@ class Online:
         model.learn(n_timesteps, curve)
         env.close()
 
-        def evaluate(env_id: str, n_episodes: int, seed: int) -> Episodes:
+        def evaluate(env_id: str, n_episodes: int, seed: int) -> Played:
             return play(model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed)
 
         n_parameters = sum(parameter.numel() for parameter in model.policy.parameters())
         return Trained(evaluate, n_parameters, curve.thinned(), {"steps": model.num_timesteps})
-
-
-@dataclass(frozen=True)
-class Wrappers:
-    """
-    Normalisation and frame stacking, as rl_zoo3 does them.
-
-    :param normalize: Whether to normalise observations and rewards, or the arguments of ``VecNormalize``.
-    :param frame_stack: Number of latest observations that are shown.
-    """
-
-    normalize: bool | dict[str, Any]
-    frame_stack: int
-
-    @property
-    def normalize_kwargs(self) -> dict[str, Any]:
-        return self.normalize if isinstance(self.normalize, dict) else {}
-
-    def __call__(self, env: VecEnv) -> VecEnv:
-        """Wrap for training."""
-        return self._stack(VecNormalize(env, **self.normalize_kwargs) if self.normalize else env)
-
-    def for_evaluation(self, env: VecEnv, trained_in: VecEnv) -> VecEnv:
-        """Wrap with the statistics of training; rewards stay what they are."""
-        if self.normalize:
-            env = VecNormalize(env, **self.normalize_kwargs | {"training": False, "norm_reward": False})
-            normalizer = trained_in.venv if isinstance(trained_in, VecFrameStack) else trained_in
-            assert isinstance(normalizer, VecNormalize)
-            env.obs_rms = copy.deepcopy(normalizer.obs_rms)
-        return self._stack(env)
-
-    def _stack(self, env: VecEnv) -> VecEnv:
-        return VecFrameStack(env, self.frame_stack) if self.frame_stack > 1 else env
 
 
 def schedule(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from compare.algorithm import Episodes, Job, Trained
+from compare.algorithm import Job, Played, Trained
 from sb3_elmur.recording import Recorder, make_act
 
 
@@ -36,7 +36,7 @@ class Scripted:
     def train(self, job: Job) -> Trained:
         return Trained(self._play)
 
-    def _play(self, env_id: str, n_episodes: int, seed: int) -> Episodes:
+    def _play(self, env_id: str, n_episodes: int, seed: int) -> Played:
         with gymnasium.make(env_id) as env:
             recorder = Recorder(env, make_act(self.expert, env), seed)
             episodes = []
