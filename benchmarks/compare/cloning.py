@@ -96,10 +96,10 @@ def epochs_within(budget: Budget, make_trainer: Callable[[int], BC]) -> int:
     :param make_trainer: From a number of epochs to a new trainer.
     """
     trainer = make_trainer(1)
-    for i in range(len(trainer.episodes)):  # so that the trial does not pay for reading them
-        _ = trainer.episodes[i]
     if budget.updates is not None:
         return max(1, round(budget.updates / updates_per_epoch(trainer)))
+    for i in range(len(trainer.episodes)):  # so that the trial does not pay for reading them
+        _ = trainer.episodes[i]
     assert budget.cpu_seconds is not None
     trainer.train_batch()  # slower than those that follow
     start, begin = time.process_time(), trainer.steps
