@@ -488,9 +488,11 @@ def test_the_command_computes_what_is_selected_and_reports_it(
 
 @pytest.mark.slow
 def test_cells_are_processes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(tmp_path, agents={"oracle": {"algo": "oracle"}, "random": {"algo": "random"}})
+    stacked = {"algo": "ppo", "frame_stack": 2, "n_envs": 2, "n_timesteps": 64, "n_steps": 32, "batch_size": 32}
+    path = write(tmp_path, agents={"stacked": stacked, "oracle": {"algo": "oracle"}}, seeds=[1])
     arguments = [str(path), "--results", str(tmp_path), "--docs", str(tmp_path), "--data", str(tmp_path)]
     assert command.main(str(RESULTS.parent / "compare.py"), "", arguments) == 0
     output = capsys.readouterr().out
+    assert "TMazePassive30-v0__stacked__1: done" in output
     assert "TMazePassive30-v0__oracle__0: done" in output
     assert "2 of 2 results are there" in output

@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
@@ -68,7 +69,7 @@ class Online:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
-        hints = get_type_hints(self.model_class.__init__)
+        hints = get_type_hints(self.model_class.__init__, localns={"VecEnv": VecEnv})  # which SB3 names without importing it
         return RUN_HINTS | {name: hint for name, hint in hints.items() if name not in GIVEN_BY_RUNNER}
 
     def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
