@@ -25,7 +25,7 @@ from compare.cloning import epochs_within
 from compare.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
 from compare.online import schedule
 from compare.report import write_report
-from compare.runner import run_cells
+from compare.runner import run_cells, selection
 from compare.settings import resolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -305,6 +305,17 @@ def test_a_failing_cell_is_reported_with_its_last_lines_and_does_not_stop_the_ot
     assert "oracle: failed with exit status 1" in output.err
     assert "    no luck" in output.err
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["oracle.log"]
+
+
+def test_the_selection_of_a_cell_selects_it_alone(tmp_path: Path) -> None:
+    matrix = read_matrix(write(tmp_path, agents={"elmur": {}, "oracle": {"algo": "oracle"}}, seeds=[3, 4]))
+    for cell in make_cells(matrix, tmp_path):
+        env_option, env_id, agent_option, agent, *seeds = selection(cell)
+        assert (env_option, agent_option, seeds[:1]) in (
+            ("--only-envs", "--only-agents", option) for option in (["--seeds"], [])
+        )
+        part = select(matrix, [env_id], [agent], [int(seed) for seed in seeds[1:]] or None)
+        assert make_cells(part, tmp_path) == [cell]
 
 
 def test_demonstrations_are_recorded_once(tmp_path: Path) -> None:

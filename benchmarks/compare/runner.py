@@ -37,8 +37,9 @@ def run_cells(cells: Sequence[Cell], command: Sequence[str], workers: int, logs:
 
 
 def selection(cell: Cell) -> list[str]:
-    """Options that select one cell."""
-    return ["--only-envs", cell.env.env_id, "--only-agents", cell.agent.name, "--seeds", str(cell.seed)]
+    """Options that select one cell; agents that do not learn have no other seed."""
+    seeds = [] if cell.algorithm.settings_file is None else ["--seeds", str(cell.seed)]
+    return ["--only-envs", cell.env.env_id, "--only-agents", cell.agent.name, *seeds]
 
 
 def _launch(cell: Cell, command: Sequence[str], logs: Path) -> bool:
