@@ -169,9 +169,9 @@ def test_a_selection_keeps_what_it_names_and_refuses_what_is_not_there(tmp_path:
     assert [env.env_id for env in part.envs] == ["TMazePassive10-v0"]
     assert [agent.name for agent in part.agents] == ["b"]
     assert part.seeds == (1,)
-    for selection in ({"envs": ["x"]}, {"agents": ["x"]}, {"seeds": [2]}):
+    for wrong in ({"envs": ["x"]}, {"agents": ["x"]}, {"seeds": [2]}):
         with pytest.raises(ValueError, match="unknown key"):
-            select(matrix, **selection)  # type: ignore[arg-type]
+            select(matrix, **wrong)  # type: ignore[arg-type]
 
 
 def test_agents_that_do_not_learn_have_one_seed(tmp_path: Path) -> None:
@@ -310,10 +310,7 @@ def test_a_failing_cell_is_reported_with_its_last_lines_and_does_not_stop_the_ot
 def test_the_selection_of_a_cell_selects_it_alone(tmp_path: Path) -> None:
     matrix = read_matrix(write(tmp_path, agents={"elmur": {}, "oracle": {"algo": "oracle"}}, seeds=[3, 4]))
     for cell in make_cells(matrix, tmp_path):
-        env_option, env_id, agent_option, agent, *seeds = selection(cell)
-        assert (env_option, agent_option, seeds[:1]) in (
-            ("--only-envs", "--only-agents", option) for option in (["--seeds"], [])
-        )
+        _, env_id, _, agent, *seeds = selection(cell)
         part = select(matrix, [env_id], [agent], [int(seed) for seed in seeds[1:]] or None)
         assert make_cells(part, tmp_path) == [cell]
 
