@@ -1,0 +1,1 @@
+"""The benchmark runner behind ``benchmarks/compare.py``: environments x agents x seeds, from one YAML file."""

@@ -1,0 +1,184 @@
+"""Cells of a matrix: one agent in one environment with one seed, and the file with its result."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from common import provenance, write_file
+
+from compare.algorithm import Algorithm, Job, Played
+from compare.claims import Holder, claim, wait_for_claim
+from compare.matrix import Agent, Budget, Demonstrations, Environment, Matrix
+from compare.settings import find_algorithm, resolve
+from sb3_elmur.recording import record
+
+EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    What one process computes.
+
+    :param env: Where the agent is trained and evaluated.
+    :param agent: Who it is.
+    :param seed: Of its training.
+    :param algorithm: How it is trained.
+    :param settings: Its complete hyper-parameters.
+    :param n_eval_episodes: Played of an evaluation.
+    :param budget: Of behaviour cloning.
+    :param path: The file with its result.
+    """
+
+    env: Environment
+    agent: Agent
+    seed: int
+    algorithm: Algorithm
+    settings: dict[str, Any]
+    n_eval_episodes: int
+    budget: Budget | None
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """The lock file of the process that computes it."""
+        return self.path.with_suffix(".lock")
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def demonstrations(self) -> Demonstrations | None:
+        """What it learns from, if it does."""
+        return None if self.algorithm.settings_file is None else self.env.demonstrations
+
+    def plan(self) -> dict[str, Any]:
+        """All that decides its result."""
+        plan = {
+            "env": self.env.env_id,
+            "agent": self.agent.name,
+            "algo": self.agent.algo,
+            "settings": self.settings,
+            "evaluate": self.env.evaluate,
+            "n_eval_episodes": self.n_eval_episodes,
+            "demonstrations": self.demonstrations and asdict(self.demonstrations),
+            "budget": self.budget and self.demonstrations and asdict(self.budget),
+        }
+        return json.loads(json.dumps(plan, default=str))
+
+    def read(self) -> dict[str, Any] | None:
+        """
+        The result, or ``None`` if there is none yet.
+
+        :raises ValueError: If it was computed otherwise than the matrix now says.
+        """
+        try:
+            report = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return None
+        for key, value in self.plan().items():
+            noted = report["plan"].get(key)
+            if noted != value:
+                raise ValueError(
+                    f"{self.path} was computed with another `{key}`: {noted!r}. The matrix and zoo_configs now say {value!r}. "
+                    "Delete the file, or give the matrix another name."
+                )
+        return report
+
+
+def make_cells(matrix: Matrix, folder: Path) -> list[Cell]:
+    """
+    All cells of a matrix, seed by seed. Agents that do not learn have seed 0 alone.
+
+    :param matrix: The matrix.
+    :param folder: Where results go, in a folder of the matrix's name.
+    :raises ValueError: If hyper-parameters are wrong.
+    """
+    cells = {}
+    for seed, env, agent in itertools.product(matrix.seeds, matrix.envs, matrix.agents):
+        algorithm = find_algorithm(matrix, agent)
+        seed = 0 if algorithm.settings_file is None else seed
+        path = folder / matrix.name / f"{env.env_id.replace('/', '-')}__{agent.name}__{seed}.json"
+        if path not in cells:
+            settings = resolve(matrix, env, agent)
+            cells[path] = Cell(env, agent, seed, algorithm, settings, matrix.n_eval_episodes, matrix.budget, path)
+    return list(cells.values())
+
+
+def compute(cell: Cell, data: Path) -> Holder | None:
+    """
+    Train and evaluate in this process, with one thread, and write the result; unless that is done, or another process does it.
+
+    :param cell: What to compute.
+    :param data: Folder of recorded demonstrations.
+    :return: The other process.
+    """
+    th.set_num_threads(1)
+    with claim(cell.lock) as other:
+        if other is None and cell.read() is None:
+            _write(cell.path, _compute(cell, data))
+    return other
+
+
+def _compute(cell: Cell, data: Path) -> dict[str, Any]:
+    demonstrations = None if cell.demonstrations is None else record_once(cell.env.env_id, cell.demonstrations, data)
+    start = time.process_time()
+    trained = cell.algorithm.train(Job(cell.env.env_id, cell.settings, cell.seed, demonstrations, cell.budget))
+    end = time.process_time()
+    evaluations = {
+        env_id: _summary(trained.evaluate(env_id, cell.n_eval_episodes, EVALUATION_SEED)) for env_id in cell.env.evaluate
+    }
+    return {
+        "plan": cell.plan(),
+        "parameters": trained.n_parameters,
+        "effort": trained.effort,
+        "evaluations": evaluations,
+        "curve": trained.curve,
+        "training CPU seconds": round(end - start, 1),
+        "evaluation CPU seconds": round(time.process_time() - end, 1),
+        **provenance(cell.seed),
+    }
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    """A line for each key, so that files of many numbers stay short."""
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
+    write_file(path, lambda temporary: temporary.write_text(f"{{\n{lines}\n}}\n"))
+
+
+def _summary(episodes: Played) -> dict[str, Any]:
+    """Mean return, success rate where the environment says it, and every episode's return."""
+    returns = [episode["return"] for episode in episodes]
+    successes = [episode["is_success"] for episode in episodes if "is_success" in episode]
+    success = {"success": float(np.mean(successes))} if len(successes) == len(episodes) else {}
+    return {
+        "return": float(np.mean(returns)),
+        **success,
+        "mean length": float(np.mean([episode["length"] for episode in episodes])),
+        "returns": [round(value, 6) for value in returns],
+    }
+
+
+def record_once(env_id: str, demonstrations: Demonstrations, data: Path) -> Path:
+    """
+    Record demonstrations, or wait for the process that does so.
+
+    :param env_id: Environment.
+    :param demonstrations: How many, and of whom.
+    :param data: Folder of all recordings.
+    :return: Folder of this one.
+    """
+    wanted = json.dumps(asdict(demonstrations), sort_keys=True)
+    folder = data / f"{env_id.replace('/', '-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+    with wait_for_claim(data / f"{folder.name}.lock"):
+        record(env_id, demonstrations.expert, folder, demonstrations.episodes, env_kwargs=demonstrations.env_kwargs)
+    return folder

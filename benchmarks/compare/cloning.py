@@ -1,0 +1,121 @@
+"""Behaviour cloning under a budget that is the same for all agents."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from compare.algorithm import Job, Played, Trained
+from compare.evaluation import make_monitored, play
+from compare.matrix import Budget
+from compare.policies import check_policy_kwargs, find_policy, policy_hints
+from compare.wrappers import Wrappers
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc import BC
+from sb3_elmur.bc_config import BCConfig
+from sb3_elmur.datasets import Episodes, NpzEpisodes
+from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+
+MODEL_HINTS: dict[str, Any] = {
+    "policy": str,
+    "policy_kwargs": dict[str, Any],
+    "n_eval_envs": int,
+    "normalize": bool | dict[str, Any],
+}
+TRIAL = 0.05  # share of a budget of CPU seconds that predicts the rest
+
+
+@dataclass(frozen=True)
+class Cloning:
+    """:class:`sb3_elmur.bc.BC`; evaluation is the runner's."""
+
+    settings_file: str = "bc_elmur.yml"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def hints(self) -> Mapping[str, Any]:
+        return MODEL_HINTS | get_type_hints(BCConfig)
+
+    def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return policy_hints(find_policy(settings["policy"], RecurrentPPO))
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        make_config(settings)
+        check_policy_kwargs(find_policy(settings["policy"], RecurrentPPO), settings.get("policy_kwargs", {}))
+
+    def train(self, job: Job) -> Trained:
+        assert job.demonstrations is not None
+        env = make_batch(job.env_id, 1)
+        episodes: Episodes = NpzEpisodes(job.demonstrations, env.observation_space, env.action_space)
+        wrap = Wrappers(job.settings.get("normalize", False))
+        if wrap.normalize:
+            env = fit_normalization(env, episodes, **wrap.normalize_kwargs)
+            episodes = NormalizedEpisodes(episodes, env)
+
+        def make_trainer(n_epochs: int) -> BC:
+            policy: Any = find_policy(job.settings["policy"], RecurrentPPO)
+            policy_kwargs = job.settings.get("policy_kwargs")
+            model = RecurrentPPO(policy, env, policy_kwargs=policy_kwargs, seed=job.seed, device="cpu")
+            return BC(model, episodes, make_config(job.settings | {"n_epochs": n_epochs}))
+
+        trainer = make_trainer(make_config(job.settings).n_epochs)
+        if job.budget is not None:
+            trainer = make_trainer(epochs_within(job.budget, make_trainer))
+        start = time.process_time()
+        trainer.train()
+        seconds = round(time.process_time() - start, 1)
+        env.close()
+
+        def evaluate(env_id: str, n_episodes: int, seed: int) -> Played:
+            return play(trainer.model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed)
+
+        n_parameters = sum(parameter.numel() for parameter in trainer.policy.parameters())
+        effort = {"epochs": trainer.config.n_epochs, "updates": trainer.updates, "steps": trainer.steps}
+        return Trained(evaluate, n_parameters, effort=effort | {"CPU seconds": seconds})
+
+
+def make_config(settings: Mapping[str, Any]) -> BCConfig:
+    """
+    :param settings: Hyper-parameters, those of the model among them.
+    :raises ValueError: If one is outside its range.
+    """
+    names = {field.name for field in fields(BCConfig)}
+    return BCConfig(**{name: value for name, value in settings.items() if name in names})
+
+
+def epochs_within(budget: Budget, make_trainer: Callable[[int], BC]) -> int:
+    """
+    Number of epochs, at least one, that fits best into a budget.
+
+    :param budget: In updates, or in CPU seconds; for these, another trainer trains for a while.
+    :param make_trainer: From a number of epochs to a new trainer.
+    """
+    trainer = make_trainer(1)
+    if budget.updates is not None:
+        return max(1, round(budget.updates / updates_per_epoch(trainer)))
+    for i in range(len(trainer.episodes)):  # so that the trial does not pay for reading them
+        _ = trainer.episodes[i]
+    assert budget.cpu_seconds is not None
+    trainer.train_batch()  # slower than those that follow
+    start, begin = time.process_time(), trainer.steps
+    while trainer.batches_done < trainer.total_batches and time.process_time() - start < TRIAL * budget.cpu_seconds:
+        trainer.train_batch()
+    if trainer.steps == begin:  # one batch holds all episodes
+        trainer.batches_done = 0
+        trainer.train_batch()
+    seconds_per_step = (time.process_time() - start) / (trainer.steps - begin)
+    return max(1, int(budget.cpu_seconds / (seconds_per_step * trainer.episodes.lengths.sum())))
+
+
+def updates_per_epoch(trainer: BC) -> float:
+    """Optimiser steps of a pass over the data in random order: one for each chain of a batch's longest episode."""
+    size = trainer.config.batch_size
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(trainer.episodes.lengths) for _ in range(20)]
+    longest = [order[begin : begin + size].max() for order in orders for begin in range(0, len(order), size)]
+    return sum(math.ceil(length / trainer.chain_length) for length in longest) / len(orders)

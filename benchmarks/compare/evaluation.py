@@ -1,0 +1,63 @@
+"""Evaluation of models, each in the same episodes, all of them at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from compare.algorithm import Played
+from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.evaluation import run_episodes
+from sb3_elmur.policies import ElmurPolicy
+
+
+def make_monitored(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
+    """
+    A batch of environments that reports the returns of its episodes to Stable-Baselines3.
+
+    :param env_id: Registered id.
+    :param n_envs: Number of environments.
+    :param env_kwargs: Arguments beside those that the id stands for.
+    """
+    env = make_batch(env_id, n_envs, env_kwargs)
+    return env if all(env.env_is_wrapped(Monitor)) else VecMonitor(env)
+
+
+def play(model: BaseAlgorithm, env: VecEnv, seed: int) -> Played:
+    """
+    One episode in each environment, with the most probable actions: natively batched for our policies, else as
+    Stable-Baselines3 does it.
+
+    :param model: What is evaluated.
+    :param env: Environments, which are seeded and reset; closed in the end.
+    :param seed: Seed of the first one; the others follow.
+    """
+    try:
+        if isinstance(model.policy, ElmurPolicy):
+            model.policy.set_training_mode(False)
+            return run_episodes(model.policy, env, seed)
+        env.seed(seed)
+        return _play_as_sb3(model, env)
+    finally:
+        env.close()
+
+
+def _play_as_sb3(model: BaseAlgorithm, env: VecEnv) -> Played:
+    successes: list[dict[str, float]] = []
+
+    def collect(variables: dict[str, Any], _: dict[str, Any]) -> None:
+        if variables["done"]:
+            info = variables["info"]
+            successes.append({"is_success": float(info["is_success"])} if "is_success" in info else {})
+
+    returns, lengths = evaluate_policy(model, env, env.num_envs, callback=collect, return_episode_rewards=True)
+    assert isinstance(returns, list)
+    assert isinstance(lengths, list)
+    return [
+        {"return": float(value), "length": int(length), **success}
+        for value, length, success in zip(returns, lengths, successes, strict=True)
+    ]

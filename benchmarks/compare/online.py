@@ -1,0 +1,119 @@
+"""Training from reward, by the PPO of three packages, with the hyper-parameters of rl_zoo3's YAML files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from compare.algorithm import Job, Played, Trained
+from compare.evaluation import make_monitored, play
+from compare.policies import check_policy_kwargs, find_policy, policy_hints
+from compare.wrappers import Wrappers
+
+RUN_HINTS: dict[str, Any] = {
+    "env_kwargs": dict[str, Any],
+    "n_envs": int,
+    "n_timesteps": int,
+    "normalize": bool | dict[str, Any],
+    "frame_stack": int,
+}
+GIVEN_BY_RUNNER = (
+    "env", "seed", "device", "verbose", "tensorboard_log", "rollout_buffer_class", "rollout_buffer_kwargs",
+    "_init_setup_model", "return",
+)  # fmt: skip
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+N_POINTS = 100
+
+
+class Curve(BaseCallback):
+    """Notes the mean return, and success where it is known, of the latest 100 training episodes after every rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes, successes = self.model.ep_info_buffer, self.model.ep_success_buffer
+        if episodes:
+            point = {"steps": self.num_timesteps, "return": float(np.mean([episode["r"] for episode in episodes]))}
+            self.points.append(point | ({"success": float(np.mean(successes))} if successes else {}))
+
+    def thinned(self) -> list[dict[str, float]]:
+        """At most :data:`N_POINTS` of the points, the last one among them."""
+        keep = np.unique(np.linspace(0, len(self.points) - 1, min(N_POINTS, len(self.points))).round().astype(int))
+        return [self.points[i] for i in keep]
+
+
+@dataclass(frozen=True)
+class Online:
+    """
+    A PPO with the interface of Stable-Baselines3.
+
+    :param model_class: Its class.
+    :param settings_file: In ``zoo_configs``; keys that the class does not take are those of other algorithms.
+    :param defaults: In place of the file's.
+    """
+
+    model_class: type[OnPolicyAlgorithm]
+    settings_file: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def hints(self) -> Mapping[str, Any]:
+        hints = get_type_hints(self.model_class.__init__, localns={"VecEnv": VecEnv})  # which SB3 names without importing it
+        return RUN_HINTS | {name: hint for name, hint in hints.items() if name not in GIVEN_BY_RUNNER}
+
+    def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return policy_hints(find_policy(settings["policy"], self.model_class))
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        for name in ("n_envs", "n_timesteps"):
+            if settings.get(name, 0) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received {settings.get(name)!r}.")
+        for name in SCHEDULES:
+            schedule(settings.get(name))
+        check_policy_kwargs(find_policy(settings["policy"], self.model_class), settings.get("policy_kwargs", {}))
+
+    def train(self, job: Job) -> Trained:
+        settings = dict(job.settings)
+        wrap = Wrappers(settings.pop("normalize", False), settings.pop("frame_stack", 1))
+        env = wrap(make_monitored(job.env_id, settings.pop("n_envs"), settings.pop("env_kwargs", None)))
+        n_timesteps = settings.pop("n_timesteps")
+        settings["policy"] = find_policy(settings["policy"], self.model_class)
+        settings |= {name: schedule(settings[name]) for name in SCHEDULES if name in settings}
+        model = self.model_class(env=env, seed=job.seed, device="cpu", **settings)
+        curve = Curve()
+        model.learn(n_timesteps, curve)
+        env.close()
+
+        def evaluate(env_id: str, n_episodes: int, seed: int) -> Played:
+            return play(model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed)
+
+        n_parameters = sum(parameter.numel() for parameter in model.policy.parameters())
+        return Trained(evaluate, n_parameters, curve.thinned(), {"steps": model.num_timesteps})
+
+
+def schedule(value: Any) -> Any:
+    """
+    What rl_zoo3 makes of ``lin_<x>``: a schedule that falls from x to 0. Anything else stays what it is.
+
+    :param value: From YAML.
+    :raises ValueError: If it is another string.
+    """
+    if not isinstance(value, str):
+        return value
+    prefix, _, start = value.partition("_")
+    try:
+        assert prefix == "lin"
+        return LinearSchedule(float(start), 0.0, 1.0)
+    except (AssertionError, ValueError):
+        raise ValueError(f"{', '.join(SCHEDULES)} must be numbers or lin_<number>. Received {value!r}.") from None

@@ -1,0 +1,45 @@
+"""Policy classes by the names that YAML files use, and what their constructors take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_elmur.config import ElmurConfig
+from sb3_elmur.policies import ElmurPolicy
+
+GIVEN_BY_ALGORITHM = ("self", "observation_space", "action_space", "lr_schedule", "use_sde", "unknown", "return")
+
+
+def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]:
+    """
+    :param name: An alias of the algorithm, or a dotted path.
+    :param model_class: The algorithm.
+    :raises ValueError: If there is no such policy.
+    """
+    module, _, attribute = name.rpartition(".")
+    found = getattr(import_module(module), attribute, None) if module else model_class.policy_aliases.get(name)
+    if not (isinstance(found, type) and issubclass(found, BasePolicy)):
+        known = ", ".join(model_class.policy_aliases)
+        raise ValueError(f"`policy` must be one of {known}, or the dotted path of a policy. Received {name!r}.")
+    return found
+
+
+def policy_hints(policy: type[BasePolicy]) -> dict[str, Any]:
+    """Annotations of the ``policy_kwargs`` of a policy class."""
+    hints = get_type_hints(policy.__init__)
+    return {name: hint for name, hint in hints.items() if name not in GIVEN_BY_ALGORITHM}
+
+
+def check_policy_kwargs(policy: type[BasePolicy], policy_kwargs: Mapping[str, Any]) -> None:
+    """
+    :raises ValueError: If a hyper-parameter of an ELMUR policy is outside its range.
+    """
+    if issubclass(policy, ElmurPolicy):
+        names = {field.name for field in fields(ElmurConfig)}
+        ElmurConfig(**{name: value for name, value in policy_kwargs.items() if name in names})

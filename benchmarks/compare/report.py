@@ -1,0 +1,181 @@
+"""The results page of a matrix, Markdown and figures, made of its JSON files and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import markdown_table, write_file
+
+from compare import figures, statistics
+from compare.matrix import Environment, Matrix
+from compare.results import Results, read_results
+
+
+def write_report(matrix: Matrix, folder: Path, docs: Path) -> str:
+    """
+    Write ``results/<matrix>.md`` and its figures.
+
+    :param matrix: What was to be computed.
+    :param folder: Folder of all matrices' results.
+    :param docs: Where ``results`` is.
+    :return: The page.
+    :raises ValueError: If a result was computed otherwise than the matrix now says.
+    """
+    results = read_results(matrix, folder)
+    page = docs / "results" / f"{matrix.name}.md"
+    parts = [f"# {matrix.title}", _introduction(results)]
+    if results.reports:
+        parts += [matrix.notes] if matrix.notes else []
+        parts += _aggregates(results, page)
+        parts += ["## By environment", _by_environment(results), _figure(page, "bars", "Results by environment")]
+        figures.draw_bars(results, _image(page, "bars"))
+        parts += _elsewhere(results)
+        if any(report["curve"] for found in results.reports.values() for report in found):
+            figures.draw_curves(results, _image(page, "curves"))
+            parts += ["## Learning curves", _figure(page, "curves", "Learning curves")]
+        parts += ["## Networks and cost", _costs(results), "## Versions and machines", _provenance(results)]
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
+    write_file(page, lambda temporary: temporary.write_text(text))
+    return text
+
+
+def _introduction(results: Results) -> str:
+    matrix = results.matrix
+    n_reports = sum(map(len, results.reports.values()))
+    return (
+        f"Made by `python benchmarks/compare.py benchmarks/matrices/{matrix.name}.yml --report` from "
+        f"`benchmarks/results/{matrix.name}`: change those, not this page. {n_reports} of {results.n_cells} results are "
+        f"there. Seeds {', '.join(map(str, matrix.seeds))}; every evaluation takes the most probable actions in the same "
+        f"{matrix.n_eval_episodes} episodes." + (f" Budget of training: {_budget(matrix)}." if matrix.budget else "")
+    )
+
+
+def _budget(matrix: Matrix) -> str:
+    assert matrix.budget is not None
+    if matrix.budget.updates is not None:
+        return f"{matrix.budget.updates:,} updates"
+    return f"{matrix.budget.cpu_seconds:g} CPU seconds"
+
+
+def _aggregates(results: Results, page: Path) -> list[str]:
+    """Statistics over all environments that are complete, if there are any."""
+    scores = results.scores()
+    if not scores:
+        return []
+    first, shape = next(iter(scores)), next(iter(scores.values())).shape
+    middle, mean = statistics.interquartile_means(scores), statistics.means(scores)
+    better: dict[str, Any] = statistics.improvements(scores, first)
+    rows = [[agent, middle[agent], mean[agent], better.get(agent, "")] for agent in scores]
+    figures.draw_aggregates(middle, "interquartile mean of normalised scores, 95% interval", _image(page, "aggregate"))
+    return [
+        "## All environments",
+        f"Normalised scores of {shape[0]} seeds in {shape[1]} environments: interquartile mean, mean, and the probability "
+        f"that `{first}` does better, with 95% intervals of the stratified bootstrap over seeds (rliable).",
+        markdown_table(["", "IQM", "mean", f"P({first} is better)"], rows),
+        _figure(page, "aggregate", "Interquartile means"),
+    ]
+
+
+def _by_environment(results: Results) -> str:
+    """Mean over seeds and standard deviation, and their sum where the scale is common."""
+    rows: list[list[object]] = []
+    group = ""
+    for env in results.envs:
+        if env.group != group:
+            group = env.group
+            rows.append([f"**{group}**", *[""] * len(results.agents)])
+        learned = [results.values(env, agent) for agent in results.learners]
+        best = max((values.mean() for values in learned if len(values)), default=None)
+        rows.append([env.env_id, *(_entry(results, env, agent, best=best) for agent in results.agents)])
+    if len({env.score for env in results.envs}) == 1 and results.envs[0].score.measure == "return":
+        rows.append([f"**sum of {len(results.envs)}**", *(_sum(results, agent) for agent in results.agents)])
+    measures = " or ".join(dict.fromkeys(f"mean {env.score.measure}" for env in results.envs))
+    note = (
+        f"The {measures}, its mean and standard deviation over seeds, the best that was learned in bold; in parentheses the "
+        "number of seeds where some are missing."
+    )
+    return note + "\n\n" + markdown_table(["", *results.agents], rows)
+
+
+def _entry(results: Results, env: Environment, agent: str, evaluated: str | None = None, best: float | None = None) -> str:
+    """Mean and standard deviation over seeds, bold if it is the best that was learned."""
+    values = results.values(env, agent, evaluated)
+    if not len(values):
+        return ""
+    learns = agent in results.learners
+    text = f"{_number(values.mean())} ± {_number(values.std())}" if len(values) > 1 else _number(values.mean())
+    missing = f" ({len(values)})" if learns and len(values) < len(results.matrix.seeds) else ""
+    return (f"**{text}**" if learns and values.mean() == best else text) + missing
+
+
+def _sum(results: Results, agent: str) -> str:
+    """The sum over environments of means over seeds, where there is one for each."""
+    values = [results.values(env, agent) for env in results.envs]
+    present = [value.mean() for value in values if len(value)]
+    missing = "" if len(present) == len(values) else f" (of {len(present)})"
+    return f"**{_number(float(np.sum(present)))}**{missing}"
+
+
+def _elsewhere(results: Results) -> list[str]:
+    """Evaluation in other environments than that of training."""
+    envs = [env for env in results.envs if len(env.evaluate) > 1]
+    if not envs:
+        return []
+    rows = [
+        [env.env_id, evaluated, *(_entry(results, env, agent, evaluated) for agent in results.agents)]
+        for env in envs
+        for evaluated in env.evaluate
+    ]
+    return ["## Beyond training", markdown_table(["trained in", "evaluated in", *results.agents], rows)]
+
+
+def _costs(results: Results) -> str:
+    """Parameters and CPU seconds of training, as ranges over environments and seeds."""
+    rows = []
+    for agent in results.agents:
+        reports = [report for env in results.envs for report in results.of(env, agent)]
+        effort = dict.fromkeys(name for report in reports for name in report["effort"])
+        rows.append(
+            [
+                agent,
+                _range([report["parameters"] for report in reports]),
+                "; ".join(f"{_range([report['effort'][name] for report in reports])} {name}" for name in effort),
+                _range([round(report["training CPU seconds"]) for report in reports]),
+                _range([round(report["evaluation CPU seconds"]) for report in reports]),
+            ]
+        )
+    header = ["", "parameters", "effort of training", "training, CPU s", "evaluation, CPU s"]
+    return markdown_table(header, rows)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _provenance(results: Results) -> str:
+    reports = [report for found in results.reports.values() for report in found]
+    dates = sorted(report["date"] for report in reports)
+    processors = dict.fromkeys(report["machine"]["cpu"] for report in reports)
+    versions: dict[str, dict[str, None]] = {}
+    for report in reports:
+        for package, version in report["versions"].items():
+            versions.setdefault(package, {})[version] = None
+    packages = ", ".join(f"{package} {' and '.join(found)}" for package, found in versions.items())
+    return f"{dates[0]} to {dates[-1]}. {'; '.join(processors)}, one thread per run. {packages}."
+
+
+def _number(value: float) -> str:
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"
+
+
+def _image(page: Path, name: str) -> Path:
+    return page.with_name(f"{page.stem}_{name}.png")
+
+
+def _figure(page: Path, name: str, title: str) -> str:
+    return f"![{title}]({_image(page, name).name})"

@@ -1,0 +1,47 @@
+"""Agents that do not learn: the environment's oracle, and random actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+
+from compare.algorithm import Job, Played, Trained
+from sb3_elmur.recording import Recorder, make_act
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """
+    An expert of :mod:`sb3_elmur.recording`.
+
+    :param expert: Its name.
+    """
+
+    expert: str
+    settings_file: None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def hints(self) -> Mapping[str, Any]:
+        return {}
+
+    def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        pass
+
+    def train(self, job: Job) -> Trained:
+        return Trained(self._play)
+
+    def _play(self, env_id: str, n_episodes: int, seed: int) -> Played:
+        with gymnasium.make(env_id) as env:
+            recorder = Recorder(env, make_act(self.expert, env), seed)
+            episodes = []
+            for index in range(n_episodes):
+                arrays, successes, _ = recorder.play(index)
+                success = {} if successes[-1] is None else {"is_success": float(successes[-1])}
+                episodes.append({"return": float(arrays["reward"].sum()), "length": len(successes), **success})
+        return episodes

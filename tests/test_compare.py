@@ -1,0 +1,506 @@
+"""The benchmark runner: matrix files, claims, resuming, statistics, and one tiny cell of each algorithm."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from common import RESULTS
+from compare import cells, command, statistics
+from compare.algorithms import ALGORITHMS
+from compare.cells import Cell, compute, make_cells, record_once
+from compare.claims import claim, holder, wait_for_claim
+from compare.cloning import epochs_within
+from compare.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
+from compare.online import schedule
+from compare.report import write_report
+from compare.runner import run_cells, selection
+from compare.settings import resolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rliable import metrics
+from torch import nn
+
+from sb3_elmur.bc_config import BCConfig
+
+MATRICES = sorted((Path(command.__file__).parents[1] / "matrices").glob("*.yml"))
+ONLINE: dict[str, Any] = {
+    "kind": "online", "envs": ["TMazePassive30-v0"], "agents": {"elmur": {}}, "seeds": [0, 1], "n_eval_episodes": 2,
+}  # fmt: skip
+SMALL = {"d_model": 8, "n_heads": 2, "n_layers": 1}
+FORK = multiprocessing.get_context("fork")
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """A matrix file: :data:`ONLINE` with changes; ``None`` deletes a key."""
+    path = folder / "made.yml"
+    content = {key: value for key, value in (ONLINE | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
+    """A cell that is computed in no time."""
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), Score(), None, {})
+    return Cell(env, Agent(expert, expert, {}), 0, ALGORITHMS["online"][expert], {}, 4, None, folder / f"{expert}.json")
+
+
+# Matrix files
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": 1}, r"made.yml has the unknown key 'colour'. Allowed are kind, envs, agents,"),
+        ({"seeds": None}, "made.yml needs the key `seeds`"),
+        ({"seeds": ["a"]}, r"`seeds` of made.yml must be list\[int\]. Received \['a'\]"),
+        ({"seeds": [1, 1]}, "`seeds` must be different numbers"),
+        ({"kind": "offline"}, "`kind` must be one of online, bc. Received 'offline'"),
+        ({"budget": {"updates": 1}}, "`budget` is for `kind: bc`"),
+        ({"kind": "bc"}, "needs the key `episodes`"),
+        ({"kind": "bc", "demonstrations": {"episodes": 1}, "budget": {}}, "`budget` must be a positive number"),
+        ({"n_eval_episodes": True}, "`n_eval_episodes` of made.yml must be int. Received True"),
+        ({"n_eval_episodes": 0}, "`n_eval_episodes` must be at least 1. Received 0"),
+        ({"envs": ["Unheard-v0"]}, "must be registered ids. Unknown are Unheard-v0"),
+        ({"envs": [{"TMazePassive30-v0": {"evaluate": ["Unheard-v1"]}}]}, "Unknown are Unheard-v1"),
+        ({"envs": ["TMazePassive30-v0"] * 2}, "must be different ids"),
+        ({"envs": []}, "at least one of `envs`"),
+        ({"envs": [{"TMazePassive30-v0": {"score": {"lower": 1}}}]}, "unknown key 'lower'. Allowed are measure, low, high"),
+        ({"score": {"measure": "style"}}, "`measure` must be return or success"),
+        ({"score": {"low": 2.0}}, "`high` must be above `low`"),
+        ({"agents": {"a/b": {}}}, "Names of `agents` must be of letters"),
+        ({"agents": {"a": {"algo": 1}}}, "`algo` of agent 'a' must be"),
+    ],
+)
+def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_matrix(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"n_step": 8}}, "Settings of TMazePassive30-v0 has the unknown key 'n_step'. Allowed are"),
+        ({"settings": {"n_steps": "8"}}, "`n_steps` of Agent 'elmur' in TMazePassive30-v0 must be int. Received '8'"),
+        ({"settings": {"learning_rate": "con_1"}}, "must be numbers or lin_<number>. Received 'con_1'"),
+        ({"settings": {"n_timesteps": 0}}, "`n_timesteps` must be at least 1"),
+        ({"envs": [{"TMazePassive30-v0": {"colour": 1}}]}, "unknown key 'colour'"),
+        ({"envs": ["TMazeActive1000-v0"]}, r"zoo_configs/ppo_elmur.yml has no settings for TMazeActive1000-v0"),
+        ({"agents": {"a": {"algo": "dqn"}}}, "`algo` of agent 'a' must be one of ppo_elmur, ppo_lstm, ppo, oracle, random"),
+        ({"agents": {"a": {"colour": 1}}}, "Agent 'a' has the unknown key 'colour'"),
+        ({"agents": {"a": {"algo": "ppo", "bptt_segments": 1}}}, "unknown key 'bptt_segments'"),
+        ({"agents": {"a": {"algo": "oracle", "gamma": 1.0}}}, "Agent 'a' has the unknown key 'gamma'. Allowed are none"),
+        ({"agents": {"a": {"policy": "GuessPolicy"}}}, "`policy` must be one of MlpLstmPolicy, .*ElmurPolicy"),
+        ({"agents": {"a": {"policy_kwargs": {"cores": "gru"}}}}, "`policy_kwargs` of agent 'a' has the unknown key 'cores'"),
+        ({"agents": {"a": {"policy_kwargs": {"d_model": 1.5}}}}, "`d_model` of Agent 'a' in .* must be int. Received 1.5"),
+        ({"agents": {"a": {"policy_kwargs": {"core": "rnn"}}}}, "`core` must be"),
+    ],
+)
+def test_wrong_hyper_parameters_are_refused_before_anything_runs(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_cells(read_matrix(write(tmp_path, **changes)), tmp_path)
+
+
+def test_settings_of_an_agent_count_more_than_those_of_the_environment_the_matrix_and_the_file(tmp_path: Path) -> None:
+    def resolved(**changes: Any) -> dict[str, Any]:
+        matrix = read_matrix(write(tmp_path, **changes))
+        return resolve(matrix, matrix.envs[0], matrix.agents[0])
+
+    from_file = resolved()
+    assert from_file["policy_kwargs"]["d_model"] == 64
+    common: dict[str, Any] = {"settings": {"n_steps": 1, "n_epochs": 1, "gamma": 0.1, "policy_kwargs": {"d_model": 8}}}
+    env = [{"TMazePassive30-v0": {"n_epochs": 2, "gamma": 0.2}}]
+    found = resolved(**common, envs=env, agents={"a": {"gamma": 0.3, "policy_kwargs": {"memory_size": 3}}})
+    assert (found["n_steps"], found["n_epochs"], found["gamma"]) == (1, 2, 0.3)
+    changed = {"d_model": 8, "memory_size": 3}
+    assert found["policy_kwargs"] == from_file["policy_kwargs"] | changed
+    assert found["batch_size"] == from_file["batch_size"]
+
+
+def test_an_agent_without_memory_takes_the_common_settings_that_it_knows(tmp_path: Path) -> None:
+    matrix = read_matrix(
+        write(tmp_path, agents={"a": {"algo": "ppo", "frame_stack": 3}}, settings={"n_steps": 7, "bptt_segments": 2})
+    )
+    found = resolve(matrix, matrix.envs[0], matrix.agents[0])
+    assert (found["policy"], found["policy_kwargs"], found["n_steps"], found["frame_stack"]) == ("MlpPolicy", {}, 7, 3)
+    assert "bptt_segments" not in found
+
+
+@pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
+def test_every_shipped_matrix_can_be_run(path: Path, tmp_path: Path) -> None:
+    try:
+        found = make_cells(read_matrix(path), tmp_path)
+    except (ValueError, ImportError) as error:
+        if any(reason in str(error) for reason in ("must be registered ids", "has no settings for", "No module named")):
+            pytest.skip(str(error)[:300])
+        raise
+    assert len({cell.path for cell in found}) == len(found)
+
+
+def test_strings_of_zoo_configs_mean_what_rl_zoo3_makes_of_them(tmp_path: Path) -> None:
+    own = {"algo": "ppo", "policy_kwargs": "dict(net_arch=[3], activation_fn=nn.ReLU)", "normalize": "dict(norm_reward=False)"}
+    matrix = read_matrix(write(tmp_path, agents={"a": own}, settings={"policy_kwargs": {"ortho_init": False}}))
+    found = resolve(matrix, matrix.envs[0], matrix.agents[0])
+    assert found["policy_kwargs"] == {"net_arch": [3], "activation_fn": nn.ReLU, "ortho_init": False}
+    assert found["normalize"] == {"norm_reward": False}
+    (cell, _) = make_cells(matrix, tmp_path)
+    assert "ReLU" in cell.plan()["settings"]["policy_kwargs"]["activation_fn"]
+    wrong = read_matrix(write(tmp_path, agents={"a": own | {"policy_kwargs": "dict(activation_fn=dict)"}}))
+    with pytest.raises(ValueError, match=r"`activation_fn` of Agent 'a' .* must be type\[torch.nn"):
+        make_cells(wrong, tmp_path)
+
+
+def test_a_selection_keeps_what_it_names_and_refuses_what_is_not_there(tmp_path: Path) -> None:
+    matrix = read_matrix(write(tmp_path, envs=["TMazePassive30-v0", "TMazePassive10-v0"], agents={"a": {}, "b": {}}))
+    part = select(matrix, ["TMazePassive10-v0"], ["b"], [1])
+    assert [env.env_id for env in part.envs] == ["TMazePassive10-v0"]
+    assert [agent.name for agent in part.agents] == ["b"]
+    assert part.seeds == (1,)
+    for wrong in ({"envs": ["x"]}, {"agents": ["x"]}, {"seeds": [2]}):
+        with pytest.raises(ValueError, match="unknown key"):
+            select(matrix, **wrong)  # type: ignore[arg-type]
+
+
+def test_agents_that_do_not_learn_have_one_seed(tmp_path: Path) -> None:
+    matrix = read_matrix(write(tmp_path, agents={"elmur": {}, "oracle": {"algo": "oracle"}}, seeds=[3, 4]))
+    found = [(cell.agent.name, cell.seed) for cell in make_cells(matrix, tmp_path)]
+    assert found == [("elmur", 3), ("oracle", 0), ("elmur", 4)]
+
+
+@given(st.floats(1e-6, 1e3))
+def test_a_linear_schedule_falls_from_its_number_to_zero(start: float) -> None:
+    found = schedule(f"lin_{start!r}")
+    assert found(1.0) == pytest.approx(start)
+    assert found(0.0) == 0.0
+    assert schedule(start) == start
+
+
+# Claims
+
+
+def hold(path: Path, ready: Any, release: Any) -> None:
+    """Hold a claim until it may be released, after telling whether it was to be had."""
+    with claim(path) as other:
+        ready.put(other is None)
+        release.wait(30)
+
+
+def start(path: Path, n_processes: int) -> tuple[list[Any], list[bool], Any]:
+    """Processes that try to hold a claim at the same time, which of them do, and what releases it."""
+    outcomes, release = FORK.Queue(), FORK.Event()
+    processes = [FORK.Process(target=hold, args=(path, outcomes, release), daemon=True) for _ in range(n_processes)]
+    for process in processes:
+        process.start()
+    return processes, sorted(outcomes.get(timeout=20) for _ in processes), release
+
+
+def finish(processes: list[Any], release: Any) -> None:
+    release.set()
+    for process in processes:
+        process.join()
+
+
+def test_one_process_of_many_gets_a_claim(tmp_path: Path) -> None:
+    processes, outcomes, release = start(tmp_path / "x.lock", 4)
+    assert outcomes == [False] * 3 + [True]
+    finish(processes, release)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_claim_of_a_dead_process_is_taken_over_by_one(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    (victim,), _, _ = start(lock, 1)
+    found = holder(lock)
+    assert found is not None
+    assert (found.host, found.pid) == (socket.gethostname(), victim.pid)
+    os.kill(victim.pid, signal.SIGKILL)  # remains a zombie until it is joined
+    while holder(lock) is not None:
+        time.sleep(0.01)
+    processes, outcomes, release = start(lock, 4)
+    assert outcomes == [False] * 3 + [True]
+    finish([victim, *processes], release)
+
+
+def test_the_claim_of_another_machine_is_left_alone(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    content = json.dumps({"host": "elsewhere", "pid": 2**30, "started": "1"})
+    lock.write_text(content)
+    with claim(lock) as other:
+        assert str(other) == f"process {2**30} of elsewhere"
+    assert lock.read_text() == content
+
+
+def test_a_later_process_of_the_same_number_is_not_taken_for_the_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "started": "1"}))
+    assert holder(lock) is None
+    with claim(lock) as other:
+        assert other is None
+
+
+def test_waiting_for_a_claim_ends_when_it_is_released(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    (other,), _, release = start(lock, 1)
+    threading.Timer(0.1, release.set).start()
+    with wait_for_claim(lock, interval=0.01):
+        assert release.is_set()
+        found = holder(lock)
+        assert found is not None
+        assert found.pid == os.getpid()
+    other.join()
+
+
+# Cells
+
+
+def test_a_finished_cell_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = scripted_cell(tmp_path)
+    assert compute(cell, tmp_path) is None
+    before = cell.path.read_bytes()
+    monkeypatch.setattr(cells, "_compute", lambda *_: pytest.fail("computed again"))
+    assert compute(cell, tmp_path) is None
+    assert cell.path.read_bytes() == before
+    assert not cell.lock.exists()
+
+
+def test_a_cell_that_another_process_computes_is_left_to_it(tmp_path: Path) -> None:
+    cell = scripted_cell(tmp_path)
+    cell.lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": None}))
+    assert "elsewhere" in str(compute(cell, tmp_path))
+    assert not cell.path.exists()
+
+
+def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
+    cell = scripted_cell(tmp_path)
+    compute(cell, tmp_path)
+    report = json.loads(cell.path.read_text())
+    report["plan"]["n_eval_episodes"] = 5
+    cell.path.write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"was computed with another `n_eval_episodes`: 5. .* now say 4"):
+        cell.read()
+
+
+def test_a_failing_cell_is_reported_with_its_last_lines_and_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [scripted_cell(tmp_path, expert) for expert in ("oracle", "random")]
+    code = "import sys; print('begins'); sys.exit('no luck' if 'oracle' in sys.argv else print('done'))"
+    failed = run_cells(found, [sys.executable, "-c", code], 2, tmp_path / "logs")
+    assert [cell.agent.name for cell in failed] == ["oracle"]
+    output = capsys.readouterr()
+    assert "random: done" in output.out
+    assert "oracle: failed with exit status 1" in output.err
+    assert "    no luck" in output.err
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["oracle.log"]
+
+
+def test_the_selection_of_a_cell_selects_it_alone(tmp_path: Path) -> None:
+    matrix = read_matrix(write(tmp_path, agents={"elmur": {}, "oracle": {"algo": "oracle"}}, seeds=[3, 4]))
+    for cell in make_cells(matrix, tmp_path):
+        _, env_id, _, agent, *seeds = selection(cell)
+        part = select(matrix, [env_id], [agent], [int(seed) for seed in seeds[1:]] or None)
+        assert make_cells(part, tmp_path) == [cell]
+
+
+def test_demonstrations_are_recorded_once(tmp_path: Path) -> None:
+    wanted = Demonstrations(3, env_kwargs={"corridor_length": [1, 4]})
+    folder = record_once("TMazePassive10-v0", wanted, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(times) == 4
+    assert record_once("TMazePassive10-v0", wanted, tmp_path) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    assert record_once("TMazePassive10-v0", Demonstrations(2), tmp_path) != folder
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "ppo_elmur": {"policy": "sb3_elmur.ElmurPolicy", "policy_kwargs": SMALL, "n_epochs": 1, "bptt_segments": 1},
+    "ppo_lstm": {"policy": "MlpLstmPolicy", "policy_kwargs": {"lstm_hidden_size": 4}, "n_epochs": 1},
+    "ppo": {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [4]}, "n_epochs": 1, "frame_stack": 2, "normalize": True},
+}
+
+
+@pytest.mark.parametrize("algo", TINY)
+def test_every_online_algorithm_is_trained_and_evaluated(algo: str, tmp_path: Path) -> None:
+    training = {"n_envs": 4, "n_steps": 32, "batch_size": 32, "n_timesteps": 300, "learning_rate": "lin_1e-3"}
+    settings = TINY[algo] | training | {"env_kwargs": {"corridor_length": [1, 4]}}
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), Score(), None, {})
+    cell = Cell(env, Agent("a", algo, {}), 0, ALGORITHMS["online"][algo], settings, 3, None, tmp_path / "cell.json")
+    cell.algorithm.check(settings)
+    compute(cell, tmp_path)
+    report = cell.read()
+    assert report is not None
+    assert report["parameters"] > 0
+    assert report["effort"] == {"steps": 384}
+    assert report["curve"][-1]["steps"] == 384
+    assert set(report["curve"][-1]) == {"steps", "return", "success"}
+    for evaluation in report["evaluations"].values():
+        assert len(evaluation["returns"]) == 3
+        assert evaluation["success"] == evaluation["return"]  # a sparse reward
+
+
+@pytest.mark.parametrize(("expert", "success"), [("oracle", 1.0), ("random", 0.0)])
+def test_the_oracle_succeeds_where_random_actions_do_not(expert: str, success: float, tmp_path: Path) -> None:
+    compute(scripted_cell(tmp_path, expert), tmp_path)
+    report = scripted_cell(tmp_path, expert).read()
+    assert report is not None
+    assert report["evaluations"]["TMazePassive30-v0"]["success"] == success
+    assert report["parameters"] == 0
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("budget", [None, Budget(updates=6), Budget(cpu_seconds=0.2)])
+def test_cloning_trains_within_its_budget_and_is_evaluated(budget: Budget | None, normalize: bool, tmp_path: Path) -> None:
+    demonstrations = Demonstrations(8, env_kwargs={"corridor_length": [1, 4]})
+    settings = {"policy": "ElmurPolicy", "policy_kwargs": SMALL, "n_epochs": 2, "batch_size": 4, "normalize": normalize}
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), Score(), demonstrations, {})
+    algorithm = ALGORITHMS["bc"]["bc_elmur"]
+    cell = Cell(env, Agent("a", None, {}), 0, algorithm, settings, 3, budget, tmp_path / "cell.json")
+    compute(cell, tmp_path)
+    report = cell.read()
+    assert report is not None
+    assert len(report["evaluations"]["TMazePassive10-v0"]["returns"]) == 3
+    expected = {None: 2, Budget(updates=6): 3}
+    assert report["effort"]["epochs"] == expected.get(budget, report["effort"]["epochs"])
+    assert report["effort"]["updates"] == 2 * report["effort"]["epochs"]
+
+
+@given(st.integers(1, 10_000), st.integers(1, 50), st.integers(1, 9), st.integers(1, 99), st.integers(1, 20))
+def test_a_budget_of_updates_is_met_to_the_nearest_epoch(
+    updates: int, n_episodes: int, batch_size: int, length: int, chain_length: int
+) -> None:
+    """Of episodes of equal length every batch takes as many updates as one of them has chains."""
+    episodes = SimpleNamespace(lengths=np.full(n_episodes, length))
+    trainer = SimpleNamespace(config=BCConfig(batch_size=batch_size), episodes=episodes, chain_length=chain_length)
+    n_epochs = epochs_within(Budget(updates=updates), lambda _: trainer)  # type: ignore[arg-type, return-value]
+    per_epoch = math.ceil(n_episodes / batch_size) * math.ceil(length / chain_length)
+    assert n_epochs >= 1
+    assert n_epochs == 1 or abs(n_epochs * per_epoch - updates) <= per_epoch / 2
+
+
+# Statistics and report
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "N_RESAMPLES", 50)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_the_probability_of_improvement_is_that_of_rliable(seed: int, n_one: int, n_other: int, n_envs: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = rng.integers(0, 4, (n_one, n_envs)) / 4, rng.integers(0, 4, (n_other, n_envs)) / 4  # with ties
+    expected = metrics.probability_of_improvement(one, other)
+    assert statistics.probability_of_improvement(one, other) == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_intervals_hold_their_estimate_and_are_the_same_every_time() -> None:
+    rng = np.random.default_rng(0)
+    scores = {"good": 0.8 + 0.05 * rng.normal(size=(5, 4)), "bad": 0.3 + 0.05 * rng.normal(size=(5, 4))}
+    middle = statistics.interquartile_means(scores)
+    for name, interval in middle.items():
+        assert interval.low <= interval.value <= interval.high
+        assert interval.high - interval.low < 0.2
+        assert interval.value == pytest.approx(float(scores[name].mean()), abs=0.05)
+    assert statistics.interquartile_means(scores) == middle
+    assert statistics.improvements(scores, "good") == {"bad": (1.0, 1.0, 1.0)}
+
+
+def made_up_report(cell: Cell, value: float) -> None:
+    """A result as :func:`compute` writes it."""
+    evaluations = {env_id: {"return": value, "success": value, "returns": [value] * 2} for env_id in cell.env.evaluate}
+    curve = [{"steps": steps, "return": value * steps / 100, "success": value} for steps in (50, 100)]
+    machine = {"cpu": "an abacus"}
+    report = {
+        "plan": cell.plan(), "parameters": 10, "effort": {"steps": 100}, "evaluations": evaluations,
+        "curve": curve if cell.settings else [], "training CPU seconds": 1.0, "evaluation CPU seconds": 0.1,
+        "date": "2026-01-01", "machine": machine, "versions": {"torch": "2"},
+    }  # fmt: skip
+    cell.path.parent.mkdir(parents=True, exist_ok=True)
+    cell.path.write_text(json.dumps(report))
+
+
+def made_up_results(folder: Path, **changes: Any) -> Matrix:
+    """A matrix of which all but the last cell has a result."""
+    beyond = {"evaluate": ["TMazePassive30-v0", "TMazePassive100-v0"]}
+    agents = {"elmur": {}, "gru": {"policy_kwargs": {"core": "gru"}}, "oracle": {"algo": "oracle"}}
+    envs = {"short": [{"TMazePassive30-v0": beyond}], "long": ["TMazeEndless3x30-v0"]}
+    matrix = read_matrix(write(folder, agents=agents, envs=envs, notes="Not like for like.", **changes))
+    values = {"elmur": 0.75, "gru": 0.5, "oracle": 1.0}
+    for cell in make_cells(matrix, folder)[:-1]:
+        made_up_report(cell, values[cell.agent.name] + 0.1 * cell.seed)
+    return matrix
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -> None:
+    matrix = made_up_results(tmp_path)
+    page = write_report(matrix, tmp_path, tmp_path / "docs")
+    assert page == (tmp_path / "docs" / "results" / "made.md").read_text()
+    assert "9 of 10 results are there" in page
+    assert "Not like for like." in page
+    assert "| TMazePassive30-v0 | **0.80 ± 0.05** | 0.55 ± 0.05 | 1.00 |" in page
+    assert "| TMazeEndless3x30-v0 | **0.80 ± 0.05** | 0.50 (1) | 1.00 |" in page
+    assert "| **sum of 2** | **1.60** | **1.05** | **2.00** |" in page
+    assert "| **long** |" in page
+    assert "| TMazePassive30-v0 | TMazePassive100-v0 | 0.80 ± 0.05 | 0.55 ± 0.05 | 1.00 |" in page
+    assert "of 2 seeds in 1 environments" in page
+    assert "an abacus" in page
+    for name in ("aggregate", "bars", "curves"):
+        assert f"(made_{name}.png)" in page
+        assert (tmp_path / "docs" / "results" / f"made_{name}.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_there_is_no_sum_of_different_scales(tmp_path: Path) -> None:
+    matrix = made_up_results(tmp_path, score={"measure": "success"})
+    assert "sum of" not in write_report(matrix, tmp_path, tmp_path / "docs")
+
+
+def test_a_page_without_results_says_so(tmp_path: Path) -> None:
+    page = write_report(read_matrix(write(tmp_path)), tmp_path, tmp_path / "docs")
+    assert "0 of 2 results are there" in page
+
+
+# The command
+
+
+def test_the_command_computes_what_is_selected_and_reports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, agents={"oracle": {"algo": "oracle"}, "random": {"algo": "random"}})
+    arguments = [str(path), "--results", str(tmp_path), "--docs", str(tmp_path), "--data", str(tmp_path)]
+    script = str(RESULTS.parent / "compare.py")
+    selection = ["--only-envs", "TMazePassive30-v0", "--only-agents", "oracle", "--seeds", "0"]
+    assert command.main(script, "", [*arguments, *selection, "--here"]) == 0
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["TMazePassive30-v0__oracle__0.json"]
+    assert command.main(script, "", [*arguments, "--report"]) == 0
+    assert "| TMazePassive30-v0 | 1.00 |" in capsys.readouterr().out
+    assert command.main(script, "", [*arguments, "--only-agents", "nobody"]) == 1
+    assert "'nobody'. Allowed are oracle, random" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_cells_are_processes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stacked = {"algo": "ppo", "frame_stack": 2, "n_envs": 2, "n_timesteps": 64, "n_steps": 32, "batch_size": 32}
+    path = write(tmp_path, agents={"stacked": stacked, "oracle": {"algo": "oracle"}}, seeds=[1])
+    arguments = [str(path), "--results", str(tmp_path), "--docs", str(tmp_path), "--data", str(tmp_path)]
+    assert command.main(str(RESULTS.parent / "compare.py"), "", arguments) == 0
+    output = capsys.readouterr().out
+    assert "TMazePassive30-v0__stacked__1: done" in output
+    assert "TMazePassive30-v0__oracle__0: done" in output
+    assert "2 of 2 results are there" in output
