@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
+from typing import Any
 
 import gymnasium
 import yaml
@@ -114,7 +115,7 @@ def register() -> None:
     manager.ExperimentManager = import_module("sb3_elmur.zoo_manager").CheckedExperimentManager
 
 
-def _import_zoo(module: str):
+def _import_zoo(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
