@@ -1,8 +1,8 @@
 """
 The commands of rl_zoo3 with this package in them.
 
-Each registers ``ppo_elmur``, finds the packaged settings, and hands over to the zoo's own module in the same interpreter. What a
-user gives comes after what is added here, and so replaces it.
+Each registers ``ppo_elmur``, finds the packaged settings, and hands over to the zoo's own module in the same interpreter. What
+a user gives comes after what is added here, and so replaces it.
 """
 
 import argparse

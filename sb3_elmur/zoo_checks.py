@@ -1,7 +1,7 @@
 """What a YAML file of rl_zoo3 says about recurrent PPO, checked: each error names the key and what is allowed."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
