@@ -23,8 +23,10 @@ READ_BY_ZOO: dict[str, Any] = {
     "normalize": bool | dict | str,
     "frame_stack": int,
 }
-SET_BY_ZOO = {"env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model"}
-SET_BY_ALGORITHM = {"observation_space", "action_space", "lr_schedule", "use_sde"}
+SET_BY_ZOO = {"self", "env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model"}
+SET_BY_ALGORITHM = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
+
+REFUSED = "unknown"  # what ElmurPolicy collects as keyword arguments, only to refuse it
 
 
 def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> None:
@@ -66,9 +68,17 @@ def check_policy_arguments(algorithm: type[RecurrentPPO], policy: str | type, ar
 
 
 def _argument_types(cls: type, without: set[str]) -> dict[str, Any]:
-    """Types of the arguments that the constructor of ``cls`` names; of any type if it does not say."""
-    hints = get_type_hints(cls.__init__)
-    return {name: hints.get(name, Any) for name in inspect.signature(cls).parameters if name not in without}
+    """Types of the constructor's arguments, and of those that it hands on to its base classes as ``**kwargs``."""
+    types: dict[str, Any] = {}
+    for base in cls.__mro__:
+        constructor = inspect.getattr_static(base, "__init__")
+        hints = get_type_hints(constructor)
+        parameters = inspect.signature(constructor).parameters.values()
+        named = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        types = {name: hints.get(name, Any) for name in named} | types
+        if not any(each.kind is each.VAR_KEYWORD and each.name != REFUSED for each in parameters):
+            break
+    return {name: hint for name, hint in types.items() if name not in without}
 
 
 def _check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -16,21 +16,20 @@ def adapt() -> None:
 
     rl_zoo3 2.9.2 imports ``generate_metadata``, which sb3-team-hf-integration 3.2 calls ``_generate_metadata``.
     """
-    integration = import_module("huggingface_sb3.push_to_hub")
+    integration: Any = import_module("huggingface_sb3.push_to_hub")
     if not hasattr(integration, "generate_metadata"):
         integration.generate_metadata = lambda *arguments: integration._generate_metadata(*arguments).to_dict()
     repocard.metadata_save = save_card
 
 
-def save_card(path: Path, metadata: dict[str, Any]) -> Any:
+def save_card(local_path: str | Path, data: dict[Any, Any]) -> None:
     """
     Put this package's commands in the place of the zoo's, which do not know its algorithm, and save the metadata.
 
-    :param path: The model card, written by the zoo.
-    :param metadata: To be saved in it.
-    :return: What ``huggingface_hub.repocard.metadata_save`` returns.
+    :param local_path: The model card, written by the zoo.
+    :param data: Metadata to be saved in it.
     """
-    text = path.read_text(encoding="utf-8").replace("pip install rl_zoo3", 'pip install "sb3-elmur[zoo]"')
-    commands = re.sub(r"python -m rl_zoo3\.(\w+)", lambda command: f"sb3-elmur {command[1].replace('_', '-')}", text)
-    path.write_text(commands, encoding="utf-8")
-    return _save_metadata(path, metadata)
+    text = Path(local_path).read_text(encoding="utf-8").replace("pip install rl_zoo3", 'pip install "sb3-elmur[zoo]"')
+    text = re.sub(r"python -m rl_zoo3\.(\w+)", lambda command: f"sb3-elmur {command[1].replace('_', '-')}", text)
+    Path(local_path).write_text(text, encoding="utf-8")
+    _save_metadata(local_path, data)

@@ -25,16 +25,18 @@ class CheckedExperimentManager(ExperimentManager):
         if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial
             self.custom_hyperparams = self.load_trial(self.storage, self.study_name, 0) | (self.custom_hyperparams or {})
         hyperparams, saved = super().read_hyperparameters()
-        if issubclass(ALGOS[self.algo], RecurrentPPO):
-            check_settings(ALGOS[self.algo], hyperparams)
+        algorithm = ALGOS[self.algo]
+        if issubclass(algorithm, RecurrentPPO):
+            check_settings(algorithm, hyperparams)
         return hyperparams, saved
 
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
         processed = super()._preprocess_hyperparams(hyperparams)
-        if issubclass(ALGOS[self.algo], RecurrentPPO):
-            check_policy_arguments(ALGOS[self.algo], processed[0]["policy"], processed[0].get("policy_kwargs") or {})
+        algorithm = ALGOS[self.algo]
+        if issubclass(algorithm, RecurrentPPO):
+            check_policy_arguments(algorithm, processed[0]["policy"], processed[0].get("policy_kwargs") or {})
         return processed
 
     def objective(self, trial: optuna.Trial) -> float:

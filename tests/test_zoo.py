@@ -21,6 +21,7 @@ import sb3_elmur
 from sb3_elmur.cli import main
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.zoo import ALGORITHM, register
+from sb3_elmur.zoo_checks import check_policy_arguments
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
@@ -233,6 +234,20 @@ def test_a_search_prunes_divergence_but_shows_faults(
 def test_wrong_settings_are_refused_by_name(key: str, value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         make_manager(MAZE, tmp_path, hyperparams=TINY | {key: value}).setup_experiment()
+
+
+def test_a_policy_may_hand_arguments_on_to_its_base_class() -> None:
+    class Handing(sb3_elmur.ElmurPolicy):
+        def __init__(self, *arguments: Any, extra: int = 0, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+
+    check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": 1, "d_model": 8})
+    with pytest.raises(ValueError, match="`extra` must be int"):
+        check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": "1"})
+    with pytest.raises(
+        ValueError, match="Unknown argument of Handing in `policy_kwargs`: 'd_modle'. Known are .*d_model.*extra"
+    ):
+        check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"d_modle": 8})
 
 
 def test_misspelt_settings_leave_no_run_folder(command: Command) -> None:
