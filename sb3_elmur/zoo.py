@@ -54,6 +54,7 @@ def enjoy(arguments: Sequence[str]) -> None:
 
     :param arguments: Command line of ``rl_zoo3.enjoy``; the folder is ``logs`` if not given.
     """
+    register()
     env_id = _given(arguments).env
     hidden = env_id in gymnasium.registry and "human" not in gymnasium.make(env_id).metadata.get("render_modes", ())
     _hand_over("enjoy", ["-f", LOG_FOLDER, *["--no-render"] * hidden, *arguments])
@@ -109,6 +110,7 @@ def register() -> None:
     :raises DependencyNotInstalled: If rl_zoo3, or what it needs, is missing.
     """
     manager = _import_zoo("rl_zoo3.exp_manager")
+    _import_zoo("requests")  # which rl_zoo3 does not declare
     manager.ALGOS[ALGORITHM] = RecurrentPPO
     manager.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ppo_elmur_params
     manager.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ppo_elmur_params

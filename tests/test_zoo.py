@@ -259,8 +259,11 @@ def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
         make_manager(MAZE, tmp_path, "ppo_lstm", hyperparams=TINY | {"bptt_segments": 2}).setup_experiment()
 
 
-def test_without_the_extra_the_command_says_what_to_install(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rl_zoo3.exp_manager", None)
+@pytest.mark.parametrize("module", ["rl_zoo3.exp_manager", "requests"])
+def test_without_the_extra_the_command_says_what_to_install(
+    module: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DependencyNotInstalled, match=r'pip install "sb3-elmur\[zoo\]"'):
         command("train", *SHORT)
 
