@@ -162,26 +162,34 @@ def test_the_stock_command_trains_the_policy(tmp_path: Path) -> None:
     assert type(model.policy) is sb3_elmur.ElmurPolicy
 
 
-def test_two_processes_search_together_and_any_trial_is_retrained(command: Command, tmp_path: Path) -> None:
-    study = ["--storage", "search.log", "--study-name", "maze"]
-    search = ["--n-trials", "1", "--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots"]
-    program = [sys.executable, "-c", "from sb3_elmur.cli import main; main()", "tune", "--env", MAZE, "-n", "64"]
-    processes = [
-        subprocess.Popen([*program, *study, *search, "-params", "n_envs:1"], cwd=tmp_path, stdout=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    assert [process.wait(timeout=100) for process in processes] == [0, 0]
+def open_study(path: Path, **arguments: Any) -> Any:
+    """A study in a file that several processes may share."""
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    return optuna.create_study(storage=storage, study_name="maze", load_if_exists=True, **arguments)
 
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("search.log"))
-    trials = optuna.load_study(storage=storage, study_name="maze").trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
-    assert trials[0].params != trials[1].params
-    for trial in trials:
-        command("train", "--env", MAZE, "-n", "8", *study, "--trial-id", str(trial.number), "-params", "n_envs:1", "n_steps:8")
-        model = saved_model(max(int(path.name.split("_")[-1]) for path in RUN.parent.glob(f"{MAZE}_*")))
-        expected = convert_ppo_elmur_params(trial.params)
-        assert model.policy_kwargs.items() >= expected["policy_kwargs"].items()
-        assert (model.batch_size, model.bptt_segments) == (expected["batch_size"], expected["bptt_segments"])
+
+@pytest.mark.slow
+def test_two_processes_search_together(tmp_path: Path) -> None:
+    options = ["--env", MAZE, "-n", "64", "--storage", "search.log", "--study-name", "maze", "--n-trials", "1"]
+    options += ["--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots", "-params", "n_envs:1"]
+    command = [sys.executable, "-c", "from sb3_elmur.cli import main; main()", "tune", *options]
+    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    first, second = open_study(tmp_path / "search.log").trials
+    assert first.state.name == second.state.name == "COMPLETE"
+    assert first.params != second.params
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_any_trial_is_retrained(number: int, command: Command) -> None:
+    study = open_study(Path("search.log"), sampler=optuna.samplers.RandomSampler(seed=0))
+    sampled = [sample_ppo_elmur_params(study.ask(), 1, 1, {}) for _ in range(2)]
+    trial = ["--storage", "search.log", "--study-name", "maze", "--trial-id", str(number)]
+    command("train", "--env", MAZE, "-n", "8", *trial, "-params", "n_envs:1", "n_steps:8", "n_epochs:1")
+    model = saved_model(1)
+    assert sampled[0] != sampled[1]
+    assert model.policy_kwargs.items() >= sampled[number]["policy_kwargs"].items()
+    assert (model.batch_size, model.bptt_segments) == (sampled[number]["batch_size"], sampled[number]["bptt_segments"])
 
 
 @given(st.integers(0, 2**31))
