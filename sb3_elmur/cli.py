@@ -1,19 +1,26 @@
-"""The command ``sb3-elmur``: one name for the package's commands."""
+"""The command ``sb3-elmur``: one name for the package's commands, and for those of rl_zoo3 with this package in them."""
 
 import argparse
 import sys
 from importlib import import_module
 
 COMMANDS = {
-    "bc": ("sb3_elmur.bc_command", "train a policy by behaviour cloning"),
-    "evaluate": ("sb3_elmur.evaluation_command", "evaluate a saved model over very long episodes"),
-    "record": ("sb3_elmur.recording", "record an expert's episodes for behaviour cloning"),
+    "train": ("sb3_elmur.zoo:train", "train an agent by rl_zoo3"),
+    "enjoy": ("sb3_elmur.zoo:enjoy", "watch a trained agent"),
+    "record-video": ("sb3_elmur.zoo:record_video", "record a video of a trained agent"),
+    "tune": ("sb3_elmur.zoo:tune", "search hyper-parameters"),
+    "plot": ("sb3_elmur.zoo:plot", "plot training or evaluation"),
+    "push-to-hub": ("sb3_elmur.zoo:push_to_hub", "upload a trained agent to the Hugging Face hub"),
+    "load-from-hub": ("sb3_elmur.zoo:load_from_hub", "download a trained agent from there"),
+    "bc": ("sb3_elmur.bc_command:main", "train a policy by behaviour cloning"),
+    "evaluate": ("sb3_elmur.evaluation_command:main", "evaluate a saved model over very long episodes"),
+    "record": ("sb3_elmur.recording:main", "record an expert's episodes for behaviour cloning"),
 }
 
 
 def main() -> None:
     """Run the command that the first argument names, with the other arguments."""
-    listed = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    listed = "\n".join(f"  {name:14}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="sb3-elmur",
         epilog=f"commands:\n{listed}\n\n`sb3-elmur <command> --help` tells more.",
@@ -21,4 +28,5 @@ def main() -> None:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     command = parser.parse_args(sys.argv[1:2]).command
-    import_module(COMMANDS[command][0]).main(sys.argv[2:])
+    module, function = COMMANDS[command][0].split(":")
+    getattr(import_module(module), function)(sys.argv[2:])

@@ -1,0 +1,54 @@
+"""rl_zoo3's experiment manager, more careful: what is wrong with settings or a policy is said, and said early."""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_elmur.zoo_checks import check_policy_arguments, check_settings
+
+
+class CheckedExperimentManager(ExperimentManager):
+    """
+    Experiment manager that checks the settings of recurrent PPO before it builds anything.
+
+    In a search it prunes trials whose weights diverge, as the zoo does, but not those that fail for another reason.
+    ``--trial-id 0`` is a trial like any other.
+    """
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial
+            self.custom_hyperparams = self.load_trial(self.storage, self.study_name, 0) | (self.custom_hyperparams or {})
+        hyperparams, saved = super().read_hyperparameters()
+        algorithm = ALGOS[self.algo]
+        if issubclass(algorithm, RecurrentPPO):
+            check_settings(algorithm, hyperparams)
+        return hyperparams, saved
+
+    def _preprocess_hyperparams(
+        self, hyperparams: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
+        processed = super()._preprocess_hyperparams(hyperparams)
+        algorithm = ALGOS[self.algo]
+        if issubclass(algorithm, RecurrentPPO):
+            check_policy_arguments(algorithm, processed[0]["policy"], processed[0].get("policy_kwargs") or {})
+        return processed
+
+    def objective(self, trial: optuna.Trial) -> float:
+        try:
+            return super().objective(trial)
+        except optuna.TrialPruned as pruned:
+            if pruned.__cause__ is None or _diverged(pruned.__cause__):
+                raise
+            raise pruned.__cause__ from None
+
+
+def _diverged(error: BaseException) -> bool:
+    """Whether a distribution refused its parameters, which are not finite once the weights are not."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].startswith("torch.distributions")
