@@ -28,7 +28,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
-from sb3_elmur.config import check_choice, check_count
+from sb3_elmur.config import check_choice, check_count, check_range
 from sb3_elmur.datasets import DataError, episode_fields, import_minari
 from sb3_elmur.files import atomic_path
 from sb3_elmur.options import key_value
@@ -60,6 +60,7 @@ def record(
     env_kwargs: dict[str, Any] | None = None,
     format: str = "npz",
     progress_bar: bool = False,
+    noise: float = 0.0,
 ) -> None:
     """
     Play episodes and write them to disk. Models act deterministically.
@@ -75,6 +76,8 @@ def record(
     :param env_kwargs: Arguments of the environment.
     :param format: ``"npz"``, a file per episode as in :mod:`sb3_elmur.datasets`, or ``"minari"``, all in one go.
     :param progress_bar: Whether to show one.
+    :param noise: Share of steps at which a random action is played, while the expert's is recorded. The data then shows how to
+        recover from mistakes, of which an imitator makes more than the expert (DART, Laskey et al. 2017, arXiv 1703.09327).
     :raises ValueError: If an argument is not as above, or ``output`` was recorded with other settings.
     :raises DataError: If what was played does not belong to the environment's spaces.
     :raises DependencyNotInstalled: If Minari is needed and absent.
@@ -82,19 +85,21 @@ def record(
     check_count("n_episodes", n_episodes, 1)
     check_count("seed", seed, 0)
     check_choice("format", format, tuple(WRITERS))
+    check_range("noise", noise, 0.0, 1.0)
     env_kwargs = env_kwargs or {}
     described = {
         "env": env if isinstance(env, str) else _name(env),
         "env_kwargs": env_kwargs,
         "expert": _describe_expert(expert),
         "seed": seed,
+        "noise": float(noise),
         "format": format,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
     }
     settings = json.loads(json.dumps(described, default=repr))
     made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     try:
-        recorder = Recorder(made, make_act(expert, made), seed)
+        recorder = Recorder(made, make_act(expert, made), seed, noise)
         WRITERS[format](recorder, Path(output), n_episodes, settings, progress_bar)
     finally:
         made.close()
@@ -121,10 +126,11 @@ class Recorder:
     :param env: Where to play.
     :param act: Who plays, see :func:`make_act`.
     :param seed: Seed of the first episode.
+    :param noise: Share of steps at which a random action is played.
     """
 
-    def __init__(self, env: gymnasium.Env, act: Act, seed: int) -> None:
-        self.env, self.act, self.seed = env, act, seed
+    def __init__(self, env: gymnasium.Env, act: Act, seed: int, noise: float = 0.0) -> None:
+        self.env, self.act, self.seed, self.noise = env, act, seed, noise
         self.fields = episode_fields(env.observation_space, env.action_space)
         self.observed = [field.key for field in self.fields[:-2]]
 
@@ -138,6 +144,7 @@ class Recorder:
         seed = self.seed + index
         set_random_seed(seed)
         self.env.action_space.seed(np.random.randint(2**31))  # not `seed`, which would draw what the environment draws
+        chance = np.random.default_rng((seed, 1))  # a stream of its own, beside the environment's
         rows: dict[str, list[Any]] = {field.key: [] for field in self.fields}
         successes: list[bool | None] = []
         observation, _ = self.env.reset(seed=seed)
@@ -146,6 +153,8 @@ class Recorder:
         while not (terminated or truncated):
             action = self.act(observation, not successes)
             rows["action"].append(np.array(action))
+            if chance.random() < self.noise:
+                action = self.env.action_space.sample()
             observation, reward, terminated, truncated, info = self.env.step(action)
             rows["reward"].append(reward)
             successes.append(info.get("is_success"))
@@ -368,6 +377,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="KEY:VALUE",
         help="arguments of the environment, as Python",
     )
+    parser.add_argument(
+        "--noise", type=float, default=0.0, metavar="SHARE",
+        help="share of steps at which a random action is played, while the expert's is recorded (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--format", choices=WRITERS, default="npz", help="format to write (default: %(default)s)")
     parser.add_argument("--gym-packages", nargs="+", default=[], metavar="PACKAGE", help="imported to register environments")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -384,6 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             env_kwargs=dict(options.env_kwargs),
             format=options.format,
             progress_bar=not options.no_progress,
+            noise=options.noise,
         )
     except (ValueError, TypeError, gymnasium.error.Error) as error:
         sys.exit(f"error: {error}")

@@ -185,6 +185,30 @@ def test_models_of_every_action_space_are_experts(action_space: spaces.Space, tm
         np.testing.assert_allclose(episode.actions, expected, rtol=1e-5)
 
 
+class Echo(gymnasium.Env):
+    """Shows the action that was played last; 200 steps."""
+
+    observation_space = action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[int, dict]:
+        self.steps = 0
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict]:
+        self.steps += 1
+        return int(action), 0.0, self.steps == 200, False, {}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_noise_is_played_but_the_experts_action_is_recorded(noise: float, tmp_path: Path) -> None:
+    record(Echo, lambda observation: 2, tmp_path, n_episodes=10, noise=noise)
+    episodes = read(tmp_path, Echo())
+    assert all((episode.actions == 2).all() for episode in episodes)
+    foreign = np.mean([episode.observations[1:] != 2 for episode in episodes])
+    assert abs(foreign - noise * 2 / 3) < 0.05
+    assert not noise or len({tuple(episode.observations) for episode in episodes}) == 10
+
+
 def test_a_function_is_an_expert(tmp_path: Path) -> None:
     record(TMAZE, lambda observation: 1 if observation[2] else 0, tmp_path, n_episodes=2)
     for episode in read(tmp_path, gymnasium.make(TMAZE)):
@@ -210,6 +234,7 @@ def test_no_expert_is_refused(expert: Any, tmp_path: Path) -> None:
         ({"env": "CartPole-v1"}, "`expert='oracle'` needs an environment with `oracle_action()`."),
         ({"n_episodes": 0}, "`n_episodes` must be an integer of at least 1. Received 0."),
         ({"seed": -1}, "`seed` must be an integer of at least 0. Received -1."),
+        ({"noise": 1.5}, "`noise` must be"),
         ({"format": "csv"}, "`format` must be one of 'npz', 'minari'. Received 'csv'."),
     ],
 )
@@ -275,6 +300,7 @@ def test_more_episodes_can_be_added(tmp_path: Path) -> None:
         ("env_kwargs", {"env_kwargs": None}),
         ("expert", {"expert": "random"}),
         ("seed", {"seed": 1}),
+        ("noise", {"noise": 0.1}),
     ],
 )
 def test_a_folder_is_recorded_with_one_setting(name: str, changes: dict[str, Any], tmp_path: Path) -> None:

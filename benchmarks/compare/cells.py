@@ -180,5 +180,8 @@ def record_once(env_id: str, demonstrations: Demonstrations, data: Path) -> Path
     wanted = json.dumps(asdict(demonstrations), sort_keys=True)
     folder = data / f"{env_id.replace('/', '-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
     with wait_for_claim(data / f"{folder.name}.lock"):
-        record(env_id, demonstrations.expert, folder, demonstrations.episodes, env_kwargs=demonstrations.env_kwargs)
+        record(
+            env_id, demonstrations.expert, folder, demonstrations.episodes,
+            env_kwargs=demonstrations.env_kwargs, noise=demonstrations.noise,
+        )  # fmt: skip
     return folder

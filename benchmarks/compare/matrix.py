@@ -51,11 +51,13 @@ class Demonstrations:
 
     :param episodes: Number of episodes.
     :param expert: See :func:`sb3_elmur.recording.record`.
+    :param noise: Share of steps at which a random action is played, while the expert's is recorded.
     :param env_kwargs: Arguments of the environment in which they are recorded.
     """
 
     episodes: int
     expert: str = "oracle"
+    noise: float = 0.0
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
