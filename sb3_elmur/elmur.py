@@ -223,6 +223,8 @@ class Elmur(MemoryCore):
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
         if config.compile:
             self._token_track = th.compile(self._token_track, dynamic=True)  # type: ignore[method-assign]
+            # A step is so short that the launches in Python would take half of its time.
+            self._token_step = th.compile(self._token_step, options={"cpp_wrapper": True})  # type: ignore[method-assign]
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
