@@ -187,11 +187,11 @@ class Contestants:
             network.zero_grad(set_to_none=True)
             outputs.square().mean().backward()
 
-        def ours(tokens: Tensor, network: Elmur = self.ours) -> None:
-            memory = network.initial_memory(batch)
+        def ours(tokens: Tensor) -> None:
+            memory = self.ours.initial_memory(batch)
             for x in tokens:
-                y, memory = network.segment(x, memory, lengths)
-                finish(network, y)
+                y, memory = self.ours.segment(x, memory, lengths)
+                finish(self.ours, y)
                 memory = memory._replace(slots=memory.slots.detach())
 
         def yardstick(tokens: Tensor) -> None:
@@ -206,7 +206,7 @@ class Contestants:
             for x in tokens:
                 finish(self.plain, self.plain(x))
 
-        return {OURS: ours, COMPILED: partial(ours, network=self.compiled), YARDSTICK: yardstick, PLAIN: plain}
+        return {OURS: ours, YARDSTICK: yardstick, PLAIN: plain}
 
     def steppers(self, batch: int) -> dict[str, Callable[[Tensor], Tensor]]:
         """Functions that map the next tokens (B, D) to outputs (B, D), from an episode's start."""
@@ -236,7 +236,7 @@ class Contestants:
             window = th.cat((window[:, : window.shape[1] % length], x[:, None]), dim=1)
             return self.plain(window)[:, -1]
 
-        return {OURS: own(self.ours), COMPILED: own(self.compiled), YARDSTICK: yardstick, PLAIN: plain}
+        return {OURS: own(self.ours), YARDSTICK: yardstick, PLAIN: plain, COMPILED: own(self.compiled)}
 
     def apart_stepper(self, batch: int) -> Callable[[Tensor], Tensor]:
         """Ours with rows at all phases of their segments, as environments are; so some rows write at every step."""
@@ -271,10 +271,11 @@ def training_flops(config: ElmurConfig, batch: int) -> float:
     feed-forward network for one token (6 D times its active hidden width, and the router's 2 D E)::
 
         self-attention  2 T D 3D (queries, keys, values) + 3 T(T+1) D (two scores, values) + 2 T D D (output)
-        read            4 T D D (queries, output) + 4 M D D (keys, values) + 4 T M D (scores, values)
+        read            4 T D D (queries, output) + 4 W D D (keys, values) + 4 T M D (scores, values)
         token FFN       T F
         write           4 T D D (keys, values) + 4 D D (query, output) + 4 T D (scores, values) + F
         distances       2 T D D per segment
+        initial slots   4 (M - W) D D per segment
 
     :param config: The stack.
     :param batch: Rows B.
@@ -291,9 +292,10 @@ def training_flops(config: ElmurConfig, batch: int) -> float:
     attention = 3 * t * (t + 1) * d + 2 * t * d * d
     read = 4 * t * d * d + 4 * t * m * d
     write = 4 * t * d * d + 4 * d * d + 4 * t * d + ffn
-    per_layer = 3 * (qkv + attention + read + t * ffn) + 2 * 4 * m * d * d + write
-    distances = 2 * 2 * t * d * d
-    return float(batch * (config.n_layers * per_layer - qkv) + config.n_layers * distances)
+    written = (SEGMENTS - 1) / 2
+    per_layer = 3 * (qkv + attention + read + t * ffn) + 2 * 4 * written * d * d + write
+    shared = 2 * (2 * t + 4 * (m - written)) * d * d
+    return float(batch * (config.n_layers * per_layer - qkv) + config.n_layers * shared)
 
 
 def matmul_flops(function: Callable[[], object]) -> int:
@@ -310,12 +312,13 @@ def synchronise(device: th.device) -> None:
 
 
 def seconds(function: Callable[[], object], device: th.device) -> float:
-    """Wall time of one call."""
+    """Time of one call: CPU time where one thread does all, since others may use its core, else wall time."""
+    clock = time.process_time if device.type == "cpu" and th.get_num_threads() == 1 else time.perf_counter
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def matmul_peak(device: th.device, repeats: int = 5) -> tuple[float, int]:
@@ -335,32 +338,36 @@ def summarise(values: list[float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in named.items()}
 
 
-def race(
-    contestants: dict[str, Callable[[], object]], count: int, repeats: int, device: th.device
-) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def race(contestants: dict[str, Callable[[], object]], count: int, repeats: int, device: th.device) -> dict[str, list[float]]:
     """
-    Run the contestants in turn; the first round is a warm-up, and what it takes longer is compilation.
+    Run the contestants in turn, after one round to warm up.
 
     :param contestants: Functions by name.
     :param count: Tokens or environment steps of one call.
     :param repeats: Rounds that count.
     :param device: Where they run.
-    :return: A report of their speeds and of the ratios of each round, and all speeds.
+    :return: Their speeds in every round.
     """
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats + 1):
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for repeat in range(repeats + 1):
         for name, function in contestants.items():
-            taken[name].append(seconds(function, device))
-    speeds = {name: [count / s for s in values[1:]] for name, values in taken.items()}
+            speed = count / seconds(function, device)
+            if repeat > 0:
+                speeds[name].append(speed)
+    return speeds
+
+
+def report_speeds(speeds: dict[str, list[float]]) -> dict[str, Any]:
+    """Speeds of all contestants, and ours relative to the others of the same repeat."""
     report: dict[str, Any] = {name: summarise(values) for name, values in speeds.items()}
     for own in (OURS, COMPILED):
-        report[f"{own} / other"] = {
-            name: summarise([ours / other for ours, other in zip(speeds[own], values, strict=True)])
-            for name, values in speeds.items()
-            if name != own
-        }
-    report["compilation, s"] = round(taken[COMPILED][0] - statistics.median(taken[COMPILED][1:]), 1)
-    return report, speeds
+        if own in speeds:
+            report[f"{own} / other"] = {
+                name: summarise([ours / other for ours, other in zip(speeds[own], values, strict=True)])
+                for name, values in speeds.items()
+                if name != own
+            }
+    return report
 
 
 def measure_training(networks: Contestants, batch: int, repeats: int) -> dict[str, Any]:
@@ -371,8 +378,8 @@ def measure_training(networks: Contestants, batch: int, repeats: int) -> dict[st
     count = SEGMENTS * batch * networks.config.segment_length
     flops = SEGMENTS * training_flops(networks.config, batch)
     theirs = matmul_flops(lambda: trainers[YARDSTICK](tokens))
-    report, speeds = race({k: partial(train, tokens) for k, train in trainers.items()}, count, repeats, networks.device)
-    return report | {
+    speeds = race({name: partial(train, tokens) for name, train in trainers.items()}, count, repeats, networks.device)
+    return report_speeds(speeds) | {
         "FLOP per token": {"needed": round(flops / count), YARDSTICK: round(theirs / count)},
         "x possible": float(f"{theirs / flops:.3g}"),
         "GFLOP/s": summarise([1e-9 * flops * speed / count for speed in speeds[OURS]]),
@@ -380,7 +387,7 @@ def measure_training(networks: Contestants, batch: int, repeats: int) -> dict[st
 
 
 @th.no_grad()
-def measure_stepping(networks: Contestants, batch: int, repeats: int) -> dict[str, Any]:
+def measure_stepping(networks: Contestants, batch: int, repeats: int, compiled: bool) -> dict[str, Any]:
     """Environment steps per second of single steps, over whole segments, for one batch size."""
     networks.eval()
     steppers = networks.steppers(batch)
@@ -391,19 +398,26 @@ def measure_stepping(networks: Contestants, batch: int, repeats: int) -> dict[st
         for x in tokens:
             step(x)
 
-    ours, theirs = (matmul_flops(partial(run, steppers[name])) for name in (OURS, YARDSTICK))
-    if batch > 1:
-        steppers[APART] = networks.apart_stepper(batch)
     count = len(tokens) * batch
-    report, _ = race({name: partial(run, step) for name, step in steppers.items()}, count, repeats, networks.device)
-    return report | {
-        "FLOP per step": {OURS: round(ours / count), YARDSTICK: round(theirs / count)},
+    ours, theirs = (matmul_flops(partial(run, steppers[name])) / count for name in (OURS, YARDSTICK))
+    report: dict[str, Any] = {
+        "FLOP per step": {OURS: round(ours), YARDSTICK: round(theirs)},
         "x possible": float(f"{theirs / ours:.3g}"),
     }
+    if compiled:
+        start = time.perf_counter()
+        steppers[COMPILED](tokens[0])
+        report["compilation, s"] = round(time.perf_counter() - start, 1)
+    else:
+        del steppers[COMPILED]
+    if batch > 1:
+        steppers[APART] = networks.apart_stepper(batch)
+    speeds = race({name: partial(run, step) for name, step in steppers.items()}, count, repeats, networks.device)
+    return report_speeds(speeds) | report
 
 
-def measure(case: Case, device: th.device, repeats: int) -> dict[str, Any]:
-    """All measurements of one case, after the comparison of package and yardstick."""
+def measure(case: Case, device: th.device, repeats: int, compiled: bool) -> dict[str, Any]:
+    """All measurements of one case, after the comparison of package and yardstick; compiled only steps of batch 1."""
     networks = Contestants(case.config, device)
     networks.check_equal()
     Contestants(replace(case.config, ffn="swiglu", norm_first=True), device).check_equal()
@@ -411,7 +425,9 @@ def measure(case: Case, device: th.device, repeats: int) -> dict[str, Any]:
         "parameters": {OURS: count_parameters(networks.ours), PLAIN: count_parameters(networks.plain)},
         "plain d_ff": networks.plain.d_ff,
         "training": {str(batch): measure_training(networks, batch, repeats) for batch in case.train_batches},
-        "stepping": {str(batch): measure_stepping(networks, batch, repeats) for batch in case.step_batches},
+        "stepping": {
+            str(batch): measure_stepping(networks, batch, repeats, compiled and batch == 1) for batch in case.step_batches
+        },
     }
 
 
@@ -433,9 +449,9 @@ def print_tables(report: dict[str, Any]) -> None:
         for kind in ("training", "stepping"):
             for batch, row in case[kind].items():
                 cells = [cell(row.get(column)) for column in columns]
-                cells += [cell(row[f"{own} / other"][YARDSTICK]) for own in (OURS, COMPILED)]
+                cells += [cell(row.get(f"{own} / other", {}).get(YARDSTICK)) for own in (OURS, COMPILED)]
                 peak = str(row["% of peak"]["median"]) if "% of peak" in row else ""
-                cells += [str(row["x possible"]), peak, str(row["compilation, s"])]
+                cells += [str(row["x possible"]), peak, str(row.get("compilation, s", ""))]
                 print(f"| {name}, {kind}, batch {batch} | {' | '.join(cells)} |")
 
 
@@ -446,6 +462,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
+    parser.add_argument("--compile", nargs="*", choices=tuple(CASES), default=tuple(CASES), help="cases to compile too")
     parser.add_argument("--output", type=Path, default=RESULTS / "network_speed.json")
     args = parser.parse_args()
 
@@ -455,7 +472,7 @@ def main() -> None:
     peak = matmul_peak(device)
     results = {}
     for name in args.cases:
-        results[name] = measure(CASES[name], device, args.repeats)
+        results[name] = measure(CASES[name], device, args.repeats, name in args.compile)
         peak = max(peak, matmul_peak(device))
         print(f"{name} done", flush=True)
     for case in results.values():
@@ -463,7 +480,8 @@ def main() -> None:
             row["% of peak"] = {k: float(f"{100 * v / peak[0]:.3g}") for k, v in row["GFLOP/s"].items()}
 
     report = {
-        "unit": "tokens per second (training), environment steps per second (stepping: calls per second times batch)",
+        "unit": "tokens per second (training), environment steps per second (stepping: calls per second times batch); of CPU "
+        "time if one thread on a CPU ran them, else of wall time",
         **provenance(seed=0, device=args.device),
         "repeats": args.repeats,
         "matmul peak": {"GFLOP/s": round(peak[0], 1), "size": peak[1], "dtype": "float32"},

@@ -140,25 +140,30 @@ class CrossAttention(nn.Module):
         key, value = self.key_value(x).chunk(2, dim=-1)
         return key, value
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, columns: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """
         :param x: What queries, (B, T, D).
         :param keys: (B, S, D); ``values`` likewise.
-        :param bias: Added to the scaled scores, (B, H, T, S); with ``columns`` their U different columns, (H, T, U).
-        :param columns: 1 where a key has this column, else 0, (B, U, S).
+        :param bias: Added to the scaled scores, (B, H, T, S).
+        :param shared: Keys and values that all rows attend to besides, without a bias, each (R, D).
         :return: (B, T, D).
         """
-        q, k, v = (split_heads(part, self.n_heads) for part in (self.query(x), keys, values))
         dropout = self.dropout if self.training else 0.0
-        if columns is None:
+        q = self.query(x)
+        if shared is None:
+            q, k, v = (split_heads(part, self.n_heads) for part in (q, keys, values))
             return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
-        # The bias is a product too, of its columns and of who has which. As further features of queries and keys it needs
-        # no tensor of its own, which for many slots would be the largest of all.
-        size, n_columns = q.shape[-1], columns.shape[1]
-        q = th.cat((q, (bias * size**0.5).expand(len(q), -1, -1, -1)), dim=-1)
-        k = th.cat((k, columns.mT[:, None].expand(-1, self.n_heads, -1, -1)), dim=-1)
-        y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, n_columns)), dropout_p=dropout, scale=size**-0.5)
-        return self.out(merge_heads(y[..., :size]))
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))
+        shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)
+        q = q * q.shape[-1] ** -0.5
+        own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)
+        shared_scores = q.flatten(0, 1).transpose(0, 1) @ shared_k.mT  # (H, B T, R)
+        weights = F.dropout(th.cat((own_scores.flatten(1, 2), shared_scores), dim=-1).softmax(dim=-1), dropout)
+        own_weights, shared_weights = weights.split((k.shape[1], shared_k.shape[1]), dim=-1)
+        y = th.einsum("hbts,bshd->bthd", own_weights.unflatten(1, x.shape[:2]), v)
+        return self.out((y + (shared_weights @ shared_v).transpose(0, 1).unflatten(0, x.shape[:2])).flatten(2))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """

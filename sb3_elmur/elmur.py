@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from sb3_elmur.attention import sinusoids
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.feedforward import MixtureOfExperts, RouterLoad, attach_gradient
-from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants, SharedColumns
-from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, write_slot
+from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants
+from sb3_elmur.memory import EMPTY, Memory, fresh_memory, least_recently_written, write_slot
 from sb3_elmur.unroll import RunSegment, advance, replay, unroll
 
-_MANY_SLOTS = 32  # from here on, looking for shared columns of the relative bias pays
+_MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
 
 
 @runtime_checkable
@@ -236,7 +236,7 @@ class Elmur(MemoryCore):
         """
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
-        tracks = self._token_track(x, start, load, real)
+        tracks = self._token_track(x, start, self._n_own(memory), load, real)
         full = (lengths == self.segment_length).nonzero().squeeze(1)
         after = start
         if write and self.config.memory_size and len(full):
@@ -249,7 +249,7 @@ class Elmur(MemoryCore):
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
-        tracks = self._token_track(x, start)
+        tracks = self._token_track(x, start, self._n_own(memory))
         caches, constants = [], []
         for n, (layer, (keys_values, _)) in enumerate(zip(self.layers, tracks, strict=True)):
             caches.append(LayerCache(F.pad(keys_values.transpose(1, 2), rest), *layer.project_heads(memory.slots[:, n])))
@@ -320,18 +320,21 @@ class Elmur(MemoryCore):
         return attach_gradient(y, self.config.aux_loss_coef * aux_loss)
 
     def _token_track(
-        self, x: Tensor, memory: Memory, load: RouterLoad | None = None, real: Tensor | None = None
+        self, x: Tensor, memory: Memory, n_own: int, load: RouterLoad | None = None, real: Tensor | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values (B, T, H, 2 D / H) and outputs (B, T, D) for the first T tokens of a segment."""
-        read_index = self._read_index(memory, x.shape[1])
+        time = memory.position[:, None] + th.arange(x.shape[1], device=x.device)
+        # the slots behind `n_own` are empty, so one anchor stands for all of them
+        read_index = self._bias_index(time[:, :, None] - memory.anchors[:, None, : n_own + 1])
         distance = self.distance[: x.shape[1], : x.shape[1]]
         biases = (self.content_bias, self.distance_bias)
         tracks = []
-        for layer, slots in zip(self.layers, memory.slots.unbind(1), strict=True):
+        for n, layer in enumerate(self.layers):
             projection = layer.attention.projection(self.sinusoids, biases)
             q, keys_values, scores = layer.attention.split(F.linear(layer.around_attention.before(x), *projection))
             x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
-            x = layer.read_and_feed(x, *layer.project(slots), read_index, load, real)
+            own, initial = memory.slots[:, n, :n_own], self.initial_slots[n, n_own:]
+            x = layer.read_and_feed(x, own, initial, read_index, load, real)
             tracks.append((keys_values, x))
         return tracks
 
@@ -379,16 +382,15 @@ class Elmur(MemoryCore):
         )
         return state._replace(memory=memory, caches=caches)
 
-    def _read_index(self, memory: Memory, n_tokens: int) -> Tensor | SharedColumns:
-        """Rows of the relative bias table with which the next tokens read the slots, (B, T, M)."""
-        offset = th.arange(n_tokens, device=memory.position.device)
-        distance = memory.position[:, None] - memory.anchors  # of the first token, (B, M)
-        if self.config.memory_size >= _MANY_SLOTS:
-            unique, column = distance.unique(return_inverse=True)
-            if len(unique) <= self.config.memory_size // 4:
-                columns = F.one_hot(column, len(unique)).mT.to(self.initial_slots.dtype)
-                return SharedColumns(self._bias_index(unique[:, None] + offset), columns)
-        return self._bias_index(distance[:, None, :] + offset[:, None])
+    def _n_own(self, memory: Memory) -> int:
+        """The number of slots after which all rows hold the initial slots, if these are many enough to gain from it."""
+        n_slots = self.config.memory_size
+        if n_slots < _MANY_SLOTS:
+            return n_slots
+        written = (memory.anchors != EMPTY).any(dim=0).nonzero()
+        n_own = int(written.max()) + 1 if len(written) else 0
+        rest = self.initial_slots[:, n_own:].expand(len(memory.slots), -1, -1, -1)
+        return n_own if n_own <= n_slots // 2 and th.equal(memory.slots[:, :, n_own:], rest) else n_slots
 
     def _bias_index(self, distance: Tensor) -> Tensor:
         """Rows of the relative bias table for distances in steps."""

@@ -55,18 +55,6 @@ class LayerCache(NamedTuple):
     slot_values: Tensor
 
 
-class SharedColumns(NamedTuple):
-    """
-    Index into the relative bias table where many slots share their anchor, as empty ones do.
-
-    :param rows: Rows of the table for the U different columns, (U, T).
-    :param columns: 1 where a slot has this column, else 0, (B, U, M).
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-
 class LayerConstants(NamedTuple):
     """
     What one layer derives from its weights alone.
@@ -128,24 +116,24 @@ class ElmurLayer(nn.Module):
         return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape)
 
     def read_and_feed(
-        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor | SharedColumns,
-        load: RouterLoad | None = None, real: Tensor | None = None,
+        self, x: Tensor, slots: Tensor, initial: Tensor, read_index: Tensor, load: RouterLoad | None = None,
+        real: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """
         The token track after self-attention: read the slots, if there are any, then the feed-forward network.
 
         :param x: Tokens, (B, T, D).
-        :param slot_keys: (B, M, D); ``slot_values`` likewise.
-        :param read_index: Rows of the relative bias table, (B, T, M), or shared columns of it.
+        :param slots: The first S slots of every row, (B, S, D).
+        :param initial: The last R slots, which are the same in all rows since nothing was written to them, (R, D).
+        :param read_index: Rows of the relative bias table, (B, T, S), with R > 0 one more for the last slots.
         :param load: Where to record router choices, for tokens that are ``real`` (B, T).
         :return: The layer's output, (B, T, D).
         """
-        if slot_keys.shape[1]:
-            if isinstance(read_index, SharedColumns):
-                bias, columns = self._bias_rows(read_index.rows).permute(2, 1, 0), read_index.columns
-            else:
-                bias, columns = self.bias(read_index), None
-            x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, bias, columns))
+        if read_index.shape[2]:
+            bias, shared = self.bias(read_index), None
+            if len(initial):  # a softmax does not see what all scores have in common
+                bias, shared = bias[..., :-1] - bias[..., -1:], self.project(initial)
+            x = self.around_read.after(x, self.read(self.around_read.before(x), *self.read.project(slots), bias, shared))
         return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
 
     def step(
