@@ -1,5 +1,6 @@
 """
-Speed of the ELMUR stack, beside a straightforward implementation, a plain transformer and the machine's matrix product.
+Speed of the ELMUR stack, as it is and compiled, beside a straightforward implementation, a plain transformer and the
+machine's matrix product.
 
     python benchmarks/network_speed.py
 
@@ -7,6 +8,10 @@ writes ``benchmarks/results/network_speed.json`` and prints it as tables. All co
 every repeat, so that ratios are of one run. The settings are the paper's, with dropout 0. Before anything is measured,
 outputs, new memory and gradients of the package and of ``yardstick.py`` are compared. Run it on one core:
 ``OMP_NUM_THREADS=1 taskset -c 0 ...``.
+
+``x possible`` is the ratio of the floating point operations that the straightforward implementation does and that are
+needed: what a faster implementation can gain where both run at the same share of the machine's peak. It counts no overhead of
+launching operations, from which everything suffers at batch 1.
 """
 
 from __future__ import annotations
@@ -17,19 +22,22 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from common import RESULTS, provenance, write_json
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from yardstick import StraightforwardElmur
 
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.elmur import Elmur
 
 SEGMENTS = 3  # consecutive segments of one training run
-OURS, YARDSTICK, PLAIN, APART = "ours", "straightforward", "plain transformer", "ours, phases apart"
+OURS, COMPILED, YARDSTICK, PLAIN = "ours", "ours, compiled", "straightforward", "plain transformer"
+APART = "ours, phases apart"
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class PlainTransformer(nn.Module):
 
 class Contestants:
     """
-    The three networks of one case, with common weights where they share them.
+    The networks of one case, with common weights where they share them.
 
     :param config: The stack.
     :param device: Where to run.
@@ -116,6 +124,8 @@ class Contestants:
             for name, parameter in self.ours.named_parameters():
                 if name.endswith("bias"):
                     parameter.normal_(std=0.1)
+        self.compiled = Elmur(replace(config, compile=True)).to(device)
+        self.compiled.load_state_dict(self.ours.state_dict())
         self.yardstick = StraightforwardElmur(config).to(device).load_from(self.ours)
         self.plain = PlainTransformer(config, count_parameters(self.ours)).to(device)
 
@@ -156,12 +166,12 @@ class Contestants:
 
     def eval(self) -> None:
         """Switch all networks to evaluation mode."""
-        for network in (self.ours, self.yardstick, self.plain):
+        for network in (self.ours, self.compiled, self.yardstick, self.plain):
             network.eval()
 
     def train(self) -> None:
         """Switch all networks to training mode."""
-        for network in (self.ours, self.yardstick, self.plain):
+        for network in (self.ours, self.compiled, self.yardstick, self.plain):
             network.train()
 
     def tokens(self, *batch: int) -> Tensor:
@@ -202,15 +212,19 @@ class Contestants:
         """Functions that map the next tokens (B, D) to outputs (B, D), from an episode's start."""
         length = self.config.segment_length
         never = th.zeros(batch, dtype=th.bool, device=self.device)
-        state = self.ours.initial_state(batch)
         memory = self.ours.initial_memory(batch)
         theirs = self.yardstick.initial_state(memory.slots, memory.anchors)
         window = memory.slots.new_zeros(batch, 0, self.config.d_model)
 
-        def ours(x: Tensor) -> Tensor:
-            nonlocal state
-            y, state = self.ours.step(x, state, never, inplace=True)
-            return y
+        def own(network: Elmur) -> Callable[[Tensor], Tensor]:
+            state = network.initial_state(batch)
+
+            def step(x: Tensor) -> Tensor:
+                nonlocal state
+                y, state = network.step(x, state, never, inplace=True)
+                return y
+
+            return step
 
         def yardstick(x: Tensor) -> Tensor:
             nonlocal theirs
@@ -222,7 +236,7 @@ class Contestants:
             window = th.cat((window[:, : window.shape[1] % length], x[:, None]), dim=1)
             return self.plain(window)[:, -1]
 
-        return {OURS: ours, YARDSTICK: yardstick, PLAIN: plain}
+        return {OURS: own(self.ours), YARDSTICK: yardstick, PLAIN: plain, COMPILED: own(self.compiled)}
 
     def apart_stepper(self, batch: int) -> Callable[[Tensor], Tensor]:
         """Ours with rows at all phases of their segments, as environments are; so some rows write at every step."""
@@ -257,10 +271,11 @@ def training_flops(config: ElmurConfig, batch: int) -> float:
     feed-forward network for one token (6 D times its active hidden width, and the router's 2 D E)::
 
         self-attention  2 T D 3D (queries, keys, values) + 3 T(T+1) D (two scores, values) + 2 T D D (output)
-        read            4 T D D (queries, output) + 4 M D D (keys, values) + 4 T M D (scores, values)
+        read            4 T D D (queries, output) + 4 W D D (keys, values) + 4 T M D (scores, values)
         token FFN       T F
         write           4 T D D (keys, values) + 4 D D (query, output) + 4 T D (scores, values) + F
         distances       2 T D D per segment
+        initial slots   4 (M - W) D D per segment
 
     :param config: The stack.
     :param batch: Rows B.
@@ -277,9 +292,17 @@ def training_flops(config: ElmurConfig, batch: int) -> float:
     attention = 3 * t * (t + 1) * d + 2 * t * d * d
     read = 4 * t * d * d + 4 * t * m * d
     write = 4 * t * d * d + 4 * d * d + 4 * t * d + ffn
-    per_layer = 3 * (qkv + attention + read + t * ffn) + 2 * 4 * m * d * d + write
-    distances = 2 * 2 * t * d * d
-    return float(batch * (config.n_layers * per_layer - qkv) + config.n_layers * distances)
+    written = (SEGMENTS - 1) / 2
+    per_layer = 3 * (qkv + attention + read + t * ffn) + 2 * 4 * written * d * d + write
+    shared = 2 * (2 * t + 4 * (m - written)) * d * d
+    return float(batch * (config.n_layers * per_layer - qkv) + config.n_layers * shared)
+
+
+def matmul_flops(function: Callable[[], object]) -> int:
+    """Floating point operations of all matrix products in one call."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return int(counter.get_total_flops())
 
 
 def synchronise(device: th.device) -> None:
@@ -289,12 +312,13 @@ def synchronise(device: th.device) -> None:
 
 
 def seconds(function: Callable[[], object], device: th.device) -> float:
-    """Wall time of one call."""
+    """Time of one call: CPU time where one thread does all, since others may use its core, else wall time."""
+    clock = time.process_time if device.type == "cpu" and th.get_num_threads() == 1 else time.perf_counter
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def matmul_peak(device: th.device, repeats: int = 5) -> tuple[float, int]:
@@ -314,14 +338,35 @@ def summarise(values: list[float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in named.items()}
 
 
+def race(contestants: dict[str, Callable[[], object]], count: int, repeats: int, device: th.device) -> dict[str, list[float]]:
+    """
+    Run the contestants in turn, after one round to warm up.
+
+    :param contestants: Functions by name.
+    :param count: Tokens or environment steps of one call.
+    :param repeats: Rounds that count.
+    :param device: Where they run.
+    :return: Their speeds in every round.
+    """
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for repeat in range(repeats + 1):
+        for name, function in contestants.items():
+            speed = count / seconds(function, device)
+            if repeat > 0:
+                speeds[name].append(speed)
+    return speeds
+
+
 def report_speeds(speeds: dict[str, list[float]]) -> dict[str, Any]:
     """Speeds of all contestants, and ours relative to the others of the same repeat."""
     report: dict[str, Any] = {name: summarise(values) for name, values in speeds.items()}
-    report["ours / other"] = {
-        name: summarise([ours / other for ours, other in zip(speeds[OURS], values, strict=True)])
-        for name, values in speeds.items()
-        if name != OURS
-    }
+    for own in (OURS, COMPILED):
+        if own in speeds:
+            report[f"{own} / other"] = {
+                name: summarise([ours / other for ours, other in zip(speeds[own], values, strict=True)])
+                for name, values in speeds.items()
+                if name != own
+            }
     return report
 
 
@@ -329,46 +374,50 @@ def measure_training(networks: Contestants, batch: int, repeats: int) -> dict[st
     """Tokens per second of forward and backward passes, for one batch size."""
     networks.train()
     trainers = networks.trainers(batch)
-    speeds: dict[str, list[float]] = {name: [] for name in trainers}
-    for repeat in range(repeats + 1):
-        for name, train in trainers.items():
-            tokens = networks.tokens(SEGMENTS, batch)
-            taken = seconds(lambda: train(tokens), networks.device)  # noqa: B023
-            if repeat > 0:  # the first is the warm-up
-                speeds[name].append(SEGMENTS * batch * networks.config.segment_length / taken)
-    report = report_speeds(speeds)
-    tokens_per_segment = batch * networks.config.segment_length
-    flops = training_flops(networks.config, batch)
-    report["FLOP per token"] = round(flops / tokens_per_segment)
-    report["GFLOP/s"] = summarise([1e-9 * flops * speed / tokens_per_segment for speed in speeds[OURS]])
-    return report
+    tokens = networks.tokens(SEGMENTS, batch)
+    count = SEGMENTS * batch * networks.config.segment_length
+    flops = SEGMENTS * training_flops(networks.config, batch)
+    theirs = matmul_flops(lambda: trainers[YARDSTICK](tokens))
+    speeds = race({name: partial(train, tokens) for name, train in trainers.items()}, count, repeats, networks.device)
+    return report_speeds(speeds) | {
+        "FLOP per token": {"needed": round(flops / count), YARDSTICK: round(theirs / count)},
+        "x possible": float(f"{theirs / flops:.3g}"),
+        "GFLOP/s": summarise([1e-9 * flops * speed / count for speed in speeds[OURS]]),
+    }
 
 
 @th.no_grad()
-def measure_stepping(networks: Contestants, batch: int, repeats: int) -> dict[str, Any]:
-    """Calls and environment steps per second of single steps, over whole segments, for one batch size."""
+def measure_stepping(networks: Contestants, batch: int, repeats: int, compiled: bool) -> dict[str, Any]:
+    """Environment steps per second of single steps, over whole segments, for one batch size."""
     networks.eval()
     steppers = networks.steppers(batch)
+    n_segments = max(3, math.ceil(60 / networks.config.segment_length))
+    tokens = [x for segment in networks.tokens(n_segments, batch) for x in segment.unbind(1)]
+
+    def run(step: Callable[[Tensor], Tensor]) -> None:
+        for x in tokens:
+            step(x)
+
+    count = len(tokens) * batch
+    ours, theirs = (matmul_flops(partial(run, steppers[name])) / count for name in (OURS, YARDSTICK))
+    report: dict[str, Any] = {
+        "FLOP per step": {OURS: round(ours), YARDSTICK: round(theirs)},
+        "x possible": float(f"{theirs / ours:.3g}"),
+    }
+    if compiled:
+        start = time.perf_counter()
+        steppers[COMPILED](tokens[0])
+        report["compilation, s"] = round(time.perf_counter() - start, 1)
+    else:
+        del steppers[COMPILED]
     if batch > 1:
         steppers[APART] = networks.apart_stepper(batch)
-    n_segments = max(3, math.ceil(60 / networks.config.segment_length))
-    speeds: dict[str, list[float]] = {name: [] for name in steppers}
-    for repeat in range(repeats + 1):
-        for name, step in steppers.items():
-            tokens = [x for segment in networks.tokens(n_segments, batch) for x in segment.unbind(1)]
-
-            def run(step: Callable[[Tensor], Tensor] = step, tokens: list[Tensor] = tokens) -> None:
-                for x in tokens:
-                    step(x)
-
-            taken = seconds(run, networks.device)
-            if repeat > 0:
-                speeds[name].append(len(tokens) * batch / taken)
-    return report_speeds(speeds)
+    speeds = race({name: partial(run, step) for name, step in steppers.items()}, count, repeats, networks.device)
+    return report_speeds(speeds) | report
 
 
-def measure(case: Case, device: th.device, repeats: int) -> dict[str, Any]:
-    """All measurements of one case, after the comparison of package and yardstick."""
+def measure(case: Case, device: th.device, repeats: int, compiled: bool) -> dict[str, Any]:
+    """All measurements of one case, after the comparison of package and yardstick; compiled only steps of batch 1."""
     networks = Contestants(case.config, device)
     networks.check_equal()
     Contestants(replace(case.config, ffn="swiglu", norm_first=True), device).check_equal()
@@ -376,7 +425,9 @@ def measure(case: Case, device: th.device, repeats: int) -> dict[str, Any]:
         "parameters": {OURS: count_parameters(networks.ours), PLAIN: count_parameters(networks.plain)},
         "plain d_ff": networks.plain.d_ff,
         "training": {str(batch): measure_training(networks, batch, repeats) for batch in case.train_batches},
-        "stepping": {str(batch): measure_stepping(networks, batch, repeats) for batch in case.step_batches},
+        "stepping": {
+            str(batch): measure_stepping(networks, batch, repeats, compiled and batch == 1) for batch in case.step_batches
+        },
     }
 
 
@@ -390,16 +441,18 @@ def print_tables(report: dict[str, Any]) -> None:
     print(
         f"\nMatrix product: {report['matmul peak']['GFLOP/s']} GFLOP/s. Medians (extremes) of {report['repeats']} repeats.\n"
     )
-    columns = (YARDSTICK, PLAIN, APART)
-    print(f"| steps/s | {OURS} | {' | '.join(columns)} | ours / straightforward | ours / plain | GFLOP/s | % of peak |")
-    print("|---" * 9 + "|")
+    columns = (OURS, COMPILED, YARDSTICK, PLAIN, APART)
+    header = (*columns, "ours / straightforward", "compiled / straightforward", "x possible", "% of peak", "compilation, s")
+    print(f"| steps/s | {' | '.join(header)} |")
+    print("|---" * (len(header) + 1) + "|")
     for name, case in report["results"].items():
         for kind in ("training", "stepping"):
             for batch, row in case[kind].items():
-                speeds = [cell(row.get(column)) for column in (OURS, *columns)]
-                ratios = [cell(row["ours / other"][column]) for column in (YARDSTICK, PLAIN)]
-                efficiency = [str(row[key]["median"]) if key in row else "" for key in ("GFLOP/s", "% of peak")]
-                print(f"| {name}, {kind}, batch {batch} | {' | '.join(speeds + ratios + efficiency)} |")
+                cells = [cell(row.get(column)) for column in columns]
+                cells += [cell(row.get(f"{own} / other", {}).get(YARDSTICK)) for own in (OURS, COMPILED)]
+                peak = str(row["% of peak"]["median"]) if "% of peak" in row else ""
+                cells += [str(row["x possible"]), peak, str(row.get("compilation, s", ""))]
+                print(f"| {name}, {kind}, batch {batch} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -409,6 +462,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
+    parser.add_argument("--compile", nargs="*", choices=tuple(CASES), default=tuple(CASES), help="cases to compile too")
     parser.add_argument("--output", type=Path, default=RESULTS / "network_speed.json")
     args = parser.parse_args()
 
@@ -418,7 +472,7 @@ def main() -> None:
     peak = matmul_peak(device)
     results = {}
     for name in args.cases:
-        results[name] = measure(CASES[name], device, args.repeats)
+        results[name] = measure(CASES[name], device, args.repeats, name in args.compile)
         peak = max(peak, matmul_peak(device))
         print(f"{name} done", flush=True)
     for case in results.values():
@@ -426,7 +480,8 @@ def main() -> None:
             row["% of peak"] = {k: float(f"{100 * v / peak[0]:.3g}") for k, v in row["GFLOP/s"].items()}
 
     report = {
-        "unit": "tokens per second (training), environment steps per second (stepping: calls per second times batch)",
+        "unit": "tokens per second (training), environment steps per second (stepping: calls per second times batch); of CPU "
+        "time if one thread on a CPU ran them, else of wall time",
         **provenance(seed=0, device=args.device),
         "repeats": args.repeats,
         "matmul peak": {"GFLOP/s": round(peak[0], 1), "size": peak[1], "dtype": "float32"},

@@ -1,7 +1,7 @@
 """
 The attentions of the ELMUR layer: causal self-attention with relative positions, and cross-attention with a relative bias.
 
-Both run on ``torch.nn.functional.scaled_dot_product_attention`` with an additive bias.
+Sequences run on ``torch.nn.functional.scaled_dot_product_attention`` with an additive bias, single tokens on plain products.
 """
 
 import torch as th
@@ -19,6 +19,24 @@ def split_heads(x: Tensor, n_heads: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(..., H, T, D / H) to (..., T, D)."""
     return x.transpose(-3, -2).flatten(-2)
+
+
+def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """
+    Attention of one query per row, by two products: for so little work a fused kernel takes longer.
+
+    :param q: (B, D).
+    :param keys: (B, H, S, D / H).
+    :param values: As the keys.
+    :param bias: Added to the scaled scores, (B, H, S).
+    :param dropout: Probability with which attention weights are dropped.
+    :return: (B, D).
+    """
+    size = keys.shape[-1]
+    q, bias = q.reshape(-1, 1, size), bias.reshape(-1, 1, keys.shape[-2])
+    scores = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=size**-0.5)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    return th.bmm(weights, values.flatten(0, 1)).view(len(keys), -1)
 
 
 def sinusoids(distances: int, d_model: int) -> Tensor:
@@ -57,40 +75,53 @@ class SelfAttention(nn.Module):
 
         :param sinusoids: Of the distances 0 ... L-1, (L, D).
         :param biases: u and w, each (H, D / H).
-        :return: Weight (3 D + H (L + 1), D) and bias for: the query with u added, key, value, and every head's scores of all
-            distances, scaled, with a last one of -inf for tokens that do not exist.
+        :return: Weight (3 D + H (L + 1), D) and bias for: the query with u added, every head's key and value, and every
+            head's scores of all distances, scaled, with a last one of -inf for tokens that do not exist.
         """
         content_bias, distance_bias = biases
         query, key_value = self.qkv.weight.split((content_bias.numel(), 2 * content_bias.numel()))
         r = split_heads(self.distance(sinusoids), self.n_heads) * content_bias.shape[1] ** -0.5  # (H, L, D / H)
         by_distance = r @ query.unflatten(0, (self.n_heads, -1))  # (H, L, D)
         scores = (r @ distance_bias[..., None]).squeeze(-1)  # (H, L)
+        key_value = key_value.unflatten(0, (2, self.n_heads, -1)).transpose(0, 1).flatten(0, 2)
         weight = th.cat((query, key_value, F.pad(by_distance, (0, 0, 0, 1)).flatten(0, 1)))
         bias = F.pad(content_bias.flatten(), (0, len(key_value)))
         return weight, th.cat((bias, F.pad(scores, (0, 1), value=float("-inf")).flatten()))
 
     def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (..., D), keys and values (..., 2 D), and distance scores (..., H (L + 1)) of projected tokens."""
+        """Queries (..., D), keys and values (..., H, 2 D / H), and distance scores (..., H, L + 1) of projected tokens."""
         d_model = self.out.in_features
         query, key_value, scores = projected.split((d_model, 2 * d_model, projected.shape[-1] - 3 * d_model), dim=-1)
-        return query, key_value, scores
+        return query, key_value.unflatten(-1, (self.n_heads, -1)), scores.unflatten(-1, (self.n_heads, -1))
 
     def forward(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
         """
         Tokens attend to their segment so far.
 
         :param q: Queries, (B, T, D).
-        :param keys_values: Of the segment's tokens, the querying ones included, (B, S, 2 D).
-        :param scores: Of every distance, (B, T, H (L + 1)).
-        :param distance: From the queries back to the tokens, (B or 1, T, S) int64; L for tokens after the query.
+        :param keys_values: Of the same tokens, (B, T, H, 2 D / H).
+        :param scores: Of every distance, (B, T, H, L + 1).
+        :param distance: From each token back to each other, (T, T) int64; L for later ones.
         :return: (B, T, D).
         """
-        by_head = scores.unflatten(2, (self.n_heads, -1))
-        bias = by_head.gather(3, distance[:, :, None].expand(len(q), -1, self.n_heads, -1)).transpose(1, 2)
-        q = split_heads(q, self.n_heads)
-        k, v = (split_heads(part, self.n_heads) for part in keys_values.chunk(2, dim=2))
+        bias = scores.gather(3, distance[:, None].expand(len(q), -1, self.n_heads, -1)).transpose(1, 2)
+        k, v = keys_values.transpose(1, 2).chunk(2, dim=3)
         dropout = self.dropout if self.training else 0.0
+        q = split_heads(q, self.n_heads)
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+
+    def step(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
+        """
+        One token per row attends to its segment so far.
+
+        :param q: Queries, (B, D).
+        :param keys_values: Of the segment's tokens, the querying ones included, (B, H, L, 2 D / H).
+        :param scores: Of every distance, (B, H, L + 1).
+        :param distance: From the token back to the others, (B, L) int64; L for later ones.
+        :return: (B, D).
+        """
+        bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))
+        return self.out(attend_once(q, *keys_values.chunk(2, dim=3), bias, self.dropout if self.training else 0.0))
 
 
 class CrossAttention(nn.Module):
@@ -109,22 +140,36 @@ class CrossAttention(nn.Module):
         key, value = self.key_value(x).chunk(2, dim=-1)
         return key, value
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, columns: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """
         :param x: What queries, (B, T, D).
         :param keys: (B, S, D); ``values`` likewise.
-        :param bias: Added to the scaled scores, (B, H, T, S); with ``columns`` their U different columns, (H, T, U).
-        :param columns: 1 where a key has this column, else 0, (B, U, S).
+        :param bias: Added to the scaled scores, (B, H, T, S).
+        :param shared: Keys and values that all rows attend to besides, without a bias, each (R, D).
         :return: (B, T, D).
         """
-        q, k, v = (split_heads(part, self.n_heads) for part in (self.query(x), keys, values))
         dropout = self.dropout if self.training else 0.0
-        if columns is None:
+        q = self.query(x)
+        if shared is None:
+            q, k, v = (split_heads(part, self.n_heads) for part in (q, keys, values))
             return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
-        # The bias is a product too, of its columns and of who has which. As further features of queries and keys it needs
-        # no tensor of its own, which for many slots would be the largest of all.
-        size, n_columns = q.shape[-1], columns.shape[1]
-        q = th.cat((q, (bias * size**0.5).expand(len(q), -1, -1, -1)), dim=-1)
-        k = th.cat((k, columns.mT[:, None].expand(-1, self.n_heads, -1, -1)), dim=-1)
-        y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, n_columns)), dropout_p=dropout, scale=size**-0.5)
-        return self.out(merge_heads(y[..., :size]))
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))
+        shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)
+        q = q * q.shape[-1] ** -0.5
+        own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)
+        shared_scores = q.flatten(0, 1).transpose(0, 1) @ shared_k.mT  # (H, B T, R)
+        weights = F.dropout(th.cat((own_scores.flatten(1, 2), shared_scores), dim=-1).softmax(dim=-1), dropout)
+        own_weights, shared_weights = weights.split((k.shape[1], shared_k.shape[1]), dim=-1)
+        y = th.einsum("hbts,bshd->bthd", own_weights.unflatten(1, x.shape[:2]), v)
+        return self.out((y + (shared_weights @ shared_v).transpose(0, 1).unflatten(0, x.shape[:2])).flatten(2))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """
+        :param x: What queries, (B, D).
+        :param keys: (B, H, S, D / H); ``values`` likewise.
+        :param bias: Added to the scaled scores, (B, H, S).
+        :return: (B, D).
+        """
+        return self.out(attend_once(self.query(x), keys, values, bias, self.dropout if self.training else 0.0))

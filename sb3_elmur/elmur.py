@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from sb3_elmur.attention import sinusoids
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.feedforward import MixtureOfExperts, RouterLoad, attach_gradient
-from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants, SharedColumns
-from sb3_elmur.memory import Memory, fresh_memory, least_recently_written, write_slot
+from sb3_elmur.layer import ElmurLayer, LayerCache, LayerConstants
+from sb3_elmur.memory import EMPTY, Memory, fresh_memory, least_recently_written, write_slot
 from sb3_elmur.unroll import RunSegment, advance, replay, unroll
 
-_MANY_SLOTS = 32  # from here on, looking for shared columns of the relative bias pays
+_MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
 
 
 @runtime_checkable
@@ -180,18 +180,20 @@ class ElmurState(NamedTuple):
     Memory and caches of an ELMUR stack.
 
     :param memory: Memory of B rows.
+    :param outputs: Every layer's outputs for the open segment's tokens, from which memory is written, (B, N, L, D).
     :param caches: Of each layer, B rows.
     :param constants: Of each layer; they depend on the weights alone and have no rows.
     """
 
     memory: Memory
+    outputs: Tensor
     caches: tuple[LayerCache, ...]
     constants: tuple[LayerConstants, ...]
 
     def rows(self, index: Tensor) -> "ElmurState":
         """The rows that ``index`` (b,) selects."""
         caches = tuple(LayerCache(*(field[index] for field in cache)) for cache in self.caches)
-        return ElmurState(self.memory.rows(index), caches, self.constants)
+        return ElmurState(self.memory.rows(index), self.outputs[index], caches, self.constants)
 
 
 class Elmur(MemoryCore):
@@ -221,6 +223,8 @@ class Elmur(MemoryCore):
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
         if config.compile:
             self._token_track = th.compile(self._token_track, dynamic=True)  # type: ignore[method-assign]
+            # A step is so short that the launches in Python would take half of its time.
+            self._token_step = th.compile(self._token_step, options={"cpp_wrapper": True})  # type: ignore[method-assign]
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
@@ -232,60 +236,72 @@ class Elmur(MemoryCore):
         """
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
-        tracks = self._token_track(x, start, load, real)
-        outputs = [output for _, output in tracks]
+        tracks = self._token_track(x, start, self._n_own(memory), load, real)
         full = (lengths == self.segment_length).nonzero().squeeze(1)
         after = start
         if write and self.config.memory_size and len(full):
-            after, _ = self._write(start, full, [output[full] for output in outputs], load)
+            after, _ = self._write(start, full, [output[full] for _, output in tracks], load)
         position = th.where(lengths > 0, start.position + lengths, memory.position)
-        return outputs[-1], after._replace(position=position)
+        return tracks[-1][1], after._replace(position=position)
 
     def open_segment(self, x: Tensor, memory: Memory) -> ElmurState:
         """See :meth:`MemoryCore.open_segment`; fills the caches."""
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
+        tracks = self._token_track(x, start, self._n_own(memory))
         caches, constants = [], []
-        for n, (layer, (keys_values, outputs)) in enumerate(zip(self.layers, self._token_track(x, start), strict=True)):
-            caches.append(LayerCache(F.pad(keys_values, rest), F.pad(outputs, rest), *layer.project(memory.slots[:, n])))
-            fresh = layer.project(self.initial_slots[n])
+        for n, (layer, (keys_values, _)) in enumerate(zip(self.layers, tracks, strict=True)):
+            caches.append(LayerCache(F.pad(keys_values.transpose(1, 2), rest), *layer.project_heads(memory.slots[:, n])))
+            fresh = layer.project_heads(self.initial_slots[n])
             constants.append(LayerConstants(*fresh, *layer.attention.projection(self.sinusoids, biases)))
         memory = Memory(*(field.clone() for field in memory))
-        return ElmurState(memory, tuple(caches), tuple(constants))
+        outputs = F.pad(th.stack([output for _, output in tracks], dim=1), rest)
+        return ElmurState(memory, outputs, tuple(caches), tuple(constants))
 
     def step(
         self, x: Tensor, state: ElmurState, episode_starts: Tensor, *, inplace: bool = False
     ) -> tuple[Tensor, ElmurState]:
         """See :meth:`MemoryCore.step`."""
-        put = Tensor.index_put_ if inplace else Tensor.index_put
-        memory, caches, constants = self._begin_episodes(state, episode_starts, put)
-        phase = memory.position % self.segment_length
-        rows = th.arange(len(x), device=x.device)
-        distance = self.distance[phase][:, None]
-        read_index = self._bias_index(memory.position[:, None, None] - memory.anchors[:, None, :])
-
-        x = x[:, None]
-        new_caches = []
-        for layer, cache, constant in zip(self.layers, caches, constants, strict=True):
-            projected = F.linear(layer.around_attention.before(x), constant.weight, constant.bias)
-            q, k_v, scores = layer.attention.split(projected)
-            keys_values = put(cache.keys_values, (rows, phase), k_v[:, 0])
-            x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
-            x = layer.read_and_feed(x, cache.slot_keys, cache.slot_values, read_index)
-            outputs = put(cache.outputs, (rows, phase), x[:, 0])
-            new_caches.append(cache._replace(keys_values=keys_values, outputs=outputs))
-
-        full = (phase == self.segment_length - 1).nonzero().squeeze(1)
+        state = self._begin_episodes(state, episode_starts, inplace)
+        full = ((state.memory.position + 1) % self.segment_length == 0).nonzero().squeeze(1)
+        x, state = self._token_step(x, state, inplace)
         if self.config.memory_size and len(full):
-            memory, slot = self._write(memory, full, [cache.outputs[full] for cache in new_caches], inplace=inplace)
-            for n, (layer, cache) in enumerate(zip(self.layers, new_caches, strict=True)):
-                key, value = layer.project(memory.slots[full, n, slot])
-                new_caches[n] = cache._replace(
-                    slot_keys=put(cache.slot_keys, (full, slot), key),
-                    slot_values=put(cache.slot_values, (full, slot), value),
-                )
-        return x[:, 0], ElmurState(memory._replace(position=memory.position + 1), tuple(new_caches), constants)
+            state = self._write_step(state, full, inplace)
+        return x, state._replace(memory=state.memory._replace(position=state.memory.position + 1))
+
+    def _token_step(self, x: Tensor, state: ElmurState, inplace: bool) -> tuple[Tensor, ElmurState]:
+        """The token track of one token per row, without what happens at a segment's or an episode's end."""
+        put = Tensor.index_put_ if inplace else Tensor.index_put
+        memory = state.memory
+        phase = memory.position % self.segment_length
+        rows, heads = (th.arange(n, device=x.device)[:, None] for n in (len(x), self.config.n_heads))
+        place = (rows, heads.T, phase[:, None])
+        distance = self.distance[phase]
+        read_index = self._bias_index(memory.position[:, None] - memory.anchors)
+        outputs, caches = [], []
+        for layer, cache, constants in zip(self.layers, state.caches, state.constants, strict=True):
+            x, cache = layer.step(x, cache, constants, place, distance, read_index, put)
+            outputs.append(x)
+            caches.append(cache)
+        layers = th.arange(len(outputs), device=x.device)
+        stored = put(state.outputs, (rows, layers, phase[:, None]), th.stack(outputs, dim=1))
+        return x, state._replace(outputs=stored, caches=tuple(caches))
+
+    def _write_step(self, state: ElmurState, full: Tensor, inplace: bool) -> ElmurState:
+        """Write memory, and cache keys and values of what was written, for the rows ``full`` (b,)."""
+        put = Tensor.index_put_ if inplace else Tensor.index_put
+        memory, slot = self._write(state.memory, full, state.outputs[full].unbind(1), inplace=inplace)
+        heads = th.arange(self.config.n_heads, device=full.device)
+        place = (full[:, None], heads, slot[:, None])
+        caches = []
+        for n, (layer, cache) in enumerate(zip(self.layers, state.caches, strict=True)):
+            key, value = layer.project_heads(memory.slots[full, n, slot][:, None])
+            cache = cache._replace(
+                slot_keys=put(cache.slot_keys, place, key[:, :, 0]), slot_values=put(cache.slot_values, place, value[:, :, 0])
+            )
+            caches.append(cache)
+        return state._replace(memory=memory, caches=tuple(caches))
 
     def _begin_pass(self) -> tuple[RunSegment, Callable[[Tensor], Tensor]]:
         load = self._router_load()
@@ -304,18 +320,21 @@ class Elmur(MemoryCore):
         return attach_gradient(y, self.config.aux_loss_coef * aux_loss)
 
     def _token_track(
-        self, x: Tensor, memory: Memory, load: RouterLoad | None = None, real: Tensor | None = None
+        self, x: Tensor, memory: Memory, n_own: int, load: RouterLoad | None = None, real: Tensor | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Every layer's keys and values (B, T, 2 D) and outputs (B, T, D) for the first T tokens of a segment."""
-        read_index = self._read_index(memory, x.shape[1])
-        distance = self.distance[None, : x.shape[1], : x.shape[1]]
+        """Every layer's keys and values (B, T, H, 2 D / H) and outputs (B, T, D) for the first T tokens of a segment."""
+        time = memory.position[:, None] + th.arange(x.shape[1], device=x.device)
+        # the slots behind `n_own` are empty, so one anchor stands for all of them
+        read_index = self._bias_index(time[:, :, None] - memory.anchors[:, None, : n_own + 1])
+        distance = self.distance[: x.shape[1], : x.shape[1]]
         biases = (self.content_bias, self.distance_bias)
         tracks = []
-        for layer, slots in zip(self.layers, memory.slots.unbind(1), strict=True):
+        for n, layer in enumerate(self.layers):
             projection = layer.attention.projection(self.sinusoids, biases)
             q, keys_values, scores = layer.attention.split(F.linear(layer.around_attention.before(x), *projection))
             x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
-            x = layer.read_and_feed(x, *layer.project(slots), read_index, load, real)
+            own, initial = memory.slots[:, n, :n_own], self.initial_slots[n, n_own:]
+            x = layer.read_and_feed(x, own, initial, read_index, load, real)
             tracks.append((keys_values, x))
         return tracks
 
@@ -323,7 +342,7 @@ class Elmur(MemoryCore):
         self,
         memory: Memory,
         rows: Tensor,
-        outputs: list[Tensor],
+        outputs: Sequence[Tensor],
         load: RouterLoad | None = None,
         inplace: bool = False,
     ) -> tuple[Memory, Tensor]:
@@ -347,31 +366,31 @@ class Elmur(MemoryCore):
         ]
         return write_slot(memory, rows, slot, th.cat(content, dim=1), time[:, -1], inplace=inplace), slot
 
-    def _begin_episodes(self, state: ElmurState, episode_starts: Tensor, put: Callable[..., Tensor]) -> ElmurState:
+    def _begin_episodes(self, state: ElmurState, episode_starts: Tensor, inplace: bool) -> ElmurState:
         rows = episode_starts.nonzero().squeeze(1)
         if not len(rows):
             return state
+        put = Tensor.index_put_ if inplace else Tensor.index_put
         fresh = self.initial_memory(len(rows))
         memory = Memory(*(put(old, (rows,), new) for old, new in zip(state.memory, fresh, strict=True)))
         caches = tuple(
             cache._replace(
-                slot_keys=put(cache.slot_keys, (rows,), constant.slot_keys),
-                slot_values=put(cache.slot_values, (rows,), constant.slot_values),
+                slot_keys=put(cache.slot_keys, (rows,), constants.slot_keys),
+                slot_values=put(cache.slot_values, (rows,), constants.slot_values),
             )
-            for cache, constant in zip(state.caches, state.constants, strict=True)
+            for cache, constants in zip(state.caches, state.constants, strict=True)
         )
-        return ElmurState(memory, caches, state.constants)
+        return state._replace(memory=memory, caches=caches)
 
-    def _read_index(self, memory: Memory, n_tokens: int) -> Tensor | SharedColumns:
-        """Rows of the relative bias table with which the next tokens read the slots, (B, T, M)."""
-        offset = th.arange(n_tokens, device=memory.position.device)
-        distance = memory.position[:, None] - memory.anchors  # of the first token, (B, M)
-        if self.config.memory_size >= _MANY_SLOTS:
-            unique, column = distance.unique(return_inverse=True)
-            if len(unique) <= self.config.memory_size // 4:
-                columns = F.one_hot(column, len(unique)).mT.to(self.initial_slots.dtype)
-                return SharedColumns(self._bias_index(unique[:, None] + offset), columns)
-        return self._bias_index(distance[:, None, :] + offset[:, None])
+    def _n_own(self, memory: Memory) -> int:
+        """The number of slots after which all rows hold the initial slots, if these are many enough to gain from it."""
+        n_slots = self.config.memory_size
+        if n_slots < _MANY_SLOTS:
+            return n_slots
+        written = (memory.anchors != EMPTY).any(dim=0).nonzero()
+        n_own = int(written.max()) + 1 if len(written) else 0
+        rest = self.initial_slots[:, n_own:].expand(len(memory.slots), -1, -1, -1)
+        return n_own if n_own <= n_slots // 2 and th.equal(memory.slots[:, :, n_own:], rest) else n_slots
 
     def _bias_index(self, distance: Tensor) -> Tensor:
         """Rows of the relative bias table for distances in steps."""

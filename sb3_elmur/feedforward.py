@@ -172,15 +172,19 @@ class MixtureOfExperts(nn.Module):
             rows = tokens[source][:, None]
             y = ((F.silu(rows @ gate[choice]) * (rows @ up[choice])) @ down[choice]).squeeze(1)
         else:
-            order = choice.argsort(stable=True)
-            counts = choice.bincount(minlength=self.n_routed)
-            first = counts.cumsum(0) - counts
-            within = th.empty_like(order)
-            within[order] = th.arange(len(order), device=x.device) - first[choice[order]]  # rank among its expert's choices
-            padded = tokens.new_zeros(self.n_routed, int(counts.max()), tokens.shape[1])
-            padded = padded.index_put((choice, within), tokens[source])
-            y = ((F.silu(padded @ gate) * (padded @ up)) @ down)[choice, within]
+            y = self._by_expert(tokens[source], choice, gate, up, down)
         return (y * weights.reshape(-1, 1)).unflatten(0, (-1, self.n_chosen)).sum(1).view(x.shape)
+
+    @th.compiler.disable  # its shapes depend on the choices
+    def _by_expert(self, rows: Tensor, choice: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """Row by row the output of the expert ``choice`` (R,) for ``rows`` (R, D), by batched products over experts."""
+        order = choice.argsort(stable=True)
+        counts = choice.bincount(minlength=self.n_routed)
+        first = counts.cumsum(0) - counts
+        within = th.empty_like(order)
+        within[order] = th.arange(len(order), device=rows.device) - first[choice[order]]  # rank among its expert's choices
+        padded = rows.new_zeros(self.n_routed, int(counts.max()), rows.shape[1]).index_put((choice, within), rows)
+        return ((F.silu(padded @ gate) * (padded @ up)) @ down)[choice, within]
 
 
 def make_feedforward(config: ElmurConfig) -> nn.Module:

@@ -1,11 +1,13 @@
 """One ELMUR layer, and what it keeps between steps."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch as th
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sb3_elmur.attention import CrossAttention, SelfAttention
+from sb3_elmur.attention import CrossAttention, SelfAttention, split_heads
 from sb3_elmur.blending import make_blend
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.feedforward import RouterLoad, make_feedforward
@@ -44,34 +46,20 @@ class LayerCache(NamedTuple):
     """
     What one layer keeps between steps; valid while the weights stay the same.
 
-    :param keys_values: Keys and values of the open segment's tokens, (B, L, 2 D).
-    :param outputs: The layer's outputs for these tokens, from which memory is written, (B, L, D).
-    :param slot_keys: Keys of the slots, (B, M, D); ``slot_values`` likewise.
+    :param keys_values: Keys and values of the open segment's tokens, (B, H, L, 2 D / H).
+    :param slot_keys: Keys of the slots, (B, H, M, D / H); ``slot_values`` likewise.
     """
 
     keys_values: Tensor
-    outputs: Tensor
     slot_keys: Tensor
     slot_values: Tensor
-
-
-class SharedColumns(NamedTuple):
-    """
-    Index into the relative bias table where many slots share their anchor, as empty ones do.
-
-    :param rows: Rows of the table for the U different columns, (U, T).
-    :param columns: 1 where a slot has this column, else 0, (B, U, M).
-    """
-
-    rows: Tensor
-    columns: Tensor
 
 
 class LayerConstants(NamedTuple):
     """
     What one layer derives from its weights alone.
 
-    :param slot_keys: Keys of the initial slots, (M, D); ``slot_values`` likewise.
+    :param slot_keys: Keys of the initial slots, (H, M, D / H); ``slot_values`` likewise.
     :param weight: Of the linear map :meth:`sb3_elmur.attention.SelfAttention.projection`; ``bias`` likewise.
     """
 
@@ -114,6 +102,11 @@ class ElmurLayer(nn.Module):
         """Keys and values of slots, (..., M, D), for the read."""
         return self.read.project(slots) if slots.shape[-2] else (slots, slots)
 
+    def project_heads(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`project`, by head, each (..., H, M, D / H)."""
+        key, value = (split_heads(part, self.attention.n_heads).contiguous() for part in self.project(slots))
+        return key, value
+
     def bias(self, index: Tensor) -> Tensor:
         """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
         return self._bias_rows(index).permute(0, 3, 1, 2)
@@ -123,25 +116,51 @@ class ElmurLayer(nn.Module):
         return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape)
 
     def read_and_feed(
-        self, x: Tensor, slot_keys: Tensor, slot_values: Tensor, read_index: Tensor | SharedColumns,
-        load: RouterLoad | None = None, real: Tensor | None = None,
+        self, x: Tensor, slots: Tensor, initial: Tensor, read_index: Tensor, load: RouterLoad | None = None,
+        real: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """
         The token track after self-attention: read the slots, if there are any, then the feed-forward network.
 
         :param x: Tokens, (B, T, D).
-        :param slot_keys: (B, M, D); ``slot_values`` likewise.
-        :param read_index: Rows of the relative bias table, (B, T, M), or shared columns of it.
+        :param slots: The first S slots of every row, (B, S, D).
+        :param initial: The last R slots, which are the same in all rows since nothing was written to them, (R, D).
+        :param read_index: Rows of the relative bias table, (B, T, S), with R > 0 one more for the last slots.
         :param load: Where to record router choices, for tokens that are ``real`` (B, T).
         :return: The layer's output, (B, T, D).
         """
-        if slot_keys.shape[1]:
-            if isinstance(read_index, SharedColumns):
-                bias, columns = self._bias_rows(read_index.rows).permute(2, 1, 0), read_index.columns
-            else:
-                bias, columns = self.bias(read_index), None
-            x = self.around_read.after(x, self.read(self.around_read.before(x), slot_keys, slot_values, bias, columns))
+        if read_index.shape[2]:
+            bias, shared = self.bias(read_index), None
+            if len(initial):  # a softmax does not see what all scores have in common
+                bias, shared = bias[..., :-1] - bias[..., -1:], self.project(initial)
+            x = self.around_read.after(x, self.read(self.around_read.before(x), *self.read.project(slots), bias, shared))
         return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x), load, real))
+
+    def step(
+        self, x: Tensor, cache: LayerCache, constants: LayerConstants, place: tuple[Tensor, Tensor, Tensor], distance: Tensor,
+        read_index: Tensor, put: Callable[..., Tensor],
+    ) -> tuple[Tensor, LayerCache]:  # fmt: skip
+        """
+        The token track for one token per row.
+
+        :param x: Tokens, (B, D).
+        :param cache: Of the tokens before.
+        :param constants: What the layer derives from its weights.
+        :param place: Indices of row, head and step at which the cache takes these tokens, broadcast to (B, H).
+        :param distance: From these tokens back to the others of their segment, (B, L) int64; L for later ones.
+        :param read_index: Rows of the relative bias table, (B, M).
+        :param put: ``Tensor.index_put`` or, to write into the cache, ``Tensor.index_put_``.
+        :return: The layer's output (B, D), and the cache with these tokens.
+        """
+        projected = F.linear(self.around_attention.before(x), constants.weight, constants.bias)
+        q, k_v, scores = self.attention.split(projected)
+        cache = cache._replace(keys_values=put(cache.keys_values, place, k_v))
+        x = self.around_attention.after(x, self.attention.step(q, cache.keys_values, scores, distance))
+        if cache.slot_keys.shape[2]:
+            bias = self._bias_rows(read_index).mT
+            read = self.read.step(self.around_read.before(x), cache.slot_keys, cache.slot_values, bias)
+            x = self.around_read.after(x, read)
+        return self.around_token_ffn.after(x, self.token_ffn(self.around_token_ffn.before(x))), cache
 
     def rewrite(
         self, slot: Tensor, blank: Tensor, empty: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None

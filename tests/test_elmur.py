@@ -1,5 +1,6 @@
 """The transformer: exact cases, equality with the slow implementation, and the invariants of its three ways to run."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -364,6 +365,36 @@ def test_compiled_stack_gives_the_same_outputs_and_gradients() -> None:
             y.square().sum().backward()
         for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
             th.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3])
+def test_compiled_steps_give_the_same_outputs(batch: int) -> None:
+    config = ElmurConfig(d_model=8, n_heads=2, segment_length=3, memory_size=2, ffn="moe", n_routed_experts=2)
+    eager, compiled = Elmur(config), Elmur(dataclasses.replace(config, compile=True))
+    compiled.load_state_dict(eager.state_dict())
+    x, starts = th.randn(batch, 8, 8), th.arange(8).expand(batch, -1) == 4
+    with th.no_grad():
+        states = [elmur.initial_state(batch) for elmur in (eager, compiled)]
+        for token, start in zip(x.unbind(1), starts.unbind(1), strict=True):
+            expected, states[0] = eager.step(token, states[0], start, inplace=True)
+            y, states[1] = compiled.step(token, states[1], start, inplace=True)
+            th.testing.assert_close(y, expected)
+
+
+def test_slots_that_no_row_has_written_may_be_shared_or_not() -> None:
+    """Only slots that equal the stack's own initial ones are taken for these; the numbers are the same either way."""
+    elmur, _ = build(BASE | {"memory_size": 40})
+    x, lengths = th.randn(2, 3, 8).double(), th.full((2,), 3)
+    _, memory = elmur.segment(x, elmur.initial_memory(2), lengths)
+    assert elmur._n_own(memory) == 1
+    other = memory.rows(th.tensor([0, 1, 1]))  # the third row's last slot is another, so that nothing is shared
+    other.slots[2, :, -1] += 1
+    assert elmur._n_own(other) == 40
+    more = th.cat((x, x[1:]))
+    th.testing.assert_close(
+        elmur.segment(more, other, th.full((3,), 3))[0][:2], elmur.segment(x, memory, lengths)[0], atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("how", [unroll, step_through])
