@@ -39,7 +39,7 @@ class ElmurConfig:
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
     :param compile: Compile the token track with ``torch.compile``, for sequences and for single steps. It takes up to a few
-        minutes at the first step and the first update, needs a C++ compiler, and pays most for single steps of one environment.
+        minutes at the first step and at the first update, needs a C++ compiler, and pays most for steps of one environment.
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 

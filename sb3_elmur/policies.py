@@ -89,7 +89,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
     :param compile: Compile the token track with ``torch.compile``, for sequences and for single steps. It takes up to a few
-        minutes at the first step and the first update, needs a C++ compiler, and pays most for single steps of one environment.
+        minutes at the first step and at the first update, needs a C++ compiler, and pays most for steps of one environment.
     :param unknown: Any other argument is refused with a hint.
     :raises ValueError: If an argument lies outside its range, or the observation space needs another class.
     :raises TypeError: If an argument is unknown, or belongs to sb3-contrib's LSTM policies.
