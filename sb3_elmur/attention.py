@@ -21,7 +21,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
-def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: float) -> Tensor:
+def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
     """
     Attention of one query per row, by two products: for so little work a fused kernel takes longer.
 
@@ -29,12 +29,13 @@ def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: 
     :param keys: (B, H, S, D / H).
     :param values: As the keys.
     :param bias: Added to the scaled scores, (B, H, S).
+    :param scale: Of the scores, ``(D / H)^(-1/2)``.
     :param dropout: Probability with which attention weights are dropped.
     :return: (B, D).
     """
     size = keys.shape[-1]
     q, bias = q.reshape(-1, 1, size), bias.reshape(-1, 1, keys.shape[-2])
-    scores = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=size**-0.5)
+    scores = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=scale)
     weights = F.dropout(scores.softmax(dim=-1), dropout)
     return th.bmm(weights, values.flatten(0, 1)).view(len(keys), -1)
 
@@ -62,6 +63,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        self.scale = (config.d_model // config.n_heads) ** -0.5
         self.dropout = config.attention_dropout
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.distance = nn.Linear(config.d_model, config.d_model, bias=False)
@@ -121,7 +123,7 @@ class SelfAttention(nn.Module):
         :return: (B, D).
         """
         bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))
-        return self.out(attend_once(q, *keys_values.chunk(2, dim=3), bias, self.dropout if self.training else 0.0))
+        return self.out(attend_once(q, *keys_values.chunk(2, dim=3), bias, self.scale, self.dropout if self.training else 0.0))
 
 
 class CrossAttention(nn.Module):
@@ -130,6 +132,7 @@ class CrossAttention(nn.Module):
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        self.scale = (config.d_model // config.n_heads) ** -0.5
         self.dropout = config.attention_dropout
         self.query = nn.Linear(config.d_model, config.d_model, bias=False)
         self.key_value = nn.Linear(config.d_model, 2 * config.d_model, bias=False)
@@ -157,7 +160,7 @@ class CrossAttention(nn.Module):
             return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
         q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))
         shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)
-        q = q * q.shape[-1] ** -0.5
+        q = q * self.scale
         own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)
         shared_scores = q.flatten(0, 1).transpose(0, 1) @ shared_k.mT  # (H, B T, R)
         weights = F.dropout(th.cat((own_scores.flatten(1, 2), shared_scores), dim=-1).softmax(dim=-1), dropout)
@@ -172,4 +175,4 @@ class CrossAttention(nn.Module):
         :param bias: Added to the scaled scores, (B, H, S).
         :return: (B, D).
         """
-        return self.out(attend_once(self.query(x), keys, values, bias, self.dropout if self.training else 0.0))
+        return self.out(attend_once(self.query(x), keys, values, bias, self.scale, self.dropout if self.training else 0.0))
