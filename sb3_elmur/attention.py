@@ -123,7 +123,8 @@ class SelfAttention(nn.Module):
         :return: (B, D).
         """
         bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))
-        return self.out(attend_once(q, *keys_values.chunk(2, dim=3), bias, self.scale, self.dropout if self.training else 0.0))
+        keys, values = keys_values.chunk(2, dim=3)
+        return self.out(attend_once(q, keys, values, bias, self.scale, self.dropout if self.training else 0.0))
 
 
 class CrossAttention(nn.Module):
