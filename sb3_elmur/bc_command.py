@@ -111,7 +111,7 @@ def make_parser(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
     hyper_parameters.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, default=None,
         help="normalise observations by the mean and variance of the data (default: False); a YAML file may hold arguments of "
-        "VecNormalize instead of `true`",
+        "VecNormalize instead of true",
     )  # fmt: skip
     for field in fields(BCConfig):
         text = " ".join(documentation[field.name].split()).rstrip(".").replace("%", "%%") + f" (default: {field.default})"
