@@ -44,7 +44,7 @@ def import_popgym() -> ModuleType:
     try:
         import_module("mazelib")
         return import_module("popgym.envs")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[popgym]"`.') from error
 
 
@@ -170,8 +170,11 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         :raises ValueError: if ``action`` is not in the action space
         """
         self._require_running()
+        given = action
+        if isinstance(self.action_space, spaces.Box):
+            action = np.asarray(action, dtype=self.action_space.dtype)
         if not self.action_space.contains(action):
-            raise ValueError(f"`action` must be in {self.action_space}. Received {action!r}.")
+            raise ValueError(f"`action` must be in {self.action_space}. Received {given!r}.")
         action = np.array(action, dtype=self.action_space.dtype)[()]
         observation, reward, terminated, truncated, _ = self.base.step(action)
         self._running = not (terminated or truncated)
@@ -199,7 +202,9 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         :raises NotImplementedError: if there is no picture to return
         """
         if self.render_mode is None:
-            gymnasium.logger.warn("`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., 'human').")
+            gymnasium.logger.warn(
+                "`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., render_mode='human')."
+            )
             return None
         if self.base.metadata["render_modes"]:
             return self.base.render()

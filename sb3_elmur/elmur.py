@@ -221,10 +221,12 @@ class Elmur(MemoryCore):
         step = th.arange(config.segment_length)
         distance = step[:, None] - step
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
+        # Not bound to this instance, so that a copy runs its own weights.
+        self._run_track, self._run_step = Elmur._token_track, Elmur._token_step
         if config.compile:
-            self._token_track = th.compile(self._token_track, dynamic=True)  # type: ignore[method-assign]
+            self._run_track = th.compile(Elmur._token_track, dynamic=True)
             # A step is so short that the launches in Python would take half of its time.
-            self._token_step = th.compile(self._token_step, options={"cpp_wrapper": True})  # type: ignore[method-assign]
+            self._run_step = th.compile(Elmur._token_step, options={"cpp_wrapper": True})
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
@@ -236,7 +238,7 @@ class Elmur(MemoryCore):
         """
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
-        tracks = self._token_track(x, start, self._n_own(memory), load, real)
+        tracks = self._run_track(self, x, start, self._n_own(memory), load, real)
         full = (lengths == self.segment_length).nonzero().squeeze(1)
         after = start
         if write and self.config.memory_size and len(full):
@@ -249,7 +251,7 @@ class Elmur(MemoryCore):
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
-        tracks = self._token_track(x, start, self._n_own(memory))
+        tracks = self._run_track(self, x, start, self._n_own(memory))
         caches, constants = [], []
         for n, (layer, (keys_values, _)) in enumerate(zip(self.layers, tracks, strict=True)):
             caches.append(LayerCache(F.pad(keys_values.transpose(1, 2), rest), *layer.project_heads(memory.slots[:, n])))
@@ -265,7 +267,7 @@ class Elmur(MemoryCore):
         """See :meth:`MemoryCore.step`."""
         state = self._begin_episodes(state, episode_starts, inplace)
         full = ((state.memory.position + 1) % self.segment_length == 0).nonzero().squeeze(1)
-        x, state = self._token_step(x, state, inplace)
+        x, state = self._run_step(self, x, state, inplace)
         if self.config.memory_size and len(full):
             state = self._write_step(state, full, inplace)
         return x, state._replace(memory=state.memory._replace(position=state.memory.position + 1))
@@ -385,7 +387,7 @@ class Elmur(MemoryCore):
     def _n_own(self, memory: Memory) -> int:
         """The number of slots after which all rows hold the initial slots, if these are many enough to gain from it."""
         n_slots = self.config.memory_size
-        if n_slots < _MANY_SLOTS:
+        if n_slots < _MANY_SLOTS or self.config.compile:  # which would compile anew for each number
             return n_slots
         written = (memory.anchors != EMPTY).any(dim=0).nonzero()
         n_own = int(written.max()) + 1 if len(written) else 0

@@ -295,7 +295,7 @@ def evaluate(options: argparse.Namespace) -> Record:
         "seed": options.seed,
     }
     policy = load_policy(options.model, options.device)
-    statistics = find_normalization(options.model, options.env)
+    statistics = find_normalization(options.model)
     if statistics is not None:
         settings["vecnormalize_sha256"] = hashlib.sha256(statistics.read_bytes()).hexdigest()
     record = Record(options.output, json.loads(json.dumps(settings)))

@@ -39,7 +39,7 @@ def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNorm
     :param kwargs: Of ``VecNormalize``, such as ``norm_obs_keys`` and ``clip_obs``.
     :raises ValueError: If observations are neither a Box nor a Dict with the keys to normalise.
     """
-    normalized = VecNormalize(env, training=False, norm_reward=False, **kwargs)
+    normalized = VecNormalize(env, **kwargs | {"training": False, "norm_obs": True, "norm_reward": False})
     for index in range(len(episodes)):
         observations = episodes[index].observations
         if isinstance(normalized.obs_rms, dict):
@@ -50,12 +50,19 @@ def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNorm
     return normalized
 
 
-def find_normalization(model: Path, env_id: str) -> Path | None:
+def find_normalization(model: Path) -> Path | None:
     """
-    Where the statistics of a saved model lie, if it has any: in the folder of its own name, or of the environment's.
+    Where the statistics of a saved model lie, if it has any: in the folder of its own name, or in the only one beside it.
 
     :param model: The zip file, in a run folder such as those of rl_zoo3.
-    :param env_id: Of the environment.
+    :raises ValueError: If there are several that could be meant.
     """
-    folders = (model.with_suffix(""), model.parent / env_id.replace("/", "-"))
-    return next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
+    own = model.with_suffix("") / FILE
+    if own.is_file():
+        return own
+    beside = sorted(model.parent.glob(f"*/{FILE}"))
+    if len(beside) > 1:
+        raise ValueError(
+            f"The statistics of {model} must lie in {own}, or beside it alone. Found {', '.join(map(str, beside))}."
+        )
+    return beside[0] if beside else None

@@ -305,7 +305,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         with atomic_path(path) as temporary:
             temporary.write_text(_to_json(settings))
         return
-    noted = json.loads(path.read_text())
+    noted = {"noise": 0.0} | json.loads(path.read_text())
     for name, value in settings.items():
         if name != "versions" and noted.get(name) != value:
             raise ValueError(

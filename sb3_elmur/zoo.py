@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import yaml
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
 from sb3_elmur.ppo import RecurrentPPO
@@ -56,8 +57,18 @@ def enjoy(arguments: Sequence[str]) -> None:
     """
     register()
     env_id = _given(arguments).env
-    hidden = env_id in gymnasium.registry and "human" not in gymnasium.make(env_id).metadata.get("render_modes", ())
+    hidden = env_id in gymnasium.registry and "human" not in _render_modes(env_id)
     _hand_over("enjoy", ["-f", LOG_FOLDER, *["--no-render"] * hidden, *arguments])
+
+
+def _render_modes(env_id: str) -> Sequence[str]:
+    """What an environment can render; it is only built where its class is not known."""
+    entry_point = gymnasium.spec(env_id).entry_point
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if not hasattr(creator, "metadata"):
+        creator = gymnasium.make(env_id)
+        creator.close()
+    return creator.metadata.get("render_modes", ())
 
 
 def record_video(arguments: Sequence[str]) -> None:

@@ -304,7 +304,8 @@ def test_a_failing_cell_is_reported_with_its_last_lines_and_does_not_stop_the_ot
     assert "random: done" in output.out
     assert "oracle: failed with exit status 1" in output.err
     assert "    no luck" in output.err
-    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["oracle.log"]
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.name.startswith("oracle.")
 
 
 def test_the_selection_of_a_cell_selects_it_alone(tmp_path: Path) -> None:
@@ -453,11 +454,11 @@ def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -
     assert page == (tmp_path / "docs" / "results" / "made.md").read_text()
     assert "9 of 10 results are there" in page
     assert "Not like for like." in page
-    assert "| TMazePassive30-v0 | **0.80 ± 0.05** | 0.55 ± 0.05 | 1.00 |" in page
-    assert "| TMazeEndless3x30-v0 | **0.80 ± 0.05** | 0.50 (1) | 1.00 |" in page
+    assert "| TMazePassive30-v0 | **0.80 ± 0.07** | 0.55 ± 0.07 | 1.00 |" in page
+    assert "| TMazeEndless3x30-v0 | **0.80 ± 0.07** | 0.50 (1) | 1.00 |" in page
     assert "| **sum of 2** | **1.60** | **1.05** | **2.00** |" in page
     assert "| **long** |" in page
-    assert "| TMazePassive30-v0 | TMazePassive100-v0 | 0.80 ± 0.05 | 0.55 ± 0.05 | 1.00 |" in page
+    assert "| TMazePassive30-v0 | TMazePassive100-v0 | 0.80 ± 0.07 | 0.55 ± 0.07 | 1.00 |" in page
     assert "of 2 seeds in 1 environments" in page
     assert "an abacus" in page
     for name in ("aggregate", "bars", "curves"):

@@ -1,5 +1,6 @@
 """The transformer: exact cases, equality with the slow implementation, and the invariants of its three ways to run."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -408,3 +409,10 @@ def test_runs_under_bf16_autocast(how) -> None:
     with th.autocast("cpu", dtype=th.bfloat16):
         y = how(elmur, x, starts)[0]
     th.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.1)
+
+
+def test_a_copy_of_a_compiled_stack_runs_its_own_weights() -> None:
+    elmur = Elmur(ElmurConfig(d_model=8, n_heads=2, compile=True))
+    for run in (elmur._run_track, elmur._run_step):
+        assert getattr(run, "__self__", None) is not elmur
+    assert not any(getattr(value, "__self__", None) is elmur for value in vars(copy.deepcopy(elmur)).values())

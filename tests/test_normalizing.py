@@ -72,7 +72,12 @@ def test_keys_that_are_not_named_stay_as_they_are(tmp_path: Path) -> None:
 def test_the_command_saves_statistics_where_the_zoo_looks_for_them(data: Path) -> None:
     model = clone(data)
     path = model.with_suffix("") / "vecnormalize.pkl"
-    assert find_normalization(model, ENV) == find_normalization(model.with_name("best_model.zip"), ENV) == path
+    assert find_normalization(model) == find_normalization(model.with_name("best_model.zip")) == path
+    (path.parent.parent / "other").mkdir()
+    (path.parent.parent / "other" / path.name).touch()
+    assert find_normalization(model) == path
+    with pytest.raises(ValueError, match="must lie in"):
+        find_normalization(model.with_name("best_model.zip"))
     env = VecNormalize.load(str(path), make_vec_env(ENV, 2))
     assert env.clip_obs == 2.0
     assert not env.training
@@ -82,7 +87,7 @@ def test_the_command_saves_statistics_where_the_zoo_looks_for_them(data: Path) -
 
 def test_the_command_line_switches_it_off(data: Path) -> None:
     model = clone(data, "--no-normalize")
-    assert find_normalization(model, ENV) is None
+    assert find_normalization(model) is None
 
 
 def test_evaluation_shows_the_model_what_it_was_trained_on(data: Path) -> None:

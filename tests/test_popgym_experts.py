@@ -87,8 +87,7 @@ def test_an_unknown_task_is_refused() -> None:
 def test_actions_are_valid_and_asking_again_changes_nothing(task: str) -> None:
     env, expert = make_env(task), make_expert(task)
     for step in play(env, expert, seed=3, n_random=20, max_steps=120)[0]:
-        answer = np.asarray(step.answer, dtype=env.action_space.dtype)
-        assert env.action_space.contains(answer if answer.ndim else answer[()])
+        assert env.action_space.contains(step.answer)
     np.testing.assert_array_equal(expert.act(), expert.act())
 
 
@@ -98,9 +97,10 @@ def test_answers_follow_from_what_the_episode_showed(task: str) -> None:
     play(env, expert, seed=0, max_steps=60)
     recorded = play(env, expert, seed=1, n_random=10, max_steps=60)[0]
     fresh = make_expert(task)
-    for step in recorded:
+    for i, step in enumerate(recorded):
         fresh.observe(step.observation, step.action)
-        np.testing.assert_array_equal(fresh.act(), step.answer)
+        for _ in range(i % 3):  # however often it is asked
+            np.testing.assert_array_equal(fresh.act(), step.answer)
 
 
 @pytest.mark.parametrize("task", [family + level for family in EXACT_FAMILIES for level in LEVELS])

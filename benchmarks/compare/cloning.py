@@ -109,7 +109,7 @@ def epochs_within(budget: Budget, make_trainer: Callable[[int], BC]) -> int:
         trainer.batches_done = 0
         trainer.train_batch()
     seconds_per_step = (time.process_time() - start) / (trainer.steps - begin)
-    return max(1, int(budget.cpu_seconds / (seconds_per_step * trainer.episodes.lengths.sum())))
+    return max(1, round(budget.cpu_seconds / (seconds_per_step * trainer.episodes.lengths.sum())))
 
 
 def updates_per_epoch(trainer: BC) -> float:

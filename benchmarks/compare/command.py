@@ -44,11 +44,13 @@ def main(script: str, description: str | None, arguments: Sequence[str] | None =
     )  # fmt: skip
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the selected cell, in this process
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"argument --workers: must be at least 1. Received {options.workers}.")
     try:
         matrix = read_matrix(options.matrix)
         chosen = select(matrix, options.only_envs, options.only_agents, options.seeds)
         cells = make_cells(chosen, options.results)
-        for cell in cells:
+        for cell in make_cells(matrix, options.results):  # the report shows all of them
             cell.read()
     except (ValueError, OSError, ImportError, gymnasium.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -63,6 +63,8 @@ class Demonstrations:
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ValueError(f"`episodes` must be at least 1. Received {self.episodes}.")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"`noise` must lie between 0 and 1. Received {self.noise:g}.")
 
 
 @dataclass(frozen=True)

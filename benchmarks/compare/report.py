@@ -63,7 +63,7 @@ def _budget(matrix: Matrix) -> str:
 def _aggregates(results: Results, page: Path) -> list[str]:
     """Statistics over all environments that are complete, if there are any."""
     scores = results.scores()
-    if not scores:
+    if not scores or len(next(iter(scores.values()))) < 2:  # one seed leaves the bootstrap nothing to resample
         return []
     first, shape = next(iter(scores)), next(iter(scores.values())).shape
     middle, mean = statistics.interquartile_means(scores), statistics.means(scores)
@@ -106,7 +106,7 @@ def _entry(results: Results, env: Environment, agent: str, evaluated: str | None
     if not len(values):
         return ""
     learns = agent in results.learners
-    text = f"{_number(values.mean())} ± {_number(values.std())}" if len(values) > 1 else _number(values.mean())
+    text = f"{_number(values.mean())} ± {_number(values.std(ddof=1))}" if len(values) > 1 else _number(values.mean())
     missing = f" ({len(values)})" if learns and len(values) < len(results.matrix.seeds) else ""
     return (f"**{text}**" if learns and values.mean() == best else text) + missing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def _launch(cell: Cell, command: Sequence[str], logs: Path) -> bool:
     if other := holder(cell.lock):
         print(f"{cell.name}: left to {other} ({cell.lock})", flush=True)
         return True
-    log = logs / f"{cell.name}.log"
+    log = logs / f"{cell.name}.{platform.node()}.{os.getpid()}.log"  # other runners compete for the same cells
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as output:
         code = subprocess.run(

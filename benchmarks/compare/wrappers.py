@@ -16,15 +16,17 @@ class Wrappers:
 
     :param normalize: Whether to normalise observations and rewards, or the arguments of ``VecNormalize``.
     :param frame_stack: Number of latest observations that are shown.
+    :param gamma: Discount factor of the returns by whose spread rewards are divided.
     """
 
     normalize: bool | dict[str, Any]
     frame_stack: int = 1
+    gamma: float = 0.99
 
     @property
     def normalize_kwargs(self) -> dict[str, Any]:
         """Arguments of ``VecNormalize``."""
-        return self.normalize if isinstance(self.normalize, dict) else {}
+        return (self.normalize if isinstance(self.normalize, dict) else {}) | {"gamma": self.gamma}
 
     def __call__(self, env: VecEnv) -> VecEnv:
         """Wrap for training."""
@@ -36,7 +38,8 @@ class Wrappers:
             env = VecNormalize(env, **self.normalize_kwargs | {"training": False, "norm_reward": False})
             normalizer = trained_in.venv if isinstance(trained_in, VecFrameStack) else trained_in
             assert isinstance(normalizer, VecNormalize)
-            env.obs_rms = copy.deepcopy(normalizer.obs_rms)
+            if normalizer.norm_obs:
+                env.obs_rms = copy.deepcopy(normalizer.obs_rms)
         return self._stack(env)
 
     def _stack(self, env: VecEnv) -> VecEnv:
