@@ -46,6 +46,10 @@ class CheckedExperimentManager(ExperimentManager):
             if pruned.__cause__ is None or _diverged(pruned.__cause__):
                 raise
             raise pruned.__cause__ from None
+        except RuntimeError as error:  # of a sampler, where distributions do not validate, as after `torch.compile`
+            if not _diverged(error):
+                raise
+            raise optuna.TrialPruned() from error
 
 
 def _diverged(error: BaseException) -> bool:
