@@ -197,7 +197,9 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
             if not isinstance(settings[name], dict):
                 raise ValueError(f"`{name}` must map arguments to values. Received {settings[name]!r}.")
             settings[name] = settings[name] | dict(given or ())
-        elif given is not None and not (given is True and isinstance(settings.get(name), dict)):  # --normalize keeps its arguments
+        elif given is True and isinstance(settings.get(name), dict):
+            continue  # `--normalize` keeps the arguments of the file
+        elif given is not None:
             settings[name] = given
     check_count("n_eval_envs", settings["n_eval_envs"], 1)
     if not isinstance(settings["normalize"], bool | dict):
