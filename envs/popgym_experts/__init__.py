@@ -8,6 +8,7 @@ action counts, 0.
 from collections.abc import Callable
 from functools import partial
 
+from ..popgym import LEVELS
 from .bandit import MultiarmedBandit
 from .base import Expert
 from .battleship import Battleship
@@ -19,8 +20,6 @@ from .pendulum import NoisyPositionOnlyPendulum, PositionOnlyPendulum
 from .repeat import Autoencode, RepeatFirst, RepeatPrevious
 
 __all__ = ["TASKS", "Expert", "make_expert"]
-
-LEVELS = ("Easy", "Medium", "Hard")
 
 FAMILIES: dict[str, tuple[Callable[[], Expert], ...]] = {
     "Autoencode": (Autoencode,) * 3,
