@@ -112,4 +112,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in get_args(hint))
     if hint in (int, float):
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, get_origin(hint) or hint)
+    kind = get_origin(hint) or hint
+    return not isinstance(kind, type) or isinstance(
+        value, kind
+    )  # what is no class, such as Literal, is left to the constructor

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import pytest
@@ -254,6 +254,19 @@ def test_a_policy_may_hand_arguments_on_to_its_base_class() -> None:
         check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": "1"})
     with pytest.raises(ValueError, match=r"Unknown argument of Handing in `policy_kwargs`: 'd_modle'.*d_model.*extra"):
         check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"d_modle": 8})
+
+
+class Choosing(sb3_elmur.ElmurPolicy):
+    """A policy whose argument's annotation is no class."""
+
+    def __init__(self, *arguments: Any, mode: Literal["a", "b"] = "a", **more: Any) -> None:
+        super().__init__(*arguments, **more)
+
+
+def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
+    check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"mode": "b"})
+    with pytest.raises(ValueError, match="`d_model` must be int"):
+        check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"d_model": "b"})
 
 
 def test_misspelt_settings_leave_no_run_folder(command: Command) -> None:
