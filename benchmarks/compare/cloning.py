@@ -66,6 +66,7 @@ class Cloning:
         start = time.process_time()
         trainer.train()
         seconds = round(time.process_time() - start, 1)
+        trainer.policy.cpu()  # single steps are too little work for a GPU
         env.close()
 
         def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
