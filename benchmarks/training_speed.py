@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training_speed.py
 
-writes ``benchmarks/results/training_speed.json``. skrl's PPO_RNN takes part if it is installed (``pip install skrl==2.1.1``). One measurement is one rollout and its update;
-contestants take turns, so that they share whatever else the machine does. The warm-up rollout has one epoch.
+writes ``benchmarks/results/training_speed.json``. skrl's PPO_RNN takes part if it is installed (``pip install skrl==2.1.1``).
+One measurement is one rollout and its update; contestants take turns, so that they share whatever else the machine does. The
+warm-up rollout has one epoch.
 
 The learning rate is so small that policies stay as they were initialised: the work is that of training, and every
 contestant meets episodes of the same length however many rollouts it has done.

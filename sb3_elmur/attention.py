@@ -79,9 +79,9 @@ class SelfAttention(nn.Module):
 
         :param sinusoids: Of the distances 0 ... L-1, (L, D).
         :param biases: u and w, each (H, D / H).
-        :return: Weight (3 D + H P, D) and bias for: the query with u added, every head's key and value, and every head's scores
-            of all distances, scaled, and of -inf for tokens that do not exist; P is L + 1, rounded up to what fused kernels of
-            GPUs ask of strides.
+        :return: Weight (3 D + H P, D) and bias for: the query with u added, every head's key and value, and every head's
+            scores of all distances, scaled, and of -inf for tokens that do not exist; P is L + 1, rounded up to what fused
+            kernels of GPUs ask of strides.
         """
         content_bias, distance_bias = biases
         query, key_value = self.qkv.weight.split((content_bias.numel(), 2 * content_bias.numel()))
