@@ -157,7 +157,8 @@ class Contestants:
         ours_grad, theirs_grad = (th.autograd.grad(sum(pair), tokens) for pair in zip(*losses, strict=True))
         th.testing.assert_close(theirs_grad, ours_grad, rtol=1e-3, atol=1e-5)
 
-        ours_step, theirs_step = self.steppers(2)[OURS], self.steppers(2)[YARDSTICK]
+        steppers = self.steppers(2, compiled=False)
+        ours_step, theirs_step = steppers[OURS], steppers[YARDSTICK]
         self.eval()
         with th.no_grad():
             for x in self.tokens(SEGMENTS * 2, 2):
@@ -208,7 +209,7 @@ class Contestants:
 
         return {OURS: ours, YARDSTICK: yardstick, PLAIN: plain}
 
-    def steppers(self, batch: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    def steppers(self, batch: int, compiled: bool) -> dict[str, Callable[[Tensor], Tensor]]:
         """Functions that map the next tokens (B, D) to outputs (B, D), from an episode's start."""
         length = self.config.segment_length
         never = th.zeros(batch, dtype=th.bool, device=self.device)
@@ -236,7 +237,8 @@ class Contestants:
             window = th.cat((window[:, : window.shape[1] % length], x[:, None]), dim=1)
             return self.plain(window)[:, -1]
 
-        return {OURS: own(self.ours), YARDSTICK: yardstick, PLAIN: plain, COMPILED: own(self.compiled)}
+        steppers = {OURS: own(self.ours), YARDSTICK: yardstick, PLAIN: plain}
+        return steppers | {COMPILED: own(self.compiled)} if compiled else steppers
 
     def apart_stepper(self, batch: int) -> Callable[[Tensor], Tensor]:
         """Ours with rows at all phases of their segments, as environments are; so some rows write at every step."""
@@ -390,7 +392,7 @@ def measure_training(networks: Contestants, batch: int, repeats: int) -> dict[st
 def measure_stepping(networks: Contestants, batch: int, repeats: int, compiled: bool) -> dict[str, Any]:
     """Environment steps per second of single steps, over whole segments, for one batch size."""
     networks.eval()
-    steppers = networks.steppers(batch)
+    steppers = networks.steppers(batch, compiled)
     n_segments = max(3, math.ceil(60 / networks.config.segment_length))
     tokens = [x for segment in networks.tokens(n_segments, batch) for x in segment.unbind(1)]
 
@@ -408,8 +410,6 @@ def measure_stepping(networks: Contestants, batch: int, repeats: int, compiled: 
         start = time.perf_counter()
         steppers[COMPILED](tokens[0])
         report["compilation, s"] = round(time.perf_counter() - start, 1)
-    else:
-        del steppers[COMPILED]
     if batch > 1:
         steppers[APART] = networks.apart_stepper(batch)
     speeds = race({name: partial(run, step) for name, step in steppers.items()}, count, repeats, networks.device)

@@ -22,6 +22,13 @@ from sb3_elmur.recording import record
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="there is no CUDA device")
 
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recurrent cells of cuDNN compute in TF32 unless told otherwise."""
+    monkeypatch.setattr(th.backends.cudnn, "allow_tf32", False)
+
+
 CONFIGS: list[dict[str, Any]] = [
     {},
     {"blend": "gated"},
