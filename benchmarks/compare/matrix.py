@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import yaml
 
-from compare.typed import build, check_keys, check_type
+from sb3_elmur.typed import build, check_known, check_type
 
 KINDS = ("online", "bc")
 ENV_KEYS = ("evaluate", "score", "demonstrations")  # beside settings
@@ -265,12 +265,12 @@ def select(
     :raises ValueError: If the matrix lacks one of them.
     """
     if envs is not None:
-        check_keys("`--only-envs`", envs, [env.env_id for env in matrix.envs])
+        check_known("environment in `--only-envs`", envs, [env.env_id for env in matrix.envs])
         matrix = replace(matrix, envs=tuple(env for env in matrix.envs if env.env_id in envs))
     if agents is not None:
-        check_keys("`--only-agents`", agents, [agent.name for agent in matrix.agents])
+        check_known("agent in `--only-agents`", agents, [agent.name for agent in matrix.agents])
         matrix = replace(matrix, agents=tuple(agent for agent in matrix.agents if agent.name in agents))
     if seeds is not None:
-        check_keys("`--seeds`", seeds, matrix.seeds)
+        check_known("seed in `--seeds`", seeds, matrix.seeds)
         matrix = replace(matrix, seeds=tuple(seeds))
     return matrix

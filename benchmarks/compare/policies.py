@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.policies import ElmurPolicy
-
-GIVEN_BY_ALGORITHM = ("self", "observation_space", "action_space", "lr_schedule", "use_sde", "unknown", "return")
+from sb3_elmur.typed import argument_types
+from sb3_elmur.zoo_checks import SET_BY_ALGORITHM
 
 
 def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]:
@@ -32,8 +32,7 @@ def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]
 
 def policy_hints(policy: type[BasePolicy]) -> dict[str, Any]:
     """Annotations of the ``policy_kwargs`` of a policy class."""
-    hints = get_type_hints(policy.__init__)
-    return {name: hint for name, hint in hints.items() if name not in GIVEN_BY_ALGORITHM}
+    return argument_types(policy, SET_BY_ALGORITHM)
 
 
 def check_policy_kwargs(policy: type[BasePolicy], policy_kwargs: Mapping[str, Any]) -> None:

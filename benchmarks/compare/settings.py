@@ -14,7 +14,7 @@ from compare.algorithm import Algorithm
 from compare.algorithms import ALGORITHMS
 from compare.matrix import Agent, Environment, Matrix
 from compare.online import SCHEDULES
-from compare.typed import check_keys, check_type
+from sb3_elmur.typed import check_known, check_type
 
 EVALUATED = ("policy_kwargs", "normalize")  # strings are Python, as rl_zoo3 has it
 
@@ -44,14 +44,14 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
     algorithm = find_algorithm(matrix, agent)
     where = f"Agent {agent.name!r} in {env.env_id}"
     if algorithm.settings_file is None:
-        check_keys(f"Agent {agent.name!r}", agent.settings, [])
+        check_known(f"key of agent {agent.name!r}", agent.settings, [])
         return {}
     hints = algorithm.hints()
     shared = _merge([_settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings])
     own = _merge([agent.settings])
     known = dict.fromkeys(name for other in ALGORITHMS[matrix.kind].values() for name in other.hints())
-    check_keys(f"Settings of {env.env_id}", shared, known)
-    check_keys(f"Agent {agent.name!r}", own, hints)
+    check_known(f"key in the settings of {env.env_id}", shared, known)
+    check_known(f"key of agent {agent.name!r}", own, hints)
     shared = {name: value for name, value in shared.items() if name in hints}
     shared.update(algorithm.defaults)
     settings = _merge([shared, own])
@@ -59,7 +59,7 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
         if not (name in SCHEDULES and isinstance(value, str)):
             check_type(f"`{name}` of {where}", value, hints[name])
     policy_hints = algorithm.policy_hints(settings)
-    check_keys(f"`policy_kwargs` of agent {agent.name!r}", own.get("policy_kwargs", {}), policy_hints)
+    check_known(f"key in `policy_kwargs` of agent {agent.name!r}", own.get("policy_kwargs", {}), policy_hints)
     taken = {name: value for name, value in settings.get("policy_kwargs", {}).items() if name in policy_hints}
     for name, value in taken.items():
         check_type(f"`{name}` of {where}", value, policy_hints[name])
