@@ -79,6 +79,17 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
         ({"envs": [{"TMazePassive30-v0": {"score": {"lower": 1}}}]}, "'lower'. Known are measure, low, high"),
         ({"score": {"measure": "style"}}, "`measure` must be return or success"),
         ({"score": {"low": 2.0}}, "`high` must be above `low`"),
+        (
+            {"score": {"measure": "success"}, "envs": ["CartPole-v1"]},
+            "`measure` must be return where CartPole-v1 is evaluated, for it reports no success",
+        ),
+        (
+            {
+                "score": {"measure": "success"},
+                "envs": [{"TMazePassive30-v0": {"evaluate": ["TMazePassive30-v0", "CartPole-v1"]}}],
+            },
+            "where CartPole-v1 is evaluated",
+        ),
         ({"agents": {"a/b": {}}}, "Names of `agents` must be of letters"),
         ({"agents": {"a": {"algo": 1}}}, "`algo` of agent 'a' must be"),
     ],
@@ -103,6 +114,18 @@ def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any
         ({"agents": {"a": {"algo": "oracle", "gamma": 1.0}}}, "Unknown key of agent 'a': 'gamma'. Known are none"),
         ({"agents": {"a": {"policy": "GuessPolicy"}}}, "`policy` must be one of MlpLstmPolicy, .*ElmurPolicy"),
         ({"agents": {"a": {"policy_kwargs": {"cores": "gru"}}}}, "Unknown key in `policy_kwargs` of agent 'a': 'cores'"),
+        (
+            {"settings": {"policy_kwargs": {"d_modle": 8}}},
+            "Unknown key in `policy_kwargs` of TMazePassive30-v0: 'd_modle'. Known are .*d_model",
+        ),
+        (
+            {"envs": [{"TMazePassive30-v0": {"policy_kwargs": {"lstm_hiden_size": 8}}}], "agents": {"a": {"algo": "ppo"}}},
+            "`policy_kwargs` of TMazePassive30-v0: 'lstm_hiden_size'. Known are .*lstm_hidden_size",
+        ),
+        (
+            {"settings": {"policy_kwargs": 3}},
+            r"`policy_kwargs` of TMazePassive30-v0 must be dict\[str, Any\] \| None. Received 3",
+        ),
         ({"agents": {"a": {"policy_kwargs": {"d_model": 1.5}}}}, "`d_model` of Agent 'a' in .* must be int. Received 1.5"),
         ({"agents": {"a": {"policy_kwargs": {"core": "rnn"}}}}, "`core` must be"),
     ],
@@ -137,6 +160,17 @@ def test_an_agent_without_memory_takes_the_common_settings_that_it_knows(tmp_pat
     found = resolve(matrix, matrix.envs[0], matrix.agents[0])
     assert (found["policy"], found["policy_kwargs"], found["n_steps"], found["frame_stack"]) == ("MlpPolicy", {}, 7, 3)
     assert "bptt_segments" not in found
+
+
+def test_common_policy_arguments_may_be_those_of_any_algorithm_whoever_is_selected(tmp_path: Path) -> None:
+    common = {"policy_kwargs": {"lstm_hidden_size": 4, "d_model": 8}}
+    agents = {"elmur": {}, "lstm": {"algo": "ppo_lstm"}, "none": {"algo": "ppo"}}
+    matrix = read_matrix(write(tmp_path, settings=common, agents=agents))
+    taken = {}
+    for name in agents:
+        (cell, _) = make_cells(select(matrix, agents=[name]), tmp_path)
+        taken[name] = {key: value for key, value in cell.settings["policy_kwargs"].items() if key in common["policy_kwargs"]}
+    assert taken == {"elmur": {"d_model": 8}, "lstm": {"lstm_hidden_size": 4}, "none": {}}
 
 
 @pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)

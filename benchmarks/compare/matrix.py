@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import yaml
 
+from compare.success import may_report_success
 from sb3_elmur.typed import build, check_known, check_type
 
 KINDS = ("online", "bc")
@@ -173,7 +174,8 @@ def read_matrix(path: Path) -> Matrix:
     Read a matrix file, and import the packages that register its environments.
 
     :param path: The YAML file.
-    :raises ValueError: If it is not YAML, a key is unknown or missing, a value of the wrong type, or an id not registered.
+    :raises ValueError: If it is not YAML, a key is unknown or missing, a value of the wrong type, an id not registered, or
+        success to be measured in an environment that does not report it.
     """
     try:
         given = yaml.safe_load(path.read_text())
@@ -205,6 +207,11 @@ def read_matrix(path: Path) -> Matrix:
             f"`envs` of {path.name} must be registered ids. Unknown are {', '.join(sorted(unknown))}. Install what provides "
             "them, and name its package in `packages`."
         )
+    for env_id in dict.fromkeys(env_id for env in envs if env.score.measure == "success" for env_id in env.evaluate):
+        if not may_report_success(env_id):
+            raise ValueError(
+                f"`measure` must be return where {env_id} is evaluated, for it reports no success. Received success."
+            )
     budget = None if file.budget is None else build(Budget, "`budget`", file.budget)
     return Matrix(
         name=path.stem,
