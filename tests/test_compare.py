@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from compare.online import schedule
 from compare.report import write_report
 from compare.runner import run_cells, selection
 from compare.settings import resolve
+from gymnasium.envs.registration import EnvSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rliable import metrics
@@ -358,6 +360,26 @@ def test_demonstrations_are_recorded_once(tmp_path: Path) -> None:
     assert record_once("TMazePassive10-v0", wanted, tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     assert record_once("TMazePassive10-v0", Demonstrations(2), tmp_path) != folder
+
+
+def test_demonstrations_of_another_version_of_the_expert_are_recorded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "made_maze"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "maze.py").write_text("from sb3_elmur.envs import TMazeEnv\ndef make(**kwargs): return TMazeEnv(**kwargs)\n")
+    (package / "expert.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(gymnasium.registry, "Made-v0", EnvSpec("Made-v0", "made_maze.maze:make"))
+    wanted = Demonstrations(1)
+    first = record_once("Made-v0", wanted, tmp_path)
+    assert record_once("Made-v0", wanted, tmp_path) == first
+    (package / "expert.py").write_text("BETTER = True")
+    second = record_once("Made-v0", wanted, tmp_path)
+    assert second != first
+    monkeypatch.setattr(cells, "version", lambda name: "1000")
+    assert record_once("Made-v0", wanted, tmp_path) not in (first, second)
 
 
 TINY: dict[str, dict[str, Any]] = {
