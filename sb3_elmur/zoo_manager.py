@@ -5,26 +5,42 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
 from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_elmur.zoo_checks import check_policy_arguments, check_settings
+from sb3_elmur.zoo_checks import SettingsError, check_env_arguments, check_policy_arguments, check_settings, refuses
+
+CHECKING = ("sb3_elmur", "rl_zoo3", "sb3_contrib", "stable_baselines3")  # packages that say what is wrong with settings
 
 
 class CheckedExperimentManager(ExperimentManager):
     """
-    Experiment manager that checks the settings of recurrent PPO before it builds anything.
+    Experiment manager that checks the settings of recurrent PPO before it builds anything. What is refused before training is
+    a :class:`sb3_elmur.zoo_checks.SettingsError`.
 
     In a search it prunes trials whose weights diverge, as the zoo does, but not those that fail for another reason.
     ``--trial-id 0`` is a trial like any other.
     """
 
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        try:
+            return super().setup_experiment()
+        except (ValueError, AssertionError) as error:
+            if not refuses(error, CHECKING):
+                raise
+            raise SettingsError(str(error)) from error
+
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial
             self.custom_hyperparams = self.load_trial(self.storage, self.study_name, 0) | (self.custom_hyperparams or {})
-        hyperparams, saved = super().read_hyperparameters()
+        try:
+            hyperparams, saved = super().read_hyperparameters()
+        except (OSError, yaml.YAMLError) as error:
+            raise SettingsError(f"{self.config} cannot be read: {error}") from error
         algorithm = ALGOS[self.algo]
         if issubclass(algorithm, RecurrentPPO):
             check_settings(algorithm, hyperparams)
@@ -37,6 +53,8 @@ class CheckedExperimentManager(ExperimentManager):
         algorithm = ALGOS[self.algo]
         if issubclass(algorithm, RecurrentPPO):
             check_policy_arguments(algorithm, processed[0]["policy"], processed[0].get("policy_kwargs") or {})
+        for arguments in (self.env_kwargs, self.eval_env_kwargs):
+            check_env_arguments(self.env_name.gym_id, arguments)
         return processed
 
     def objective(self, trial: optuna.Trial) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import pytest
 import torch as th
 import yaml
@@ -21,7 +22,7 @@ import sb3_elmur
 from sb3_elmur.cli import main
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.zoo import ALGORITHM, register
-from sb3_elmur.zoo_checks import check_policy_arguments
+from sb3_elmur.zoo_checks import check_policy_arguments, refuses
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
@@ -269,10 +270,63 @@ def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
         check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"d_model": "b"})
 
 
-def test_misspelt_settings_leave_no_run_folder(command: Command) -> None:
-    with pytest.raises(ValueError, match="Unknown hyper-parameter: 'gama'"):
-        command("train", *SHORT, "gama:0.9")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", *SHORT, "gama:0.9"], "Unknown hyper-parameter: 'gama'. Known are "),
+        (["train", *SHORT, "policy_kwargs:dict(d_model=30)"], "`d_model` must be divisible by `n_heads` (4). Received 30."),
+        (
+            ["train", *SHORT, "--env-kwargs", "lenght:3"],
+            f"Unknown argument of {MAZE} in `env_kwargs`: 'lenght'. Known are length,",
+        ),
+        (["train", *SHORT, "--conf-file", "absent.yml"], "absent.yml cannot be read: "),
+        (
+            ["train", "--env", "TMazePassiv10-v0"],
+            "TMazePassiv10-v0 not found in gym registry, you maybe meant TMazePassive10-v0?",
+        ),
+        (["tune", *SHORT, "n_steps:'8'"], "`n_steps` must be int. Received '8'."),
+        (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+        (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
+    arguments: list[str], message: str, command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command(*arguments)
+    assert f"sb3-elmur {arguments[0]}: error: {message}" in capfd.readouterr().err
     assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["bptt_segments:0"], "`bptt_segments` must be an integer"),
+        (["--env-kwargs", "reward:'much'"], "`reward` must be one of"),
+    ],
+)
+def test_what_is_refused_when_it_is_built_is_told_too(
+    settings: list[str], message: str, command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, *settings)
+    assert f"sb3-elmur train: error: {message}" in capfd.readouterr().err
+
+
+def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sb3_elmur.RecurrentPPO.policy_aliases, "ElmurPolicy", FaultyPolicy)
+    with pytest.raises(ValueError, match="a fault of the policy"):
+        command("train", *SHORT, "policy:'ElmurPolicy'", "--eval-freq", "-1")
+
+
+def test_what_a_package_refuses_differs_from_what_fails_in_it() -> None:
+    with pytest.raises(ValueError, match="must be an integer") as refused:
+        ElmurConfig(d_model=0)
+    with pytest.raises(ValueError, match="truth value") as failed:
+        ElmurConfig(core=np.zeros(2))  # type: ignore[arg-type]
+    assert refuses(refused.value, ["sb3_elmur"])
+    assert not refuses(refused.value, ["rl_zoo3"])
+    assert not refuses(failed.value, ["sb3_elmur"])
 
 
 def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
@@ -282,11 +336,12 @@ def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["rl_zoo3.exp_manager", "requests"])
 def test_without_the_extra_the_command_says_what_to_install(
-    module: str, command: Command, monkeypatch: pytest.MonkeyPatch
+    module: str, command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DependencyNotInstalled, match=r'pip install "sb3-elmur\[zoo\]"'):
+    with pytest.raises(SystemExit, match="2"):
         command("train", *SHORT)
+    assert 'is missing: run `pip install "sb3-elmur[zoo]"`.' in capfd.readouterr().err
 
 
 def test_an_agent_is_pushed_with_a_card_of_commands_that_know_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
