@@ -770,6 +770,12 @@ def curve(trainer: BC) -> list[float]:
     return losses
 
 
+def learn_online() -> th.Tensor:
+    """Parameters of a mixture of experts after an update from reward."""
+    model = make_model(sb3_elmur.RecurrentPPO, random_envs(2), policy_kwargs=MOE)
+    return th.nn.utils.parameters_to_vector(model.learn(32).policy.parameters()).detach()
+
+
 def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
     th.set_num_threads(1)
@@ -789,6 +795,8 @@ def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     results["resumed"] = {"parameters": parameters(trainer)}
     with pytest.raises(ValueError, match="of a run with seed=0"):
         make_bc(**TOGETHER["moe"], model={"seed": 1}).train(own_folder)
+    if rank == 0:
+        results["online"] = {"parameters": learn_online()}
     th.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -828,6 +836,10 @@ def test_two_processes_train_as_one(together: list[dict[str, Any]], name: str) -
 def test_two_processes_resume_from_the_first_ones_checkpoint(together: list[dict[str, Any]]) -> None:
     for results in together:
         assert th.equal(results["resumed"]["parameters"], results["moe"]["parameters"])
+
+
+def test_one_of_two_processes_trains_online_alone(together: list[dict[str, Any]]) -> None:
+    assert th.equal(together[0]["online"]["parameters"], learn_online())
 
 
 # Command line
