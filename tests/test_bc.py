@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.resources
 import multiprocessing
 import os
 import re
@@ -21,6 +22,7 @@ import sb3_contrib
 import torch as th
 import yaml
 from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
@@ -30,7 +32,7 @@ from torch import distributed as dist
 import sb3_elmur
 from helpers import ACTION_SPACES, VECTOR, make_model, random_envs
 from sb3_elmur.bc import BC, BEST_MODEL, CHECKPOINT
-from sb3_elmur.bc_command import main
+from sb3_elmur.bc_command import main, parse, read_settings
 from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.cloning_loss import SMALLEST_STD
 from sb3_elmur.datasets import Episode, Episodes
@@ -849,6 +851,20 @@ CONFIG: dict[str, Any] = {
     "policy_kwargs": {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 1, "dropout": 0.1},
     "n_epochs": 3, "batch_size": 4, "n_eval_episodes": 2, "eval_freq": 1, "save_freq": 2,
 }  # fmt: skip
+
+
+PACKAGED = yaml.safe_load(importlib.resources.files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())
+
+
+@pytest.mark.parametrize("env_id", PACKAGED)
+def test_every_key_of_the_settings_is_built(env_id: str) -> None:
+    given = read_settings(parse(["--env", env_id, "--data", ""])[0])
+    BCConfig(**{field.name: given[field.name] for field in fields(BCConfig) if field.name in given})
+    try:
+        model = sb3_elmur.RecurrentPPO(given["policy"], env_id, policy_kwargs=given["policy_kwargs"], device="cpu")
+    except DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    assert model.policy.config.segment_length == PACKAGED[env_id]["policy_kwargs"]["segment_length"]
 
 
 @pytest.fixture
