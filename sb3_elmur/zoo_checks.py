@@ -5,13 +5,14 @@ import linecache
 import traceback
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 from sb3_contrib import RecurrentPPO
 
-from sb3_elmur.config import ElmurConfig
+from sb3_elmur.config import ElmurConfig, check_count
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.typed import argument_types, as_number, check_known, check_type
 
@@ -58,7 +59,7 @@ def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> N
 
     :param algorithm: Class to be trained.
     :param settings: Values by name.
-    :raises ValueError: If a name is unknown or missing, or a value of the wrong type.
+    :raises ValueError: If a name is unknown or missing, a value of the wrong type, or a policy not there.
     """
     types = argument_types(algorithm, SET_BY_ZOO) | READ_BY_ZOO
     check_known("hyper-parameter", settings, sorted(types))
@@ -70,6 +71,9 @@ def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> N
             check_type(f"`{name}`", _initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
         else:
             check_type(f"`{name}`", value, types[name])
+    check_count("n_envs", settings.get("n_envs", 1), 1)
+    if "." in settings["policy"] and not _is_class(settings["policy"]):
+        raise ValueError(f"`policy` must be a name, or the dotted path of a class. Received {settings['policy']!r}.")
 
 
 def check_policy_arguments(algorithm: type[RecurrentPPO], policy: str | type, arguments: dict[str, Any]) -> None:
@@ -117,6 +121,17 @@ def check_env_arguments(env_id: str, arguments: Mapping[str, Any]) -> None:
         own = [name for name in parameters if name != "self"]
         known = [*own, *(name for name in inspect.signature(gymnasium.make).parameters if name not in ("id", "kwargs"))]
         check_known(f"argument of {env_id} in `env_kwargs`", arguments, known)
+
+
+def _is_class(path: str) -> bool:
+    """Whether a dotted path is that of a class."""
+    module, _, name = path.rpartition(".")
+    try:
+        return isinstance(getattr(import_module(module), name, None), type)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # the module is there, but not what it imports
+            raise
+        return False
 
 
 def _initial_value(schedule: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_elmur.typed import check_type
 from sb3_elmur.zoo_checks import SettingsError, check_env_arguments, check_policy_arguments, check_settings, refuses
 
 CHECKING = ("sb3_elmur", "rl_zoo3", "sb3_contrib", "stable_baselines3")  # packages that say what is wrong with settings
@@ -38,13 +40,28 @@ class CheckedExperimentManager(ExperimentManager):
         if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial
             self.custom_hyperparams = self.load_trial(self.storage, self.study_name, 0) | (self.custom_hyperparams or {})
         try:
+            self._check_file()
             hyperparams, saved = super().read_hyperparameters()
         except (OSError, yaml.YAMLError) as error:
-            raise SettingsError(f"{self.config} cannot be read: {error}") from error
+            raise SettingsError(f"{self.config} cannot be read: {' '.join(str(error).split())}") from error
         algorithm = ALGOS[self.algo]
         if issubclass(algorithm, RecurrentPPO):
             check_settings(algorithm, hyperparams)
         return hyperparams, saved
+
+    def _check_file(self) -> None:
+        """Check that a YAML file maps ids to settings."""
+        if self.config.endswith((".yml", ".yaml")):
+            by_environment = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
+            check_type(self.config, by_environment, dict[str, Any])
+            for env_id in by_environment.keys() & {self.env_name.gym_id, "default"}:
+                check_type(f"`{env_id}` of {self.config}", by_environment[env_id], dict[str, Any])
+
+    def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
+        try:
+            return super().load_trial(storage, study_name, trial_id, convert)
+        except (KeyError, IndexError) as error:  # no such study, trial or value of it
+            raise SettingsError(f"Study {study_name!r} of {storage} has no complete trial {trial_id}.") from error
 
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]

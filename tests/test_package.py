@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "typed": set(),
     "zoo_checks": {"config", "policies", "typed"},
     "zoo_search": set(),
-    "zoo_manager": {"zoo_checks"},
+    "zoo_manager": {"typed", "zoo_checks"},
     "zoo_hub": set(),
     "zoo": {"ppo", "zoo_checks", "zoo_search"},
     "cli": {"zoo_checks"},

@@ -22,7 +22,7 @@ import sb3_elmur
 from sb3_elmur.cli import main
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.zoo import ALGORITHM, register
-from sb3_elmur.zoo_checks import check_policy_arguments, refuses
+from sb3_elmur.zoo_checks import SettingsError, check_policy_arguments, refuses
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
@@ -228,6 +228,9 @@ def test_a_search_prunes_divergence_but_shows_faults(
         ("learning_rate", "lin_fast", "`learning_rate` must be float, or 'lin_<number>'. Received 'lin_fast'"),
         ("learning_rate", "1e-3", "`learning_rate` must be float, .* 1.0e-03"),
         ("n_timesteps", "1e6", r"`n_timesteps` must be float. .* 1.0e\+06"),
+        ("n_envs", 0, "`n_envs` must be an integer of at least 1. Received 0"),
+        ("policy", "sb3_elmur.ElmurPolice", "`policy` must be a name, or the dotted path of a class. Received"),
+        ("policy", "absent.policies.ElmurPolicy", "`policy` must be a name, or the dotted path of a class. Received"),
         ("policy", "ElmurPolice", "Unknown policy: 'ElmurPolice'. Known are .*ElmurPolicy"),
         (
             "policy_kwargs",
@@ -284,6 +287,10 @@ def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
             ["train", "--env", "TMazePassiv10-v0"],
             "TMazePassiv10-v0 not found in gym registry, you maybe meant TMazePassive10-v0?",
         ),
+        (
+            ["train", "--env", MAZE, "--storage", "absent.log", "--study-name", "maze", "--trial-id", "3"],
+            "Study 'maze' of absent.log has no complete trial 3.",
+        ),
         (["tune", *SHORT, "n_steps:'8'"], "`n_steps` must be int. Received '8'."),
         (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
         (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
@@ -327,6 +334,27 @@ def test_what_a_package_refuses_differs_from_what_fails_in_it() -> None:
     assert refuses(refused.value, ["sb3_elmur"])
     assert not refuses(refused.value, ["rl_zoo3"])
     assert not refuses(failed.value, ["sb3_elmur"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", r"made.yml must be dict\[str, Any\]. Received \['a'\]"),
+        (f"{MAZE}:", rf"`{MAZE}` of .*made.yml must be dict\[str, Any\]. Received None"),
+        ("a: [", "made.yml cannot be read: while parsing .*line 1, column 5"),
+        ("a: {}", f"Hyperparameters not found for {ALGORITHM}-{MAZE}"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    register()
+    from rl_zoo3 import exp_manager
+
+    (tmp_path / "made.yml").write_text(text)
+    manager = exp_manager.ExperimentManager(
+        argparse.Namespace(), ALGORITHM, MAZE, str(tmp_path), config=str(tmp_path / "made.yml")
+    )
+    with pytest.raises(SettingsError, match=message):
+        manager.setup_experiment()
 
 
 def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
