@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur.typed import check_type
 from sb3_elmur.zoo_checks import SettingsError, check_env_arguments, check_policy_arguments, check_settings, refuses
@@ -25,16 +27,27 @@ class CheckedExperimentManager(ExperimentManager):
     a :class:`sb3_elmur.zoo_checks.SettingsError`.
 
     In a search it prunes trials whose weights diverge, as the zoo does, but not those that fail for another reason.
-    ``--trial-id 0`` is a trial like any other.
+    ``--trial-id 0`` is a trial like any other. Neither a search nor an environment that cannot be made leaves an empty run
+    folder, which ``enjoy`` would take for the latest run.
     """
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
             return super().setup_experiment()
-        except (ValueError, AssertionError) as error:
-            if not refuses(error, CHECKING):
-                raise
-            raise SettingsError(str(error)) from error
+        except Exception as error:
+            for folder in (self.params_path, self.save_path):
+                with suppress(OSError):  # something is in it
+                    Path(folder).rmdir()
+            if isinstance(error, ValueError | AssertionError) and refuses(error, CHECKING):
+                raise SettingsError(str(error)) from error
+            raise
+
+    def create_log_folder(self) -> None:
+        if not self.optimize_hyperparameters:
+            super().create_log_folder()
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial

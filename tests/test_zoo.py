@@ -213,6 +213,7 @@ def test_a_search_prunes_divergence_but_shows_faults(
     settings = TINY | {"policy": "ElmurPolicy"}
     manager = make_manager(MAZE, tmp_path, optimize_hyperparameters=True, hyperparams=settings, n_timesteps=1000)
     assert manager.setup_experiment() is None
+    assert not Path(manager.save_path).exists()
     with pytest.raises(error, match=message):
         manager.objective(optuna.create_study().ask())
 
@@ -305,19 +306,20 @@ def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
     assert not Path("logs").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["bptt_segments:0"], "`bptt_segments` must be an integer"),
-        (["--env-kwargs", "reward:'much'"], "`reward` must be one of"),
-    ],
-)
-def test_what_is_refused_when_it_is_built_is_told_too(
-    settings: list[str], message: str, command: Command, capfd: pytest.CaptureFixture
-) -> None:
+def test_what_an_algorithm_refuses_is_told_too(command: Command, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
-        command("train", *SHORT, *settings)
-    assert f"sb3-elmur train: error: {message}" in capfd.readouterr().err
+        command("train", *SHORT, "bptt_segments:0")
+    assert "sb3-elmur train: error: `bptt_segments` must be an integer" in capfd.readouterr().err
+
+
+def test_what_an_environment_refuses_is_told_too_and_the_latest_run_stays_that(
+    command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    command("train", *SHORT, "--eval-freq", "-1")
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, "--env-kwargs", "reward:'much'")
+    assert "sb3-elmur train: error: `reward` must be one of" in capfd.readouterr().err
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20", "--no-render")
 
 
 def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
