@@ -99,7 +99,8 @@ EXPERIMENTS = {
     "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
     "online_gated": Experiment("online"),
     "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
-    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0"),
+    "endless_gated": Experiment("endless", "TMazeEndless10x30-v0"),
+    "endless_gated_three": Experiment("endless", "TMazeEndless3x30-v0"),
 }
 
 

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training_speed.py
 
-writes ``benchmarks/results/training_speed.json``; ``--quick`` measures 8 environments with short episodes only. skrl's
-PPO_RNN takes part if it is installed (``pip install skrl==2.1.1``). One measurement is one rollout and its update;
-contestants take turns, so that they share whatever else the machine does. The warm-up rollout has one epoch.
+writes ``benchmarks/results/training_speed.json``. skrl's PPO_RNN takes part if it is installed (``pip install skrl==2.1.1``).
+One measurement is one rollout and its update; contestants take turns, so that they share whatever else the machine does. The
+warm-up rollout has one epoch.
 
 The learning rate is so small that policies stay as they were initialised: the work is that of training, and every
 contestant meets episodes of the same length however many rollouts it has done.
@@ -41,7 +41,7 @@ from sb3_elmur.envs import TMazeVecEnv
 
 N_STEPS = 128
 N_EPOCHS = 10
-BATCH_SIZE = {8: 256, 64: 2048}
+BATCH_SIZE = {8: 256, 64: 2048, 512: 16384}  # by number of environments
 LEARNING_RATE = 1e-9
 FRAMES = 4
 TOLERANCE = 0.05  # of the parameter count
@@ -498,7 +498,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
     parser.add_argument("--environments", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS), metavar="NAME")
-    parser.add_argument("--quick", action="store_true", help="8 environments and short episodes only")
+    parser.add_argument("--n-envs", nargs="+", type=int, choices=BATCH_SIZE, default=[8, 64], metavar="N")
+    parser.add_argument("--episodes", nargs="+", choices=("short", "long"), default=["short", "long"], metavar="LENGTH")
     parser.add_argument("--rollouts", type=int, default=4, help="timed rollouts of each contestant in each cell")
     parser.add_argument("--seconds", type=float, default=80.0, help="about as much timed training of each in each cell")
     parser.add_argument("--seed", type=int, default=0)
@@ -508,8 +509,8 @@ def main() -> None:
 
     start = time.perf_counter()
     cells = []
-    for n_envs in (8,) if args.quick else (8, 64):
-        for long in (False,) if args.quick else (False, True):
+    for n_envs in args.n_envs:
+        for long in [length == "long" for length in args.episodes]:
             for environment in args.environments:
                 results = measure(args.contestants, ENVIRONMENTS[environment], n_envs, long, args)
                 cells.append(dict(environment=environment, n_envs=n_envs, long_episodes=long, results=results))

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from sb3_elmur.config import ElmurConfig
 
+_ALIGNMENT = 8  # numbers
+
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """(..., T, D) to (..., H, T, D / H); heads are contiguous blocks of the width."""
@@ -77,8 +79,9 @@ class SelfAttention(nn.Module):
 
         :param sinusoids: Of the distances 0 ... L-1, (L, D).
         :param biases: u and w, each (H, D / H).
-        :return: Weight (3 D + H (L + 1), D) and bias for: the query with u added, every head's key and value, and every
-            head's scores of all distances, scaled, with a last one of -inf for tokens that do not exist.
+        :return: Weight (3 D + H P, D) and bias for: the query with u added, every head's key and value, and every head's
+            scores of all distances, scaled, and of -inf for tokens that do not exist; P is L + 1, rounded up to what fused
+            kernels of GPUs ask of strides.
         """
         content_bias, distance_bias = biases
         query, key_value = self.qkv.weight.split((content_bias.numel(), 2 * content_bias.numel()))
@@ -86,12 +89,13 @@ class SelfAttention(nn.Module):
         by_distance = r @ query.unflatten(0, (self.n_heads, -1))  # (H, L, D)
         scores = (r @ distance_bias[..., None]).squeeze(-1)  # (H, L)
         key_value = key_value.unflatten(0, (2, self.n_heads, -1)).transpose(0, 1).flatten(0, 2)
-        weight = th.cat((query, key_value, F.pad(by_distance, (0, 0, 0, 1)).flatten(0, 1)))
+        rest = _ALIGNMENT - scores.shape[1] % _ALIGNMENT
+        weight = th.cat((query, key_value, F.pad(by_distance, (0, 0, 0, rest)).flatten(0, 1)))
         bias = F.pad(content_bias.flatten(), (0, len(key_value)))
-        return weight, th.cat((bias, F.pad(scores, (0, 1), value=float("-inf")).flatten()))
+        return weight, th.cat((bias, F.pad(scores, (0, rest), value=float("-inf")).flatten()))
 
     def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (..., D), keys and values (..., H, 2 D / H), and distance scores (..., H, L + 1) of projected tokens."""
+        """Queries (..., D), keys and values (..., H, 2 D / H), and distance scores (..., H, P) of projected tokens."""
         d_model = self.out.in_features
         query, key_value, scores = projected.split((d_model, 2 * d_model, projected.shape[-1] - 3 * d_model), dim=-1)
         return query, key_value.unflatten(-1, (self.n_heads, -1)), scores.unflatten(-1, (self.n_heads, -1))
@@ -102,7 +106,7 @@ class SelfAttention(nn.Module):
 
         :param q: Queries, (B, T, D).
         :param keys_values: Of the same tokens, (B, T, H, 2 D / H).
-        :param scores: Of every distance, (B, T, H, L + 1).
+        :param scores: Of every distance, (B, T, H, P).
         :param distance: From each token back to each other, (T, T) int64; L for later ones.
         :return: (B, T, D).
         """
@@ -118,7 +122,7 @@ class SelfAttention(nn.Module):
 
         :param q: Queries, (B, D).
         :param keys_values: Of the segment's tokens, the querying ones included, (B, H, L, 2 D / H).
-        :param scores: Of every distance, (B, H, L + 1).
+        :param scores: Of every distance, (B, H, P).
         :param distance: From the token back to the others, (B, L) int64; L for later ones.
         :return: (B, D).
         """

@@ -47,7 +47,7 @@ class Chains(NamedTuple):
 
     :param pi: The actor's memory before each of the C chains.
     :param vf: The critic's.
-    :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
+    :param lengths: Tokens of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
     :param counted: (R,), false for tokens that only lead up to the others and have no outputs.
     """
 
@@ -152,7 +152,7 @@ class Backbone(nn.Module):
 
         :param features: (R, features_dim) in segment-major order, as :meth:`sb3_elmur.elmur.Elmur.replay` takes tokens.
         :param memory: Memory before each chain, C rows.
-        :param lengths: Tokens of each chain, (C,) int64.
+        :param lengths: Tokens of each chain, (C,) int64, on the CPU.
         :param need_memory: Whether the returned memory is used.
         :return: Latent (R, D), and memory after the last segment, of the chains that reach it.
         """

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
     :param obs: Observations, (R, ...).
     :param actions: Recorded actions, (R, ...).
-    :param lengths: Steps of each chain, (C,) int64, none larger than the one before.
+    :param lengths: Steps of each chain, (C,) int64, on the CPU, none larger than the one before.
     """
 
     obs: Any
@@ -225,9 +225,8 @@ class BC:
         actions = _join([e.actions[part] for e, part in parts], self.policy.action_space)
         if self.policy.squash_output:
             actions = self.policy.scale_action(actions)
-        device = self.model.device
         return Batch(
-            self.policy.obs_to_tensor(obs)[0], th.as_tensor(actions, device=device), th.as_tensor(ends - begin, device=device)
+            self.policy.obs_to_tensor(obs)[0], th.as_tensor(actions, device=self.model.device), th.as_tensor(ends - begin)
         )
 
     def _update(self, batch: Batch, memory: Memory, n_steps: int, need_memory: bool) -> tuple[Memory, Tensor]:

@@ -225,7 +225,7 @@ class _SegmentStorage(RolloutBuffer):
             lstm_states=Chains(  # type: ignore[arg-type]
                 pi=memories[0],
                 vf=memories[-1],
-                lengths=th.as_tensor(total, device=device),
+                lengths=th.as_tensor(total),
                 counted=th.as_tensor(counted, device=device),
             ),
             episode_starts=self.to_torch(self.episode_starts[real]),

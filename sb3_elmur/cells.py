@@ -50,6 +50,7 @@ class RecurrentCell(MemoryCore):
         """See :meth:`sb3_elmur.elmur.MemoryCore.segment`."""
         y, hidden = self._run(x, memory.slots)
         start = memory.position - memory.position % self.segment_length
+        lengths = lengths.to(x.device, non_blocking=True)
         position = th.where(lengths > 0, start + lengths, memory.position)
         return y, self._write(memory, hidden, position, lengths == self.segment_length)
 

@@ -86,7 +86,7 @@ class MemoryCore(nn.Module, ABC):
         :param x: Tokens, (B, T, D) with T at most L.
         :param memory: Memory before the segment. A ``position`` inside a segment counts as that segment's start.
         :param lengths: Real tokens per row, (B,) int64, at most T. Rows with L of them write memory,
-            rows with none stay as they are.
+            rows with none stay as they are. On the CPU, they need not be waited for.
         :param write: False saves the write where the memory after the segment is not used.
         :return: Outputs (B, T, D), and memory after the segment.
         """
@@ -149,7 +149,7 @@ class MemoryCore(nn.Module, ABC):
 
         :param x: Tokens of C chains in segment-major order, (R, D).
         :param memory: Memory before each chain, C rows.
-        :param lengths: Tokens of each chain, (C,) int64; their numbers of segments do not increase.
+        :param lengths: Tokens of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
         :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
         :return: Outputs, (R, D), and memory after the last segment, of the chains that reach it.
         """
@@ -237,9 +237,10 @@ class Elmur(MemoryCore):
         :param load: Where to record router choices.
         """
         start = memory._replace(position=memory.position - memory.position % self.segment_length)
+        full = (lengths == self.segment_length).nonzero().squeeze(1).to(x.device, non_blocking=True)
+        lengths = lengths.to(x.device, non_blocking=True)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
         tracks = self._run_track(self, x, start, self._n_own(memory), load, real)
-        full = (lengths == self.segment_length).nonzero().squeeze(1)
         after = start
         if write and self.config.memory_size and len(full):
             after, _ = self._write(start, full, [output[full] for _, output in tracks], load)

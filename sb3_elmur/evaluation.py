@@ -43,15 +43,20 @@ def wilson_interval(rate: float, n: int) -> tuple[float, float]:
 
 
 def run_episodes(
-    policy: ElmurPolicy, env: VecEnv, seed: int, progress: Callable[[int], None] | None = None
+    policy: ElmurPolicy,
+    env: VecEnv,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    deterministic: bool = True,
 ) -> list[dict[str, float]]:
     """
-    One episode in each environment, with the most probable actions.
+    One episode in each environment.
 
     :param policy: What is evaluated.
     :param env: Environments, which are seeded and reset.
     :param seed: Seed of the first one; the others follow.
     :param progress: Called after every step of the batch with the number of episodes that ended.
+    :param deterministic: Take the most probable actions instead of sampling.
     :return: Of each episode its ``return``, ``length``, and what the environment says of success.
     :raises ValueError: If the environments have other spaces than the policy.
     """
@@ -63,7 +68,7 @@ def run_episodes(
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     episodes: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
     while running.any():
-        actions, state = policy.step(obs, state, starts, deterministic=True)
+        actions, state = policy.step(obs, state, starts, deterministic=deterministic)
         obs, rewards, starts, infos = env.step(actions)
         returns += np.where(running, rewards, 0.0)
         lengths += running

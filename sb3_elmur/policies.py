@@ -350,7 +350,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
 
         :param obs: Observations in segment-major order, (R, ...): the first segments of all chains, then the second ones.
         :param memory: The actor's memory before each of the C chains.
-        :param lengths: Steps of each chain, (C,) int64; their numbers of segments do not increase.
+        :param lengths: Steps of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
         :param need_memory: Whether the returned memory is used.
         :return: (R, latent_dim), and memory after the last segment, of the chains that reach it.
         """

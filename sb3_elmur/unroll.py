@@ -117,7 +117,8 @@ def replay(
     :param x: Tokens of C chains, (R, D), in segment-major order: the first segments of all chains, then the second segments
         of those that have one, and so on.
     :param memory: Memory before each chain, C rows, at a segment's start.
-    :param lengths: Tokens of each chain, (C,) int64, ordered so that their numbers of segments do not increase.
+    :param lengths: Tokens of each chain, (C,) int64, ordered so that their numbers of segments do not increase. They decide
+        shapes, so they are on the CPU, where nothing waits for a GPU.
     :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
     :return: Outputs, (R, D), in the order of ``x``, and memory after the last segment, of the chains that reach it.
     """
@@ -127,15 +128,15 @@ def replay(
         present = remaining.clamp(max=segment_length)
         longest, count = int(present.max()), int(present.sum())
         segment = x[begin : begin + count]
-        real = th.arange(longest, device=x.device) < present[:, None]
-        full = count == real.numel()
-        if full:
-            segment = segment.unflatten(0, (len(present), longest))
-        else:
-            segment = x.new_zeros(*real.shape, x.shape[1]).masked_scatter(real[..., None], segment)
+        full = count == len(present) * longest
+        if not full:
+            real = (th.arange(longest) < present[:, None]).flatten().nonzero().squeeze(1).to(x.device, non_blocking=True)
+            segment = x.new_zeros(len(present) * longest, x.shape[1]).index_copy(0, real, segment)
+        segment = segment.unflatten(0, (len(present), longest))
         remaining = remaining - segment_length
         remaining = remaining[remaining > 0]
         y, memory = run_segment(segment, memory, present, write=need_memory or len(remaining) > 0)
-        outputs.append(y.flatten(0, 1) if full else y[real])
+        y = y.flatten(0, 1)
+        outputs.append(y if full else y.index_select(0, real))
         begin += count
     return th.cat(outputs) if outputs else x, memory

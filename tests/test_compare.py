@@ -1,7 +1,6 @@
 """The benchmark runner: matrix files, claims, resuming, statistics, and one tiny cell of each algorithm."""
 
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -34,8 +33,6 @@ from hypothesis import strategies as st
 from rliable import metrics
 from torch import nn
 
-from sb3_elmur.bc_config import BCConfig
-
 MATRICES = sorted((Path(command.__file__).parents[1] / "matrices").glob("*.yml"))
 ONLINE: dict[str, Any] = {
     "kind": "online", "envs": ["TMazePassive30-v0"], "agents": {"elmur": {}}, "seeds": [0, 1], "n_eval_episodes": 2,
@@ -54,8 +51,8 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
     """A cell that is computed in no time."""
-    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), Score(), None, {})
-    return Cell(env, Agent(expert, expert, {}), 0, ALGORITHMS["online"][expert], {}, 4, None, folder / f"{expert}.json")
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), False, Score(), None, None, {})
+    return Cell(env, Agent(expert, expert, {}), 0, ALGORITHMS["online"][expert], {}, 4, folder / f"{expert}.json")
 
 
 # Matrix files
@@ -69,7 +66,7 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
         ({"seeds": ["a"]}, r"`seeds` of made.yml must be list\[int\]. Received \['a'\]"),
         ({"seeds": [1, 1]}, "`seeds` must be different numbers"),
         ({"kind": "offline"}, "`kind` must be one of online, bc. Received 'offline'"),
-        ({"budget": {"updates": 1}}, "`budget` is for `kind: bc`"),
+        ({"budget": {"steps": 1}}, "`budget` is for `kind: bc`"),
         ({"kind": "bc"}, "needs the key `episodes`"),
         ({"kind": "bc", "demonstrations": {"episodes": 1}, "budget": {}}, "`budget` must be a positive number"),
         ({"n_eval_episodes": True}, "`n_eval_episodes` of made.yml must be int. Received True"),
@@ -393,8 +390,8 @@ TINY: dict[str, dict[str, Any]] = {
 def test_every_online_algorithm_is_trained_and_evaluated(algo: str, tmp_path: Path) -> None:
     training = {"n_envs": 4, "n_steps": 32, "batch_size": 32, "n_timesteps": 300, "learning_rate": "lin_1e-3"}
     settings = TINY[algo] | training | {"env_kwargs": {"corridor_length": [1, 4]}}
-    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), Score(), None, {})
-    cell = Cell(env, Agent("a", algo, {}), 0, ALGORITHMS["online"][algo], settings, 3, None, tmp_path / "cell.json")
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), False, Score(), None, None, {})
+    cell = Cell(env, Agent("a", algo, {}), 0, ALGORITHMS["online"][algo], settings, 3, tmp_path / "cell.json")
     cell.algorithm.check(settings)
     compute(cell, tmp_path)
     report = cell.read()
@@ -418,33 +415,32 @@ def test_the_oracle_succeeds_where_random_actions_do_not(expert: str, success: f
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("budget", [None, Budget(updates=6), Budget(cpu_seconds=0.2)])
+@pytest.mark.parametrize("budget", [None, Budget(steps=60), Budget(cpu_seconds=0.2)])
 def test_cloning_trains_within_its_budget_and_is_evaluated(budget: Budget | None, normalize: bool, tmp_path: Path) -> None:
     demonstrations = Demonstrations(8, env_kwargs={"corridor_length": [1, 4]})
     settings = {"policy": "ElmurPolicy", "policy_kwargs": SMALL, "n_epochs": 2, "batch_size": 4, "normalize": normalize}
-    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), Score(), demonstrations, {})
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), True, Score(), demonstrations, budget, {})
     algorithm = ALGORITHMS["bc"]["bc_elmur"]
-    cell = Cell(env, Agent("a", None, {}), 0, algorithm, settings, 3, budget, tmp_path / "cell.json")
+    cell = Cell(env, Agent("a", None, {}), 0, algorithm, settings, 3, tmp_path / "cell.json")
     compute(cell, tmp_path)
     report = cell.read()
     assert report is not None
-    assert len(report["evaluations"]["TMazePassive10-v0"]["returns"]) == 3
-    expected = {None: 2, Budget(updates=6): 3}
-    assert report["effort"]["epochs"] == expected.get(budget, report["effort"]["epochs"])
+    for way in ("evaluations", "sampled"):
+        assert len(report[way]["TMazePassive10-v0"]["returns"]) == 3
+    if budget is None:
+        assert report["effort"]["epochs"] == 2
+    elif budget.steps is not None:
+        per_epoch = report["effort"]["steps"] / report["effort"]["epochs"]
+        assert abs(report["effort"]["steps"] - budget.steps) <= per_epoch / 2
     assert report["effort"]["updates"] == 2 * report["effort"]["epochs"]
 
 
-@given(st.integers(1, 10_000), st.integers(1, 50), st.integers(1, 9), st.integers(1, 99), st.integers(1, 20))
-def test_a_budget_of_updates_is_met_to_the_nearest_epoch(
-    updates: int, n_episodes: int, batch_size: int, length: int, chain_length: int
-) -> None:
-    """Of episodes of equal length every batch takes as many updates as one of them has chains."""
-    episodes = SimpleNamespace(lengths=np.full(n_episodes, length))
-    trainer = SimpleNamespace(config=BCConfig(batch_size=batch_size), episodes=episodes, chain_length=chain_length)
-    n_epochs = epochs_within(Budget(updates=updates), lambda _: trainer)  # type: ignore[arg-type, return-value]
-    per_epoch = math.ceil(n_episodes / batch_size) * math.ceil(length / chain_length)
+@given(st.integers(1, 10_000), st.lists(st.integers(1, 99), min_size=1, max_size=50))
+def test_a_budget_of_steps_is_met_to_the_nearest_epoch(steps: int, lengths: list[int]) -> None:
+    trainer = SimpleNamespace(episodes=SimpleNamespace(lengths=np.array(lengths)))
+    n_epochs = epochs_within(Budget(steps=steps), lambda _: trainer)  # type: ignore[arg-type, return-value]
     assert n_epochs >= 1
-    assert n_epochs == 1 or abs(n_epochs * per_epoch - updates) <= per_epoch / 2
+    assert n_epochs == 1 or abs(n_epochs * sum(lengths) - steps) <= sum(lengths) / 2
 
 
 # Statistics and report

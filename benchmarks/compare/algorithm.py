@@ -22,6 +22,7 @@ class Job:
     :param seed: Seed of everything random.
     :param demonstrations: Folder of recorded episodes, where the algorithm needs them.
     :param budget: Of behaviour cloning.
+    :param device: Where networks are trained.
     """
 
     env_id: str
@@ -29,6 +30,7 @@ class Job:
     seed: int
     demonstrations: Path | None
     budget: Budget | None
+    device: str
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,14 @@ class Trained:
     """
     An agent that can be evaluated.
 
-    :param evaluate: From an environment's id, a number of episodes and a seed to the episodes, with the most probable actions.
+    :param evaluate: From an environment's id, a number of episodes, a seed, and whether the most probable actions are taken or
+        sampled ones, to the episodes.
     :param n_parameters: Of its networks.
     :param curve: Points of its learning curve: ``steps``, mean ``return`` and, maybe, ``success`` of recent training episodes.
     :param effort: How long it was trained, such as ``steps`` and ``updates``.
     """
 
-    evaluate: Callable[[str, int, int], Played]
+    evaluate: Callable[[str, int, int, bool], Played]
     n_parameters: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     effort: dict[str, float] = field(default_factory=dict)

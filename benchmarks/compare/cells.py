@@ -17,11 +17,12 @@ from common import provenance, write_file
 
 from compare.algorithm import Algorithm, Job, Played
 from compare.claims import Holder, claim, wait_for_claim
-from compare.matrix import Agent, Budget, Demonstrations, Environment, Matrix
+from compare.matrix import Agent, Demonstrations, Environment, Matrix
 from compare.settings import find_algorithm, resolve
 from compare.sources import source_hash
 from sb3_elmur.recording import record
 
+GREEDY, SAMPLED = "evaluations", "sampled"  # keys of a result
 EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations
 
 
@@ -36,7 +37,6 @@ class Cell:
     :param algorithm: How it is trained.
     :param settings: Its complete hyper-parameters.
     :param n_eval_episodes: Played of an evaluation.
-    :param budget: Of behaviour cloning.
     :param path: The file with its result.
     """
 
@@ -46,7 +46,6 @@ class Cell:
     algorithm: Algorithm
     settings: dict[str, Any]
     n_eval_episodes: int
-    budget: Budget | None
     path: Path
 
     @property
@@ -71,9 +70,10 @@ class Cell:
             "algo": self.agent.algo,
             "settings": self.settings,
             "evaluate": self.env.evaluate,
+            SAMPLED: self.env.sampled,
             "n_eval_episodes": self.n_eval_episodes,
             "demonstrations": self.demonstrations and asdict(self.demonstrations),
-            "budget": self.budget and self.demonstrations and asdict(self.budget),
+            "budget": self.env.budget and self.demonstrations and asdict(self.env.budget),
         }
         return json.loads(json.dumps(plan, default=str))
 
@@ -112,42 +112,47 @@ def make_cells(matrix: Matrix, folder: Path) -> list[Cell]:
         path = folder / matrix.name / f"{env.env_id.replace('/', '-')}__{agent.name}__{seed}.json"
         if path not in cells:
             settings = resolve(matrix, env, agent)
-            cells[path] = Cell(env, agent, seed, algorithm, settings, matrix.n_eval_episodes, matrix.budget, path)
+            cells[path] = Cell(env, agent, seed, algorithm, settings, matrix.n_eval_episodes, path)
     return list(cells.values())
 
 
-def compute(cell: Cell, data: Path) -> Holder | None:
+def compute(cell: Cell, data: Path, device: str = "cpu") -> Holder | None:
     """
     Train and evaluate in this process, with one thread, and write the result; unless that is done, or another process does it.
 
     :param cell: What to compute.
     :param data: Folder of recorded demonstrations.
+    :param device: Where networks are trained.
     :return: The other process.
     """
     th.set_num_threads(1)
     with claim(cell.lock) as other:
         if other is None and cell.read() is None:
-            _write(cell.path, _compute(cell, data))
+            _write(cell.path, _compute(cell, data, device))
     return other
 
 
-def _compute(cell: Cell, data: Path) -> dict[str, Any]:
+def _compute(cell: Cell, data: Path, device: str) -> dict[str, Any]:
     demonstrations = None if cell.demonstrations is None else record_once(cell.env.env_id, cell.demonstrations, data)
     start = time.process_time()
-    trained = cell.algorithm.train(Job(cell.env.env_id, cell.settings, cell.seed, demonstrations, cell.budget))
+    trained = cell.algorithm.train(Job(cell.env.env_id, cell.settings, cell.seed, demonstrations, cell.env.budget, device))
     end = time.process_time()
     evaluations = {
-        env_id: _summary(trained.evaluate(env_id, cell.n_eval_episodes, EVALUATION_SEED)) for env_id in cell.env.evaluate
+        name: {
+            env_id: _summary(trained.evaluate(env_id, cell.n_eval_episodes, EVALUATION_SEED, name == GREEDY))
+            for env_id in cell.env.evaluate
+        }
+        for name in ((GREEDY, SAMPLED) if cell.env.sampled else (GREEDY,))
     }
     return {
         "plan": cell.plan(),
         "parameters": trained.n_parameters,
         "effort": trained.effort,
-        "evaluations": evaluations,
+        **evaluations,
         "curve": trained.curve,
         "training CPU seconds": round(end - start, 1),
         "evaluation CPU seconds": round(time.process_time() - end, 1),
-        **provenance(cell.seed),
+        **provenance(cell.seed, device),
     }
 
 

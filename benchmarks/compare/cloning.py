@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
-
-import numpy as np
 
 from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
@@ -60,7 +57,7 @@ class Cloning:
         def make_trainer(n_epochs: int) -> BC:
             policy: Any = find_policy(job.settings["policy"], RecurrentPPO)
             policy_kwargs = job.settings.get("policy_kwargs")
-            model = RecurrentPPO(policy, env, policy_kwargs=policy_kwargs, seed=job.seed, device="cpu")
+            model = RecurrentPPO(policy, env, policy_kwargs=policy_kwargs, seed=job.seed, device=job.device)
             return BC(model, episodes, make_config(job.settings | {"n_epochs": n_epochs}))
 
         trainer = make_trainer(make_config(job.settings).n_epochs)
@@ -69,10 +66,11 @@ class Cloning:
         start = time.process_time()
         trainer.train()
         seconds = round(time.process_time() - start, 1)
+        trainer.policy.cpu()  # single steps are too little work for a GPU
         env.close()
 
-        def evaluate(env_id: str, n_episodes: int, seed: int) -> Played:
-            return play(trainer.model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed)
+        def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
+            return play(trainer.model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed, deterministic)
 
         n_parameters = sum(parameter.numel() for parameter in trainer.policy.parameters())
         effort = {"epochs": trainer.config.n_epochs, "updates": trainer.updates, "steps": trainer.steps}
@@ -92,12 +90,13 @@ def epochs_within(budget: Budget, make_trainer: Callable[[int], BC]) -> int:
     """
     Number of epochs, at least one, that fits best into a budget.
 
-    :param budget: In updates, or in CPU seconds; for these, another trainer trains for a while.
+    :param budget: In steps, or in CPU seconds; for these, another trainer trains for a while.
     :param make_trainer: From a number of epochs to a new trainer.
     """
     trainer = make_trainer(1)
-    if budget.updates is not None:
-        return max(1, round(budget.updates / updates_per_epoch(trainer)))
+    steps_per_epoch = trainer.episodes.lengths.sum()
+    if budget.steps is not None:
+        return max(1, round(budget.steps / steps_per_epoch))
     for i in range(len(trainer.episodes)):  # so that the trial does not pay for reading them
         _ = trainer.episodes[i]
     assert budget.cpu_seconds is not None
@@ -109,13 +108,4 @@ def epochs_within(budget: Budget, make_trainer: Callable[[int], BC]) -> int:
         trainer.batches_done = 0
         trainer.train_batch()
     seconds_per_step = (time.process_time() - start) / (trainer.steps - begin)
-    return max(1, round(budget.cpu_seconds / (seconds_per_step * trainer.episodes.lengths.sum())))
-
-
-def updates_per_epoch(trainer: BC) -> float:
-    """Optimiser steps of a pass over the data in random order: one for each chain of a batch's longest episode."""
-    size = trainer.config.batch_size
-    rng = np.random.default_rng(0)
-    orders = [rng.permutation(trainer.episodes.lengths) for _ in range(20)]
-    longest = [order[begin : begin + size].max() for order in orders for begin in range(0, len(order), size)]
-    return sum(math.ceil(length / trainer.chain_length) for length in longest) / len(orders)
+    return max(1, round(budget.cpu_seconds / (seconds_per_step * steps_per_epoch)))

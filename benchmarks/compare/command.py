@@ -42,6 +42,7 @@ def main(script: str, description: str | None, arguments: Sequence[str] | None =
         "--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-demonstrations",
         help="where demonstrations are recorded, once (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="where networks are trained (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the selected cell, in this process
     options = parser.parse_args(arguments)
     if options.workers < 1:
@@ -57,13 +58,13 @@ def main(script: str, description: str | None, arguments: Sequence[str] | None =
         return 1
     if options.here:
         (cell,) = cells
-        other = compute(cell, options.data)
+        other = compute(cell, options.data, options.device)
         print("done" if other is None else f"left to {other}")
         return 0
     failed = []
     if not options.report:
-        folders = ["--results", str(options.results), "--data", str(options.data)]
-        command = [sys.executable, script, str(options.matrix), *folders, "--here"]
+        common = ["--results", str(options.results), "--data", str(options.data), "--device", options.device]
+        command = [sys.executable, script, str(options.matrix), *common, "--here"]
         failed = run_cells(cells, command, options.workers, ROOT / "logs" / "compare" / matrix.name)
     print(write_report(matrix, options.results, options.docs))
     if failed:

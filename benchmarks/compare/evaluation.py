@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -27,26 +28,27 @@ def make_monitored(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None =
     return env if all(env.env_is_wrapped(Monitor)) else VecMonitor(env)
 
 
-def play(model: BaseAlgorithm, env: VecEnv, seed: int) -> Played:
+def play(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Played:
     """
-    One episode in each environment, with the most probable actions: natively batched for our policies, else as
-    Stable-Baselines3 does it.
+    One episode in each environment: natively batched for our policies, else as Stable-Baselines3 does it.
 
     :param model: What is evaluated.
     :param env: Environments, which are seeded and reset; closed in the end.
-    :param seed: Seed of the first one; the others follow.
+    :param seed: Seed of the first one; the others follow, and sampled actions.
+    :param deterministic: Take the most probable actions instead of sampling.
     """
+    th.manual_seed(seed)
     try:
         if isinstance(model.policy, ElmurPolicy):
             model.policy.set_training_mode(False)
-            return run_episodes(model.policy, env, seed)
+            return run_episodes(model.policy, env, seed, deterministic=deterministic)
         env.seed(seed)
-        return _play_as_sb3(model, env)
+        return _play_as_sb3(model, env, deterministic)
     finally:
         env.close()
 
 
-def _play_as_sb3(model: BaseAlgorithm, env: VecEnv) -> Played:
+def _play_as_sb3(model: BaseAlgorithm, env: VecEnv, deterministic: bool) -> Played:
     successes: list[dict[str, float]] = []
 
     def collect(variables: dict[str, Any], _: dict[str, Any]) -> None:
@@ -54,7 +56,7 @@ def _play_as_sb3(model: BaseAlgorithm, env: VecEnv) -> Played:
             info = variables["info"]
             successes.append({"is_success": float(info["is_success"])} if "is_success" in info else {})
 
-    returns, lengths = evaluate_policy(model, env, env.num_envs, callback=collect, return_episode_rewards=True)
+    returns, lengths = evaluate_policy(model, env, env.num_envs, deterministic, callback=collect, return_episode_rewards=True)
     assert isinstance(returns, list)
     assert isinstance(lengths, list)
     return [

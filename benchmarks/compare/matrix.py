@@ -17,7 +17,7 @@ from compare.success import may_report_success
 from sb3_elmur.typed import build, check_known, check_type
 
 KINDS = ("online", "bc")
-ENV_KEYS = ("evaluate", "score", "demonstrations")  # beside settings
+ENV_KEYS = ("evaluate", "score", "demonstrations", "budget")  # beside settings
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,20 @@ class Budget:
     """
     How long behaviour cloning trains, the same for all agents; exactly one of the two, to a whole number of epochs.
 
-    :param updates: Optimiser steps.
+    :param steps: Recorded steps that are trained on, each as often as it is.
     :param cpu_seconds: CPU seconds, as a short trial run predicts them.
     """
 
-    updates: int | None = None
+    steps: int | None = None
     cpu_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.updates, self.cpu_seconds) if value is not None]
+        given = [value for value in (self.steps, self.cpu_seconds) if value is not None]
         if len(given) != 1 or given[0] <= 0:
-            raise ValueError(f"`budget` must be a positive number of `updates` or of `cpu_seconds`. Received {self}.")
+            raise ValueError(f"`budget` must be a positive number of `steps` or of `cpu_seconds`. Received {given}.")
+
+    def __str__(self) -> str:
+        return f"{self.cpu_seconds:g} CPU seconds" if self.steps is None else f"{self.steps:,} steps"
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,20 @@ class Environment:
     :param env_id: Where agents are trained.
     :param group: Heading under which the row stands, may be empty.
     :param evaluate: Ids in which they are evaluated; the first one counts.
+    :param sampled: Whether they are evaluated with sampled actions besides the most probable ones.
     :param score: How its results are scored.
     :param demonstrations: How they are recorded there; ``None`` if nothing is cloned.
+    :param budget: Of behaviour cloning; ``None`` leaves it to the settings.
     :param settings: Hyper-parameters in place of those of ``zoo_configs``.
     """
 
     env_id: str
     group: str
     evaluate: tuple[str, ...]
+    sampled: bool
     score: Score
     demonstrations: Demonstrations | None
+    budget: Budget | None
     settings: dict[str, Any]
 
 
@@ -135,7 +142,6 @@ class Matrix:
     :param seeds: Seeds of training.
     :param n_eval_episodes: Episodes of an evaluation, the same for all agents.
     :param settings: Hyper-parameters in place of those of ``zoo_configs``, for all environments.
-    :param budget: Of behaviour cloning; ``None`` leaves it to the settings.
     :param notes: Markdown for the results page.
     """
 
@@ -147,7 +153,6 @@ class Matrix:
     seeds: tuple[int, ...]
     n_eval_episodes: int
     settings: dict[str, Any]
-    budget: Budget | None
     notes: str
 
 
@@ -160,6 +165,7 @@ class _File:
     agents: dict[str, dict[str, Any] | None]
     seeds: list[int]
     n_eval_episodes: int
+    sampled: bool = False
     title: str = ""
     notes: str = ""
     packages: list[str] = field(default_factory=list)
@@ -212,7 +218,6 @@ def read_matrix(path: Path) -> Matrix:
             raise ValueError(
                 f"`measure` must be return where {env_id} is evaluated, for it reports no success. Received success."
             )
-    budget = None if file.budget is None else build(Budget, "`budget`", file.budget)
     return Matrix(
         name=path.stem,
         title=file.title or path.stem,
@@ -222,7 +227,6 @@ def read_matrix(path: Path) -> Matrix:
         seeds=tuple(file.seeds),
         n_eval_episodes=file.n_eval_episodes,
         settings=file.settings,
-        budget=budget,
         notes=file.notes,
     )
 
@@ -243,11 +247,13 @@ def _environment(file: _File, group: str, item: Any) -> Environment:
         raise ValueError(f"`evaluate` {where} must be at least one id. Received none.")
     for key in ("score", "demonstrations"):
         check_type(f"`{key}` {where}", special.setdefault(key, {}), dict[str, Any])
-    demonstrations = None
+    demonstrations = budget = None
     if file.kind == "bc":
+        given_budget = special.get("budget", file.budget)
+        budget = None if given_budget is None else build(Budget, f"`budget` {where}", given_budget)
         demonstrations = build(Demonstrations, f"`demonstrations` {where}", file.demonstrations | special["demonstrations"])
     score = build(Score, f"`score` {where}", file.score | special["score"])
-    return Environment(env_id, group, tuple(evaluate), score, demonstrations, given)
+    return Environment(env_id, group, tuple(evaluate), file.sampled, score, demonstrations, budget, given)
 
 
 def _agent(name: str, given: dict[str, Any]) -> Agent:

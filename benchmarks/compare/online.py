@@ -90,13 +90,13 @@ class Online:
         n_timesteps = settings.pop("n_timesteps")
         settings["policy"] = find_policy(settings["policy"], self.model_class)
         settings |= {name: schedule(settings[name]) for name in SCHEDULES if name in settings}
-        model = self.model_class(env=env, seed=job.seed, device="cpu", **settings)
+        model = self.model_class(env=env, seed=job.seed, device=job.device, **settings)
         curve = Curve()
         model.learn(n_timesteps, curve)
         env.close()
 
-        def evaluate(env_id: str, n_episodes: int, seed: int) -> Played:
-            return play(model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed)
+        def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
+            return play(model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed, deterministic)
 
         n_parameters = sum(parameter.numel() for parameter in model.policy.parameters())
         return Trained(evaluate, n_parameters, curve.thinned(), {"steps": model.num_timesteps})

@@ -10,6 +10,7 @@ import numpy as np
 from common import markdown_table, write_file
 
 from compare import figures, statistics
+from compare.cells import GREEDY, SAMPLED
 from compare.matrix import Environment, Matrix
 from compare.results import Results, read_results
 
@@ -32,6 +33,8 @@ def write_report(matrix: Matrix, folder: Path, docs: Path) -> str:
         parts += _aggregates(results, page)
         parts += ["## By environment", _by_environment(results), _figure(page, "bars", "Results by environment")]
         figures.draw_bars(results, _image(page, "bars"))
+        if all(env.sampled for env in results.envs):
+            parts += ["## Sampled actions", _by_environment(results, SAMPLED)]
         parts += _elsewhere(results)
         if any(report["curve"] for found in results.reports.values() for report in found):
             figures.draw_curves(results, _image(page, "curves"))
@@ -49,15 +52,13 @@ def _introduction(results: Results) -> str:
         f"Made by `python benchmarks/compare.py benchmarks/matrices/{matrix.name}.yml --report` from "
         f"`benchmarks/results/{matrix.name}`: change those, not this page. {n_reports} of {results.n_cells} results are "
         f"there. Seeds {', '.join(map(str, matrix.seeds))}; every evaluation takes the most probable actions in the same "
-        f"{matrix.n_eval_episodes} episodes." + (f" Budget of training: {_budget(matrix)}." if matrix.budget else "")
+        f"{matrix.n_eval_episodes} episodes." + _budgets(matrix)
     )
 
 
-def _budget(matrix: Matrix) -> str:
-    assert matrix.budget is not None
-    if matrix.budget.updates is not None:
-        return f"{matrix.budget.updates:,} updates"
-    return f"{matrix.budget.cpu_seconds:g} CPU seconds"
+def _budgets(matrix: Matrix) -> str:
+    budgets = dict.fromkeys(str(env.budget) for env in matrix.envs if env.budget is not None)
+    return f" Budget of training, the same for all agents of an environment: {' or '.join(budgets)}." if budgets else ""
 
 
 def _aggregates(results: Results, page: Path) -> list[str]:
@@ -79,7 +80,7 @@ def _aggregates(results: Results, page: Path) -> list[str]:
     ]
 
 
-def _by_environment(results: Results) -> str:
+def _by_environment(results: Results, way: str = GREEDY) -> str:
     """Mean over seeds and standard deviation, and their sum where the scale is common."""
     rows: list[list[object]] = []
     group = ""
@@ -87,11 +88,11 @@ def _by_environment(results: Results) -> str:
         if env.group != group:
             group = env.group
             rows.append([f"**{group}**", *[""] * len(results.agents)])
-        learned = [results.values(env, agent) for agent in results.learners]
+        learned = [results.values(env, agent, way=way) for agent in results.learners]
         best = max((values.mean() for values in learned if len(values)), default=None)
-        rows.append([env.env_id, *(_entry(results, env, agent, best=best) for agent in results.agents)])
+        rows.append([env.env_id, *(_entry(results, env, agent, best=best, way=way) for agent in results.agents)])
     if len({env.score for env in results.envs}) == 1 and results.envs[0].score.measure == "return":
-        rows.append([f"**sum of {len(results.envs)}**", *(_sum(results, agent) for agent in results.agents)])
+        rows.append([f"**sum of {len(results.envs)}**", *(_sum(results, agent, way) for agent in results.agents)])
     measures = " or ".join(dict.fromkeys(f"mean {env.score.measure}" for env in results.envs))
     note = (
         f"The {measures}, its mean and standard deviation over seeds, the best that was learned in bold; in parentheses the "
@@ -100,9 +101,16 @@ def _by_environment(results: Results) -> str:
     return note + "\n\n" + markdown_table(["", *results.agents], rows)
 
 
-def _entry(results: Results, env: Environment, agent: str, evaluated: str | None = None, best: float | None = None) -> str:
+def _entry(
+    results: Results,
+    env: Environment,
+    agent: str,
+    evaluated: str | None = None,
+    best: float | None = None,
+    way: str = GREEDY,
+) -> str:
     """Mean and standard deviation over seeds, bold if it is the best that was learned."""
-    values = results.values(env, agent, evaluated)
+    values = results.values(env, agent, evaluated, way)
     if not len(values):
         return ""
     learns = agent in results.learners
@@ -111,9 +119,9 @@ def _entry(results: Results, env: Environment, agent: str, evaluated: str | None
     return (f"**{text}**" if learns and values.mean() == best else text) + missing
 
 
-def _sum(results: Results, agent: str) -> str:
+def _sum(results: Results, agent: str, way: str) -> str:
     """The sum over environments of means over seeds, where there is one for each."""
-    values = [results.values(env, agent) for env in results.envs]
+    values = [results.values(env, agent, way=way) for env in results.envs]
     present = [value.mean() for value in values if len(value)]
     missing = "" if len(present) == len(values) else f" (of {len(present)})"
     return f"**{_number(float(np.sum(present)))}**{missing}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compare.cells import make_cells
+from compare.cells import GREEDY, make_cells
 from compare.matrix import Environment, Matrix
 
 
@@ -44,16 +44,17 @@ class Results:
         """Results of an agent in an environment."""
         return self.reports.get((env.env_id, agent), [])
 
-    def values(self, env: Environment, agent: str, evaluated: str | None = None) -> np.ndarray:
+    def values(self, env: Environment, agent: str, evaluated: str | None = None, way: str = GREEDY) -> np.ndarray:
         """
         What counts of each seed's evaluation.
 
         :param env: Where it was trained.
         :param agent: Who.
         :param evaluated: Where it was evaluated; ``None`` is the first.
+        :param way: With the most probable actions, or with sampled ones.
         :raises ValueError: If success counts and the environment does not say it.
         """
-        evaluations = [report["evaluations"][evaluated or env.evaluate[0]] for report in self.of(env, agent)]
+        evaluations = [report[way][evaluated or env.evaluate[0]] for report in self.of(env, agent)]
         if any(env.score.measure not in evaluation for evaluation in evaluations):
             raise ValueError(f"`measure` of {env.env_id} must be return, for it reports no success. Received success.")
         return np.array([evaluation[env.score.measure] for evaluation in evaluations])

@@ -36,7 +36,7 @@ class Scripted:
     def train(self, job: Job) -> Trained:
         return Trained(self._play)
 
-    def _play(self, env_id: str, n_episodes: int, seed: int) -> Played:
+    def _play(self, env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
         with gymnasium.make(env_id) as env:
             recorder = Recorder(env, make_act(self.expert, env), seed)
             episodes = []
