@@ -25,7 +25,8 @@ from tqdm import tqdm
 from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.cloning_loss import CloningLoss, fit_log_std, make_cloning_loss
 from sb3_elmur.datasets import Episode, Episodes
-from sb3_elmur.distributed import current_group
+from sb3_elmur.distributed import Group, current_group
+from sb3_elmur.feedforward import pooled_routers
 from sb3_elmur.files import atomic_path
 from sb3_elmur.memory import Memory
 from sb3_elmur.policies import ElmurPolicy
@@ -55,11 +56,12 @@ class ChainLoss(nn.Module):
 
     :param policy: What is trained.
     :param cloning_loss: For its action space.
+    :param group: Processes that make each pass together.
     """
 
-    def __init__(self, policy: ElmurPolicy, cloning_loss: CloningLoss) -> None:
+    def __init__(self, policy: ElmurPolicy, cloning_loss: CloningLoss, group: Group) -> None:
         super().__init__()
-        self.policy, self.cloning_loss = policy, cloning_loss
+        self.policy, self.cloning_loss, self.group = policy, cloning_loss, group
 
     def forward(self, batch: Batch, memory: Memory, need_memory: bool) -> tuple[Tensor, Tensor, Memory]:
         """
@@ -70,13 +72,14 @@ class ChainLoss(nn.Module):
             length of the action network's input, and of the m measures of the loss; and memory after the last segment,
             detached, of the chains that reach it.
         """
-        latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=need_memory)
+        with pooled_routers(self.group.pool):
+            latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=need_memory)
         outputs = self.policy.action_net(latent).float()
         loss = self.cloning_loss.loss(outputs, batch.actions).sum()
         measured = self.cloning_loss.measure(outputs.detach(), batch.actions).sum(0)
         square = latent.detach().float().square().sum()
         sums = th.cat((th.stack((loss.new_tensor(len(latent)), loss.detach(), square)), measured))
-        if current_group().size > 1:  # so that every process gives all parameters a gradient, whatever its share is
+        if self.group.size > 1:  # so that every process gives all parameters a gradient, whatever its share is
             loss = loss + 0.0 * th.stack([parameter.sum() for parameter in self.policy.parameters()]).sum()
         return loss, sums, memory._replace(slots=memory.slots.detach())
 
@@ -113,7 +116,7 @@ class BC:
         self.optimizer = th.optim.AdamW(self.parameters, betas=betas, weight_decay=decay, fused=True)
         cloning_loss = make_cloning_loss(policy, self.config.label_smoothing)
         self.metric = cloning_loss.metric
-        chain_loss = ChainLoss(policy, cloning_loss)
+        chain_loss = ChainLoss(policy, cloning_loss, self.group)
         self.chain_loss = DistributedDataParallel(chain_loss) if self.group.size > 1 else chain_loss
 
         self.batches_done = self.updates = self.steps = 0

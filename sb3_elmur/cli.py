@@ -4,6 +4,10 @@ import argparse
 import sys
 from importlib import import_module
 
+from gymnasium.error import DependencyNotInstalled
+
+from sb3_elmur.zoo_checks import SettingsError
+
 COMMANDS = {
     "train": ("sb3_elmur.zoo:train", "train an agent by rl_zoo3"),
     "enjoy": ("sb3_elmur.zoo:enjoy", "watch a trained agent"),
@@ -19,7 +23,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first argument names, with the other arguments."""
+    """Run the command that the first argument names, with the other arguments; a user's mistake is told in one line."""
     listed = "\n".join(f"  {name:14}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="sb3-elmur",
@@ -29,4 +33,8 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     command = parser.parse_args(sys.argv[1:2]).command
     module, function = COMMANDS[command][0].split(":")
-    getattr(import_module(module), function)(sys.argv[2:])
+    try:
+        getattr(import_module(module), function)(sys.argv[2:])
+    except (SettingsError, DependencyNotInstalled) as error:
+        print(f"sb3-elmur {command}: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -32,6 +32,10 @@ class Group(NamedTuple):
             dist.all_reduce(tensor)
         return tensor
 
+    def pool(self, tensor: Tensor) -> Tensor:
+        """:meth:`total`, whose gradient is ``size`` times that of this one's ``tensor``, since gradients will be averaged."""
+        return self.total(tensor.detach()) + self.size * (tensor - tensor.detach())
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What ``make`` returns in the first process, the only one to call it; or the ValueError or OSError that it raises."""
         if self.size == 1:

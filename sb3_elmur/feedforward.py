@@ -4,7 +4,9 @@ Feed-forward networks of the ELMUR layer: dense SwiGLU, dense GELU, and a mixtur
 All map (..., D) to (..., D) and share one signature; only the mixture uses the router arguments.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch as th
@@ -12,15 +14,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_elmur.config import ElmurConfig
-from sb3_elmur.distributed import current_group
+
+Pool = Callable[[Tensor], Tensor]  # from a process's statistics to those of all
+_pool: ContextVar[Pool] = ContextVar("pool", default=lambda own: own)
+
+
+@contextmanager
+def pooled_routers(pool: Pool) -> Iterator[None]:
+    """
+    Within this context the load-balancing loss is that of several processes. All of them must make the same passes.
+
+    :param pool: See :meth:`sb3_elmur.distributed.Group.pool`.
+    """
+    before = _pool.set(pool)
+    try:
+        yield
+    finally:
+        _pool.reset(before)
 
 
 class RouterLoad:
     """
     Collects the choices of all routers in one pass, for the load-balancing loss (DeepSeekMoE, arXiv 2401.06066, eq. 12-14).
 
-    A pass over several segments calls every router several times; its statistics are pooled over all of them, and over the
-    processes that train together.
+    A pass over several segments calls every router several times; its statistics are pooled over all of them, and within
+    :func:`pooled_routers` over processes.
 
     :param routers: The mixtures of experts, all with as many experts.
     """
@@ -43,12 +61,9 @@ class RouterLoad:
         """
         ``E / k * sum_e f_e P_e``, averaged over the routers: f_e is the fraction of choices that went to expert e, P_e its
         mean probability.
-
-        In a group of n processes the gradient is n times that of this one's tokens, since gradients will be averaged.
         """
-        router, group = next(iter(self._totals)), current_group()
-        own = th.stack(list(self._totals.values()))
-        pooled = group.total(own.detach()) + group.size * (own - own.detach())
+        router = next(iter(self._totals))
+        pooled = _pool.get()(th.stack(list(self._totals.values())))
         probabilities, chosen, tokens = pooled[pooled[:, -1] > 0].split((router.n_routed, router.n_routed, 1), dim=1)
         share = chosen / (tokens * router.n_chosen)
         return router.n_routed / router.n_chosen * (share * probabilities / tokens).sum(1).mean()

@@ -19,6 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.zoo_checks import SettingsError, refuses
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 ALGORITHM = "ppo_elmur"
@@ -136,10 +137,19 @@ def _import_zoo(module: str) -> Any:
 
 
 def _hand_over(module: str, arguments: Sequence[str], command: str | None = None) -> None:
-    """Run a module of rl_zoo3 as the program, under the command line ``arguments``."""
+    """
+    Run a module of rl_zoo3 as the program, under the command line ``arguments``.
+
+    :raises SettingsError: If it refuses what the user asks for.
+    """
     register()
     sys.argv = [f"sb3-elmur {command or module.replace('_', '-')}", "--algo", ALGORITHM, *arguments]
-    runpy.run_module(f"rl_zoo3.{module}", run_name="__main__")
+    try:
+        runpy.run_module(f"rl_zoo3.{module}", run_name="__main__")
+    except (ValueError, AssertionError) as error:
+        if isinstance(error, SettingsError) or not refuses(error, ["rl_zoo3"]):
+            raise
+        raise SettingsError(str(error)) from error
 
 
 def _given(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,11 +1,20 @@
 """What a YAML file of rl_zoo3 says about recurrent PPO, checked: each error names the key and what is allowed."""
 
 import inspect
-from collections.abc import Iterable
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+import linecache
+import traceback
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
 
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from sb3_contrib import RecurrentPPO
+
+from sb3_elmur.config import ElmurConfig, check_count
+from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.typed import argument_types, as_number, check_known, check_type
 
 SCHEDULE = "lin_"
 SCHEDULES: dict[str, Any] = {"learning_rate": float, "clip_range": float, "clip_range_vf": float | None}
@@ -23,10 +32,25 @@ READ_BY_ZOO: dict[str, Any] = {
     "normalize": bool | dict | str,
     "frame_stack": int,
 }
-SET_BY_ZOO = {"self", "env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model"}
-SET_BY_ALGORITHM = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
+SET_BY_ZOO = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
+SET_BY_ALGORITHM = ("observation_space", "action_space", "lr_schedule", "use_sde")
 
-REFUSED = "unknown"  # what ElmurPolicy collects as keyword arguments, only to refuse it
+
+class SettingsError(ValueError):
+    """What a user asked for cannot be done, as the message says; no traceback would tell more."""
+
+
+def refuses(error: BaseException, packages: Collection[str]) -> bool:
+    """
+    Whether one of the packages raised an error by a statement of its own with a message, rather than by what it called.
+
+    :param error: What was raised.
+    :param packages: Names of top-level packages.
+    """
+    *_, (frame, number) = traceback.walk_tb(error.__traceback__)
+    package = (frame.f_globals.get("__package__") or "").split(".")[0]
+    statement = linecache.getline(frame.f_code.co_filename, number).split()
+    return package in packages and statement[:1] in (["raise"], ["assert"]) and bool(str(error))
 
 
 def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> None:
@@ -35,84 +59,84 @@ def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> N
 
     :param algorithm: Class to be trained.
     :param settings: Values by name.
-    :raises ValueError: If a name is unknown or missing, or a value of the wrong type.
+    :raises ValueError: If a name is unknown or missing, a value of the wrong type, or a policy not there.
     """
-    types = _argument_types(algorithm, SET_BY_ZOO) | READ_BY_ZOO
-    _check_known("hyper-parameter", settings, types)
+    types = argument_types(algorithm, SET_BY_ZOO) | READ_BY_ZOO
+    check_known("hyper-parameter", settings, sorted(types))
     for name in ("policy", "n_timesteps"):
         if name not in settings:
             raise ValueError(f"The hyper-parameter `{name}` is missing.")
     for name, value in settings.items():
         if name in SCHEDULES:
-            _check_type(name, _initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
+            check_type(f"`{name}`", _initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
         else:
-            _check_type(name, value, types[name])
+            check_type(f"`{name}`", value, types[name])
+    check_count("n_envs", settings.get("n_envs", 1), 1)
+    if "." in settings["policy"] and not _is_class(settings["policy"]):
+        raise ValueError(f"`policy` must be a name, or the dotted path of a class. Received {settings['policy']!r}.")
 
 
 def check_policy_arguments(algorithm: type[RecurrentPPO], policy: str | type, arguments: dict[str, Any]) -> None:
     """
-    Check names and types of the arguments of a policy; it checks their ranges itself.
+    Check names, types and ranges of the arguments of a policy.
 
     :param algorithm: Class that knows policies by name.
     :param policy: Such a name, or a class.
     :param arguments: Values by name.
-    :raises ValueError: If the policy or a name is unknown, or a value of the wrong type.
+    :raises ValueError: If the policy or a name is unknown, or a value of the wrong type or outside its range.
     """
     if isinstance(policy, str):
-        _check_known("policy", [policy], algorithm.policy_aliases)
+        check_known("policy", [policy], sorted(algorithm.policy_aliases))
         policy = algorithm.policy_aliases[policy]
-    types = _argument_types(policy, SET_BY_ALGORITHM)
-    _check_known(f"argument of {policy.__name__} in `policy_kwargs`", arguments, types)
+    types = argument_types(policy, SET_BY_ALGORITHM)
+    check_known(f"argument of {policy.__name__} in `policy_kwargs`", arguments, sorted(types))
     for name, value in arguments.items():
-        _check_type(name, value, types[name])
+        check_type(f"`{name}`", value, types[name])
+    check_policy_ranges(policy, arguments)
 
 
-def _argument_types(cls: type, without: set[str]) -> dict[str, Any]:
-    """Types of the constructor's arguments, and of those that it hands on to its base classes as ``**kwargs``."""
-    types: dict[str, Any] = {}
-    for base in cls.__mro__:
-        constructor = inspect.getattr_static(base, "__init__")
-        hints = get_type_hints(constructor)
-        parameters = inspect.signature(constructor).parameters.values()
-        named = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        types = {name: hints.get(name, Any) for name in named} | types
-        if not any(each.kind is each.VAR_KEYWORD and each.name != REFUSED for each in parameters):
-            break
-    return {name: hint for name, hint in types.items() if name not in without}
+def check_policy_ranges(policy: type, arguments: Mapping[str, Any]) -> None:
+    """
+    :param policy: A policy class; others than ours check themselves.
+    :param arguments: Some of its arguments.
+    :raises ValueError: If a hyper-parameter of an ELMUR policy is outside its range.
+    """
+    if issubclass(policy, ElmurPolicy):
+        names = {field.name for field in fields(ElmurConfig)}
+        ElmurConfig(**{name: value for name, value in arguments.items() if name in names})
 
 
-def _check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    known = sorted(known)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"Unknown {what}: {name!r}. Known are {', '.join(known)}.")
+def check_env_arguments(env_id: str, arguments: Mapping[str, Any]) -> None:
+    """
+    Check names of the arguments of an environment; it checks their values itself.
+
+    :param env_id: Registered id.
+    :param arguments: Values by name.
+    :raises ValueError: If neither the environment nor ``gymnasium.make`` knows one.
+    """
+    entry_point = gymnasium.spec(env_id).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    parameters = inspect.signature(creator).parameters  # type: ignore[arg-type]
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        own = [name for name in parameters if name != "self"]
+        known = [*own, *(name for name in inspect.signature(gymnasium.make).parameters if name not in ("id", "kwargs"))]
+        check_known(f"argument of {env_id} in `env_kwargs`", arguments, known)
+
+
+def _is_class(path: str) -> bool:
+    """Whether a dotted path is that of a class."""
+    module, _, name = path.rpartition(".")
+    try:
+        return isinstance(getattr(import_module(module), name, None), type)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # the module is there, but not what it imports
+            raise
+        return False
 
 
 def _initial_value(schedule: Any) -> Any:
     """The number that a schedule begins with, or what is not one as it is."""
-    try:
-        return float(schedule.removeprefix(SCHEDULE)) if str(schedule).startswith(SCHEDULE) else schedule
-    except ValueError:
+    if not str(schedule).startswith(SCHEDULE):
         return schedule
-
-
-def _check_type(name: str, value: Any, hint: Any, or_else: str = "") -> None:
-    if _fits(value, hint):
-        return
-    message = f"`{name}` must be {inspect.formatannotation(hint)}{or_else}. Received {value!r}."
-    if isinstance(value, str) and _initial_value(SCHEDULE + value) != SCHEDULE + value:
-        message += f" To YAML that is text; a number has a point: {float(value):.1e}."
-    raise ValueError(message)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if hint is Any:
-        return True
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    kind = get_origin(hint) or hint
-    return not isinstance(kind, type) or isinstance(
-        value, kind
-    )  # what is no class, such as Literal, is left to the constructor
+    number = as_number(schedule.removeprefix(SCHEDULE))
+    return schedule if number is None else number

@@ -1,8 +1,10 @@
 """Small environments and policies for the tests."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
@@ -11,10 +13,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import ElmurPolicy
+from sb3_elmur.datasets import Episode, NpzEpisodes
 
 SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 2, "max_distance": 16}
 
 VECTOR = spaces.Box(-1, 1, (3,))
+UNBOUNDED = spaces.Box(-np.inf, np.inf, (3,))
+TURN = spaces.Discrete(4)
 ACTION_SPACES = [spaces.Discrete(3), spaces.Box(-2, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
@@ -92,3 +97,29 @@ def replay_differences(model: RecurrentPPO, rollouts: int, **learn: Any) -> list
     model.train = compare_and_train
     model.learn(rollouts * model.n_steps * model.n_envs, **learn)
     return differences
+
+
+def episode_arrays(steps: int = 5, seed: int = 0) -> dict[str, Any]:
+    """A random episode, as it is stored."""
+    rng = np.random.default_rng(seed)
+    return {
+        "observation": rng.normal(size=(steps, 3)).astype(np.float32),
+        "action": rng.integers(4, size=steps),
+        "reward": rng.normal(size=steps).astype(np.float32),
+    }
+
+
+def load_episode(
+    folder: Path, observation_space: spaces.Space = UNBOUNDED, action_space: spaces.Space = TURN, **stored: Any
+) -> Episode:
+    """Write the arrays as the folder's only episode, and read it."""
+    np.savez(folder / "train_data_0.npz", **stored)
+    return NpzEpisodes(folder, observation_space, action_space)[0]
+
+
+def assert_episode(episode: Episode, stored: dict[str, Any]) -> None:
+    """An episode must be what was stored, bit for bit."""
+    for left, key in ((episode.observations, "observation"), (episode.actions, "action"), (episode.rewards, "reward")):
+        assert isinstance(left, np.ndarray)
+        assert left.dtype == stored[key].dtype
+        np.testing.assert_array_equal(left, stored[key])

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.resources
 import multiprocessing
 import os
 import re
@@ -21,6 +22,7 @@ import sb3_contrib
 import torch as th
 import yaml
 from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
@@ -30,7 +32,7 @@ from torch import distributed as dist
 import sb3_elmur
 from helpers import ACTION_SPACES, VECTOR, make_model, random_envs
 from sb3_elmur.bc import BC, BEST_MODEL, CHECKPOINT
-from sb3_elmur.bc_command import main
+from sb3_elmur.bc_command import main, parse, read_settings
 from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.cloning_loss import SMALLEST_STD
 from sb3_elmur.datasets import Episode, Episodes
@@ -770,6 +772,12 @@ def curve(trainer: BC) -> list[float]:
     return losses
 
 
+def learn_online() -> th.Tensor:
+    """Parameters of a mixture of experts after an update from reward."""
+    model = make_model(sb3_elmur.RecurrentPPO, random_envs(2), policy_kwargs=MOE)
+    return th.nn.utils.parameters_to_vector(model.learn(32).policy.parameters()).detach()
+
+
 def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
     th.set_num_threads(1)
@@ -789,6 +797,8 @@ def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     results["resumed"] = {"parameters": parameters(trainer)}
     with pytest.raises(ValueError, match="of a run with seed=0"):
         make_bc(**TOGETHER["moe"], model={"seed": 1}).train(own_folder)
+    if rank == 0:
+        results["online"] = {"parameters": learn_online()}
     th.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -830,6 +840,10 @@ def test_two_processes_resume_from_the_first_ones_checkpoint(together: list[dict
         assert th.equal(results["resumed"]["parameters"], results["moe"]["parameters"])
 
 
+def test_one_of_two_processes_trains_online_alone(together: list[dict[str, Any]]) -> None:
+    assert th.equal(together[0]["online"]["parameters"], learn_online())
+
+
 # Command line
 
 ENV = "TMazePassive10-v0"
@@ -837,6 +851,20 @@ CONFIG: dict[str, Any] = {
     "policy_kwargs": {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 1, "dropout": 0.1},
     "n_epochs": 3, "batch_size": 4, "n_eval_episodes": 2, "eval_freq": 1, "save_freq": 2,
 }  # fmt: skip
+
+
+PACKAGED = yaml.safe_load(importlib.resources.files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())
+
+
+@pytest.mark.parametrize("env_id", PACKAGED)
+def test_every_key_of_the_settings_is_built(env_id: str) -> None:
+    given = read_settings(parse(["--env", env_id, "--data", ""])[0])
+    BCConfig(**{field.name: given[field.name] for field in fields(BCConfig) if field.name in given})
+    try:
+        model = sb3_elmur.RecurrentPPO(given["policy"], env_id, policy_kwargs=given["policy_kwargs"], device="cpu")
+    except DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    assert model.policy.config.segment_length == PACKAGED[env_id]["policy_kwargs"]["segment_length"]
 
 
 @pytest.fixture

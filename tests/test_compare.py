@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -26,6 +27,7 @@ from compare.online import schedule
 from compare.report import write_report
 from compare.runner import run_cells, selection
 from compare.settings import resolve
+from gymnasium.envs.registration import EnvSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rliable import metrics
@@ -59,7 +61,7 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"colour": 1}, r"made.yml has the unknown key 'colour'. Allowed are kind, envs, agents,"),
+        ({"colour": 1}, "Unknown key of made.yml: 'colour'. Known are kind, envs, agents,"),
         ({"seeds": None}, "made.yml needs the key `seeds`"),
         ({"seeds": ["a"]}, r"`seeds` of made.yml must be list\[int\]. Received \['a'\]"),
         ({"seeds": [1, 1]}, "`seeds` must be different numbers"),
@@ -73,9 +75,20 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
         ({"envs": [{"TMazePassive30-v0": {"evaluate": ["Unheard-v1"]}}]}, "Unknown are Unheard-v1"),
         ({"envs": ["TMazePassive30-v0"] * 2}, "must be different ids"),
         ({"envs": []}, "at least one of `envs`"),
-        ({"envs": [{"TMazePassive30-v0": {"score": {"lower": 1}}}]}, "unknown key 'lower'. Allowed are measure, low, high"),
+        ({"envs": [{"TMazePassive30-v0": {"score": {"lower": 1}}}]}, "'lower'. Known are measure, low, high"),
         ({"score": {"measure": "style"}}, "`measure` must be return or success"),
         ({"score": {"low": 2.0}}, "`high` must be above `low`"),
+        (
+            {"score": {"measure": "success"}, "envs": ["CartPole-v1"]},
+            "`measure` must be return where CartPole-v1 is evaluated, for it reports no success",
+        ),
+        (
+            {
+                "score": {"measure": "success"},
+                "envs": [{"TMazePassive30-v0": {"evaluate": ["TMazePassive30-v0", "CartPole-v1"]}}],
+            },
+            "where CartPole-v1 is evaluated",
+        ),
         ({"agents": {"a/b": {}}}, "Names of `agents` must be of letters"),
         ({"agents": {"a": {"algo": 1}}}, "`algo` of agent 'a' must be"),
     ],
@@ -88,18 +101,30 @@ def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"n_step": 8}}, "Settings of TMazePassive30-v0 has the unknown key 'n_step'. Allowed are"),
+        ({"settings": {"n_step": 8}}, "Unknown key in the settings of TMazePassive30-v0: 'n_step'. Known are"),
         ({"settings": {"n_steps": "8"}}, "`n_steps` of Agent 'elmur' in TMazePassive30-v0 must be int. Received '8'"),
         ({"settings": {"learning_rate": "con_1"}}, "must be numbers or lin_<number>. Received 'con_1'"),
         ({"settings": {"n_timesteps": 0}}, "`n_timesteps` must be at least 1"),
-        ({"envs": [{"TMazePassive30-v0": {"colour": 1}}]}, "unknown key 'colour'"),
+        ({"envs": [{"TMazePassive30-v0": {"colour": 1}}]}, "Unknown key .*: 'colour'"),
         ({"envs": ["TMazeActive1000-v0"]}, r"zoo_configs/ppo_elmur.yml has no settings for TMazeActive1000-v0"),
         ({"agents": {"a": {"algo": "dqn"}}}, "`algo` of agent 'a' must be one of ppo_elmur, ppo_lstm, ppo, oracle, random"),
-        ({"agents": {"a": {"colour": 1}}}, "Agent 'a' has the unknown key 'colour'"),
-        ({"agents": {"a": {"algo": "ppo", "bptt_segments": 1}}}, "unknown key 'bptt_segments'"),
-        ({"agents": {"a": {"algo": "oracle", "gamma": 1.0}}}, "Agent 'a' has the unknown key 'gamma'. Allowed are none"),
+        ({"agents": {"a": {"colour": 1}}}, "Unknown key of agent 'a': 'colour'"),
+        ({"agents": {"a": {"algo": "ppo", "bptt_segments": 1}}}, "Unknown key .*: 'bptt_segments'"),
+        ({"agents": {"a": {"algo": "oracle", "gamma": 1.0}}}, "Unknown key of agent 'a': 'gamma'. Known are none"),
         ({"agents": {"a": {"policy": "GuessPolicy"}}}, "`policy` must be one of MlpLstmPolicy, .*ElmurPolicy"),
-        ({"agents": {"a": {"policy_kwargs": {"cores": "gru"}}}}, "`policy_kwargs` of agent 'a' has the unknown key 'cores'"),
+        ({"agents": {"a": {"policy_kwargs": {"cores": "gru"}}}}, "Unknown key in `policy_kwargs` of agent 'a': 'cores'"),
+        (
+            {"settings": {"policy_kwargs": {"d_modle": 8}}},
+            "Unknown key in `policy_kwargs` of TMazePassive30-v0: 'd_modle'. Known are .*d_model",
+        ),
+        (
+            {"envs": [{"TMazePassive30-v0": {"policy_kwargs": {"lstm_hiden_size": 8}}}], "agents": {"a": {"algo": "ppo"}}},
+            "`policy_kwargs` of TMazePassive30-v0: 'lstm_hiden_size'. Known are .*lstm_hidden_size",
+        ),
+        (
+            {"settings": {"policy_kwargs": 3}},
+            r"`policy_kwargs` of TMazePassive30-v0 must be dict\[str, Any\] \| None. Received 3",
+        ),
         ({"agents": {"a": {"policy_kwargs": {"d_model": 1.5}}}}, "`d_model` of Agent 'a' in .* must be int. Received 1.5"),
         ({"agents": {"a": {"policy_kwargs": {"core": "rnn"}}}}, "`core` must be"),
     ],
@@ -136,6 +161,17 @@ def test_an_agent_without_memory_takes_the_common_settings_that_it_knows(tmp_pat
     assert "bptt_segments" not in found
 
 
+def test_common_policy_arguments_may_be_those_of_any_algorithm_whoever_is_selected(tmp_path: Path) -> None:
+    common = {"policy_kwargs": {"lstm_hidden_size": 4, "d_model": 8}}
+    agents = {"elmur": {}, "lstm": {"algo": "ppo_lstm"}, "none": {"algo": "ppo"}}
+    matrix = read_matrix(write(tmp_path, settings=common, agents=agents))
+    taken = {}
+    for name in agents:
+        (cell, _) = make_cells(select(matrix, agents=[name]), tmp_path)
+        taken[name] = {key: value for key, value in cell.settings["policy_kwargs"].items() if key in common["policy_kwargs"]}
+    assert taken == {"elmur": {"d_model": 8}, "lstm": {"lstm_hidden_size": 4}, "none": {}}
+
+
 @pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
 def test_every_shipped_matrix_can_be_run(path: Path, tmp_path: Path) -> None:
     try:
@@ -167,7 +203,7 @@ def test_a_selection_keeps_what_it_names_and_refuses_what_is_not_there(tmp_path:
     assert [agent.name for agent in part.agents] == ["b"]
     assert part.seeds == (1,)
     for wrong in ({"envs": ["x"]}, {"agents": ["x"]}, {"seeds": [2]}):
-        with pytest.raises(ValueError, match="unknown key"):
+        with pytest.raises(ValueError, match=r"Unknown (environment|agent|seed) in `--"):
             select(matrix, **wrong)  # type: ignore[arg-type]
 
 
@@ -321,6 +357,26 @@ def test_demonstrations_are_recorded_once(tmp_path: Path) -> None:
     assert record_once("TMazePassive10-v0", wanted, tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     assert record_once("TMazePassive10-v0", Demonstrations(2), tmp_path) != folder
+
+
+def test_demonstrations_of_another_version_of_the_expert_are_recorded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "made_maze"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "maze.py").write_text("from sb3_elmur.envs import TMazeEnv\ndef make(**kwargs): return TMazeEnv(**kwargs)\n")
+    (package / "expert.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(gymnasium.registry, "Made-v0", EnvSpec("Made-v0", "made_maze.maze:make"))
+    wanted = Demonstrations(1)
+    first = record_once("Made-v0", wanted, tmp_path)
+    assert record_once("Made-v0", wanted, tmp_path) == first
+    (package / "expert.py").write_text("BETTER = True")
+    second = record_once("Made-v0", wanted, tmp_path)
+    assert second != first
+    monkeypatch.setattr(cells, "version", lambda name: "1000")
+    assert record_once("Made-v0", wanted, tmp_path) not in (first, second)
 
 
 TINY: dict[str, dict[str, Any]] = {
@@ -488,7 +544,7 @@ def test_the_command_computes_what_is_selected_and_reports_it(
     assert command.main(script, "", [*arguments, "--report"]) == 0
     assert "| TMazePassive30-v0 | 1.00 |" in capsys.readouterr().out
     assert command.main(script, "", [*arguments, "--only-agents", "nobody"]) == 1
-    assert "'nobody'. Allowed are oracle, random" in capsys.readouterr().err
+    assert "'nobody'. Known are oracle, random" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -398,6 +398,33 @@ def test_slots_that_no_row_has_written_may_be_shared_or_not() -> None:
     )
 
 
+@pytest.mark.parametrize("variant", ["post-norm", "pre-norm", "gated"])
+def test_reads_of_shared_slots_have_the_gradients_of_reads_of_each_rows_own(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elmur, _ = build(BASE | VARIANTS[variant] | {"memory_size": 40})
+    x = th.randn(2, 11, 8).double().requires_grad_()
+    starts = th.zeros(2, 11)
+    starts[1, 4] = 1  # so that rows hold different numbers of written slots
+    n_own = Elmur._n_own
+    seen = []
+
+    def gradients() -> list[th.Tensor | None]:
+        loss = unroll(elmur, x, starts)[0].square().sum()
+        return th.autograd.grad(loss, [x, *elmur.parameters()], allow_unused=True)
+
+    monkeypatch.setattr(Elmur, "_n_own", lambda self, memory: seen.append(n_own(self, memory)) or seen[-1])
+    shared = gradients()
+    assert {1, 2, 3} <= set(seen)
+    monkeypatch.setattr(Elmur, "_n_own", lambda self, memory: self.config.memory_size)
+    own = gradients()
+    assert shared[0].abs().max() > 0
+    for name, a, b in zip(("x", *dict(elmur.named_parameters())), shared, own, strict=True):
+        assert (a is None) == (b is None), name
+        if a is not None:
+            th.testing.assert_close(a, b, atol=1e-10, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
 @pytest.mark.parametrize("how", [unroll, step_through])
 def test_runs_under_bf16_autocast(how) -> None:
     elmur, x, starts = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import pytest
 import torch as th
 import yaml
@@ -21,7 +22,7 @@ import sb3_elmur
 from sb3_elmur.cli import main
 from sb3_elmur.config import ElmurConfig
 from sb3_elmur.zoo import ALGORITHM, register
-from sb3_elmur.zoo_checks import check_policy_arguments
+from sb3_elmur.zoo_checks import SettingsError, check_policy_arguments, refuses
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
@@ -212,6 +213,7 @@ def test_a_search_prunes_divergence_but_shows_faults(
     settings = TINY | {"policy": "ElmurPolicy"}
     manager = make_manager(MAZE, tmp_path, optimize_hyperparameters=True, hyperparams=settings, n_timesteps=1000)
     assert manager.setup_experiment() is None
+    assert not Path(manager.save_path).exists()
     with pytest.raises(error, match=message):
         manager.objective(optuna.create_study().ask())
 
@@ -227,6 +229,9 @@ def test_a_search_prunes_divergence_but_shows_faults(
         ("learning_rate", "lin_fast", "`learning_rate` must be float, or 'lin_<number>'. Received 'lin_fast'"),
         ("learning_rate", "1e-3", "`learning_rate` must be float, .* 1.0e-03"),
         ("n_timesteps", "1e6", r"`n_timesteps` must be float. .* 1.0e\+06"),
+        ("n_envs", 0, "`n_envs` must be an integer of at least 1. Received 0"),
+        ("policy", "sb3_elmur.ElmurPolice", "`policy` must be a name, or the dotted path of a class. Received"),
+        ("policy", "absent.policies.ElmurPolicy", "`policy` must be a name, or the dotted path of a class. Received"),
         ("policy", "ElmurPolice", "Unknown policy: 'ElmurPolice'. Known are .*ElmurPolicy"),
         (
             "policy_kwargs",
@@ -269,10 +274,89 @@ def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
         check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"d_model": "b"})
 
 
-def test_misspelt_settings_leave_no_run_folder(command: Command) -> None:
-    with pytest.raises(ValueError, match="Unknown hyper-parameter: 'gama'"):
-        command("train", *SHORT, "gama:0.9")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", *SHORT, "gama:0.9"], "Unknown hyper-parameter: 'gama'. Known are "),
+        (["train", *SHORT, "policy_kwargs:dict(d_model=30)"], "`d_model` must be divisible by `n_heads` (4). Received 30."),
+        (
+            ["train", *SHORT, "--env-kwargs", "lenght:3"],
+            f"Unknown argument of {MAZE} in `env_kwargs`: 'lenght'. Known are length,",
+        ),
+        (["train", *SHORT, "--conf-file", "absent.yml"], "absent.yml cannot be read: "),
+        (
+            ["train", "--env", "TMazePassiv10-v0"],
+            "TMazePassiv10-v0 not found in gym registry, you maybe meant TMazePassive10-v0?",
+        ),
+        (
+            ["train", "--env", MAZE, "--storage", "absent.log", "--study-name", "maze", "--trial-id", "3"],
+            "Study 'maze' of absent.log has no complete trial 3.",
+        ),
+        (["tune", *SHORT, "n_steps:'8'"], "`n_steps` must be int. Received '8'."),
+        (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+        (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
+    arguments: list[str], message: str, command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command(*arguments)
+    assert f"sb3-elmur {arguments[0]}: error: {message}" in capfd.readouterr().err
     assert not Path("logs").exists()
+
+
+def test_what_an_algorithm_refuses_is_told_too(command: Command, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, "bptt_segments:0")
+    assert "sb3-elmur train: error: `bptt_segments` must be an integer" in capfd.readouterr().err
+
+
+def test_what_an_environment_refuses_is_told_too_and_the_latest_run_stays_that(
+    command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    command("train", *SHORT, "--eval-freq", "-1")
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, "--env-kwargs", "reward:'much'")
+    assert "sb3-elmur train: error: `reward` must be one of" in capfd.readouterr().err
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20", "--no-render")
+
+
+def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sb3_elmur.RecurrentPPO.policy_aliases, "ElmurPolicy", FaultyPolicy)
+    with pytest.raises(ValueError, match="a fault of the policy"):
+        command("train", *SHORT, "policy:'ElmurPolicy'", "--eval-freq", "-1")
+
+
+def test_what_a_package_refuses_differs_from_what_fails_in_it() -> None:
+    with pytest.raises(ValueError, match="must be an integer") as refused:
+        ElmurConfig(d_model=0)
+    with pytest.raises(ValueError, match="truth value") as failed:
+        ElmurConfig(core=np.zeros(2))  # type: ignore[arg-type]
+    assert refuses(refused.value, ["sb3_elmur"])
+    assert not refuses(refused.value, ["rl_zoo3"])
+    assert not refuses(failed.value, ["sb3_elmur"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", r"made.yml must be dict\[str, Any\]. Received \['a'\]"),
+        (f"{MAZE}:", rf"`{MAZE}` of .*made.yml must be dict\[str, Any\]. Received None"),
+        ("a: [", "made.yml cannot be read: while parsing .*line 1, column 5"),
+        ("a: {}", f"Hyperparameters not found for {ALGORITHM}-{MAZE}"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    register()
+    from rl_zoo3 import exp_manager
+
+    (tmp_path / "made.yml").write_text(text)
+    manager = exp_manager.ExperimentManager(
+        argparse.Namespace(), ALGORITHM, MAZE, str(tmp_path), config=str(tmp_path / "made.yml")
+    )
+    with pytest.raises(SettingsError, match=message):
+        manager.setup_experiment()
 
 
 def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
@@ -282,11 +366,12 @@ def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["rl_zoo3.exp_manager", "requests"])
 def test_without_the_extra_the_command_says_what_to_install(
-    module: str, command: Command, monkeypatch: pytest.MonkeyPatch
+    module: str, command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DependencyNotInstalled, match=r'pip install "sb3-elmur\[zoo\]"'):
+    with pytest.raises(SystemExit, match="2"):
         command("train", *SHORT)
+    assert 'is missing: run `pip install "sb3-elmur[zoo]"`.' in capfd.readouterr().err
 
 
 def test_an_agent_is_pushed_with_a_card_of_commands_that_know_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from compare.algorithm import Algorithm, Job, Played
 from compare.claims import Holder, claim, wait_for_claim
 from compare.matrix import Agent, Demonstrations, Environment, Matrix
 from compare.settings import find_algorithm, resolve
+from compare.sources import source_hash
 from sb3_elmur.recording import record
 
 GREEDY, SAMPLED = "evaluations", "sampled"  # keys of a result
@@ -175,14 +177,14 @@ def _summary(episodes: Played) -> dict[str, Any]:
 
 def record_once(env_id: str, demonstrations: Demonstrations, data: Path) -> Path:
     """
-    Record demonstrations, or wait for the process that does so.
+    Record demonstrations, or wait for the process that does so. Those of another version of the expert are others.
 
     :param env_id: Environment.
     :param demonstrations: How many, and of whom.
     :param data: Folder of all recordings.
     :return: Folder of this one.
     """
-    wanted = json.dumps(asdict(demonstrations), sort_keys=True)
+    wanted = json.dumps([asdict(demonstrations), version("sb3-elmur"), source_hash(env_id)], sort_keys=True)
     folder = data / f"{env_id.replace('/', '-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
     with wait_for_claim(data / f"{folder.name}.lock"):
         record(

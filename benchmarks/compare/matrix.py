@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 import yaml
 
-from compare.typed import build, check_keys, check_type
+from compare.success import may_report_success
+from sb3_elmur.typed import build, check_known, check_type
 
 KINDS = ("online", "bc")
 ENV_KEYS = ("evaluate", "score", "demonstrations", "budget")  # beside settings
@@ -179,7 +180,8 @@ def read_matrix(path: Path) -> Matrix:
     Read a matrix file, and import the packages that register its environments.
 
     :param path: The YAML file.
-    :raises ValueError: If it is not YAML, a key is unknown or missing, a value of the wrong type, or an id not registered.
+    :raises ValueError: If it is not YAML, a key is unknown or missing, a value of the wrong type, an id not registered, or
+        success to be measured in an environment that does not report it.
     """
     try:
         given = yaml.safe_load(path.read_text())
@@ -211,6 +213,11 @@ def read_matrix(path: Path) -> Matrix:
             f"`envs` of {path.name} must be registered ids. Unknown are {', '.join(sorted(unknown))}. Install what provides "
             "them, and name its package in `packages`."
         )
+    for env_id in dict.fromkeys(env_id for env in envs if env.score.measure == "success" for env_id in env.evaluate):
+        if not may_report_success(env_id):
+            raise ValueError(
+                f"`measure` must be return where {env_id} is evaluated, for it reports no success. Received success."
+            )
     return Matrix(
         name=path.stem,
         title=file.title or path.stem,
@@ -271,12 +278,12 @@ def select(
     :raises ValueError: If the matrix lacks one of them.
     """
     if envs is not None:
-        check_keys("`--only-envs`", envs, [env.env_id for env in matrix.envs])
+        check_known("environment in `--only-envs`", envs, [env.env_id for env in matrix.envs])
         matrix = replace(matrix, envs=tuple(env for env in matrix.envs if env.env_id in envs))
     if agents is not None:
-        check_keys("`--only-agents`", agents, [agent.name for agent in matrix.agents])
+        check_known("agent in `--only-agents`", agents, [agent.name for agent in matrix.agents])
         matrix = replace(matrix, agents=tuple(agent for agent in matrix.agents if agent.name in agents))
     if seeds is not None:
-        check_keys("`--seeds`", seeds, matrix.seeds)
+        check_known("seed in `--seeds`", seeds, matrix.seeds)
         matrix = replace(matrix, seeds=tuple(seeds))
     return matrix

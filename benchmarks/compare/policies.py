@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_elmur.config import ElmurConfig
-from sb3_elmur.policies import ElmurPolicy
-
-GIVEN_BY_ALGORITHM = ("self", "observation_space", "action_space", "lr_schedule", "use_sde", "unknown", "return")
+from sb3_elmur.typed import argument_types
+from sb3_elmur.zoo_checks import SET_BY_ALGORITHM
+from sb3_elmur.zoo_checks import check_policy_ranges as check_policy_kwargs  # noqa: F401
 
 
 def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]:
@@ -32,14 +29,4 @@ def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]
 
 def policy_hints(policy: type[BasePolicy]) -> dict[str, Any]:
     """Annotations of the ``policy_kwargs`` of a policy class."""
-    hints = get_type_hints(policy.__init__)
-    return {name: hint for name, hint in hints.items() if name not in GIVEN_BY_ALGORITHM}
-
-
-def check_policy_kwargs(policy: type[BasePolicy], policy_kwargs: Mapping[str, Any]) -> None:
-    """
-    :raises ValueError: If a hyper-parameter of an ELMUR policy is outside its range.
-    """
-    if issubclass(policy, ElmurPolicy):
-        names = {field.name for field in fields(ElmurConfig)}
-        ElmurConfig(**{name: value for name, value in policy_kwargs.items() if name in names})
+    return argument_types(policy, SET_BY_ALGORITHM)
