@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
 from compare.matrix import Budget
-from compare.policies import check_policy_kwargs, find_policy, policy_hints
+from compare.policies import find_policy, policy_hints
 from compare.wrappers import Wrappers
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC
@@ -18,6 +18,7 @@ from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.datasets import Episodes, NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.zoo_checks import check_policy_ranges
 
 MODEL_HINTS: dict[str, Any] = {
     "policy": str,
@@ -43,7 +44,7 @@ class Cloning:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         make_config(settings)
-        check_policy_kwargs(find_policy(settings["policy"], RecurrentPPO), settings.get("policy_kwargs", {}))
+        check_policy_ranges(find_policy(settings["policy"], RecurrentPPO), settings.get("policy_kwargs", {}))
 
     def train(self, job: Job) -> Trained:
         assert job.demonstrations is not None

@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
-from compare.policies import check_policy_kwargs, find_policy, policy_hints
+from compare.policies import find_policy, policy_hints
 from compare.wrappers import Wrappers
+from sb3_elmur.zoo_checks import check_policy_ranges
 
 RUN_HINTS: dict[str, Any] = {
     "env_kwargs": dict[str, Any],
@@ -81,7 +82,7 @@ class Online:
                 raise ValueError(f"`{name}` must be at least 1. Received {settings.get(name)!r}.")
         for name in SCHEDULES:
             schedule(settings.get(name))
-        check_policy_kwargs(find_policy(settings["policy"], self.model_class), settings.get("policy_kwargs", {}))
+        check_policy_ranges(find_policy(settings["policy"], self.model_class), settings.get("policy_kwargs", {}))
 
     def train(self, job: Job) -> Trained:
         settings = dict(job.settings)

@@ -10,7 +10,6 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_elmur.typed import argument_types
 from sb3_elmur.zoo_checks import SET_BY_ALGORITHM
-from sb3_elmur.zoo_checks import check_policy_ranges as check_policy_kwargs  # noqa: F401
 
 
 def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]:
