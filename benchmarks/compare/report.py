@@ -167,7 +167,8 @@ def _range(values: Sequence[float]) -> str:
 def _provenance(results: Results) -> str:
     reports = [report for found in results.reports.values() for report in found]
     dates = sorted(report["date"] for report in reports)
-    processors = dict.fromkeys(report["machine"]["cpu"] for report in reports)
+    machines = [report["machine"] for report in reports]
+    processors = dict.fromkeys(" with ".join(filter(None, (m.get("gpu"), m["cpu"]))) for m in machines)
     versions: dict[str, dict[str, None]] = {}
     for report in reports:
         for package, version in report["versions"].items():
