@@ -49,9 +49,19 @@ MAY_IMPORT = {
     "zoo": {"ppo", "zoo_search"},
     "cli": set(),
     "resizing": {"config", "ppo"},
-    "__init__": {"envs", "policies", "ppo", "resizing"},
+    "tracing": {"attention", "blending", "elmur", "feedforward", "memory"},
+    "measures": {"elmur", "memory", "tracing"},
+    "failure_signs": {"config", "measures"},
+    "panels": {"tracing"},
+    "monitor": {"elmur", "failure_signs", "feedforward", "measures", "memory", "panels", "policies", "tracing"},
+    "callbacks": {"config", "memory", "monitor", "ppo"},
+    "cloning_callback": {"bc", "config", "memory", "monitor"},
+    "__init__": {"callbacks", "envs", "policies", "ppo", "resizing"},
 }
-PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "cells", "backbone")
+PLAIN_PYTORCH = (
+    "config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "cells", "backbone", "tracing",
+    "measures", "failure_signs",
+)  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
