@@ -57,7 +57,7 @@ def _variation(slots: Tensor, written: Tensor) -> Tensor:
     count = weight.sum(0)  # (1, M, 1)
     mean = (slots * weight).sum(0) / count
     square = (slots * weight).square().sum((0, 3)) / count[..., 0]
-    spread = 1 - mean.square().sum(-1) / square  # (N, M)
+    spread = (1 - mean.square().sum(-1) / square).clamp(min=0)  # (N, M)
     return spread[:, count[0, :, 0] > 1]
 
 

@@ -44,6 +44,17 @@ def memory_of(policy: Any) -> Elmur:
     return core
 
 
+@th.no_grad()
+def embed_observations(policy: ElmurPolicy, obs: Any) -> Tensor:
+    """
+    What the actor's stack gets to see, (R, D).
+
+    :param policy: A policy.
+    :param obs: R observations, as tensors.
+    """
+    return policy.backbone.embed(BasePolicy.extract_features(policy, obs, policy.pi_features_extractor))
+
+
 def trace_observations(policy: ElmurPolicy, obs: Any, memory: Memory, lengths: Tensor) -> SegmentTrace:
     """
     Trace a segment of the actor.
@@ -55,10 +66,8 @@ def trace_observations(policy: ElmurPolicy, obs: Any, memory: Memory, lengths: T
     """
     training = policy.training
     policy.set_training_mode(False)
-    with th.no_grad():
-        features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
-        x = policy.backbone.embed(features).unflatten(0, (len(lengths), -1))
-        trace = trace_segment(memory_of(policy), x, memory, lengths)
+    x = embed_observations(policy, obs).unflatten(0, (len(lengths), -1))
+    trace = trace_segment(memory_of(policy), x, memory, lengths)
     policy.set_training_mode(training)
     return trace
 

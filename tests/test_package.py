@@ -56,6 +56,23 @@ MAY_IMPORT = {
     "monitor": {"elmur", "failure_signs", "feedforward", "measures", "memory", "panels", "policies", "tracing"},
     "callbacks": {"config", "memory", "monitor", "ppo"},
     "cloning_callback": {"bc", "config", "memory", "monitor"},
+    "probing": set(),
+    "inspection": {"memory", "monitor", "policies", "probing", "tracing"},
+    "inspection_figures": {"inspection", "panels", "probing"},
+    "inspection_page": {"files", "inspection", "inspection_figures", "probing"},
+    "inspection_command": {
+        "config",
+        "envs",
+        "evaluation_command",
+        "inspection",
+        "inspection_page",
+        "monitor",
+        "normalizing",
+        "options",
+        "panels",
+        "ppo",
+        "probing",
+    },
     "__init__": {"callbacks", "envs", "policies", "ppo", "resizing"},
 }
 PLAIN_PYTORCH = (

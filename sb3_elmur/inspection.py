@@ -1,0 +1,321 @@
+"""
+Episodes looked into: what the memory held, read and wrote, step by step, and where a fact is to be found in it.
+
+The episodes are first played as always, and then traced a segment at a time, all together. One of them is shown; the others
+are there to fit linear probes.
+
+Axis letters: B episodes, T steps and S segments of the shown one, N layers, M slots, D width, L segment length.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_elmur.memory import EMPTY
+from sb3_elmur.monitor import embed_observations, memory_of
+from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.probing import Label, probe
+from sb3_elmur.tracing import trace_segment
+
+KNOWN = 0.75  # of the way from chance to certainty, from which on a slot is said to know a label
+FEWEST_EPISODES = 10  # that a probe is fitted to
+
+
+class Played(NamedTuple):
+    """
+    B episodes; what comes after an episode's end is zero.
+
+    :param observations: As the policy saw them, (B, T, ...), or a dictionary of such arrays.
+    :param actions: (B, T, ...).
+    :param rewards: (B, T).
+    :param lengths: Steps of each episode, (B,).
+    :param last_infos: What the environment said at each episode's end.
+    """
+
+    observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
+    lengths: np.ndarray
+    last_infos: list[dict[str, Any]]
+
+
+def play(policy: ElmurPolicy, env: VecEnv, seed: int, deterministic: bool = True) -> Played:
+    """
+    Play one episode in each environment.
+
+    :param policy: Who plays.
+    :param env: Environments, which are seeded and reset.
+    :param seed: Seed of the first environment, and of actions if these are drawn; the others follow.
+    :param deterministic: Take the most probable actions.
+    :raises ValueError: If the environments have other spaces than the policy.
+    """
+    check_for_correct_spaces(env, policy.observation_space, policy.action_space)
+    env.seed(seed)
+    th.manual_seed(seed)
+    obs: Any = env.reset()
+    state = None
+    starts, running = np.ones((2, env.num_envs), dtype=bool)
+    lengths = np.zeros(env.num_envs, dtype=np.int64)
+    last_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
+    steps = []
+    while running.any():
+        actions, state = policy.step(obs, state, starts, deterministic)
+        new_obs, rewards, starts, infos = env.step(actions)
+        steps.append((_masked(obs, running), _masked(actions, running), _masked(rewards, running)))
+        lengths += running
+        for i in np.flatnonzero(starts & running):
+            last_infos[i] = infos[i]
+        running, obs = running & ~starts, new_obs
+    columns = list(zip(*steps, strict=True))
+    observations, actions, rewards = (_stack(column) for column in columns)
+    return Played(observations, actions, rewards, lengths, last_infos)
+
+
+def _masked(value: Any, running: np.ndarray) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(each, running) for key, each in value.items()}
+    return np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, np.zeros_like(value))
+
+
+def _stack(column: Any) -> Any:
+    """Steps of all episodes, (B, T, ...)."""
+    if isinstance(column[0], dict):
+        return {key: _stack([each[key] for each in column]) for key in column[0]}
+    return np.stack(column, axis=1)
+
+
+class Inspection(NamedTuple):
+    """
+    What happened in the memory in the shown episode.
+
+    :param slots: After each segment, (S, N, M, D).
+    :param empty: Whether nothing was written to a slot yet, after each segment, (S, M) bool.
+    :param written: The slot that each segment wrote, (S,); -1 if it was too short to write.
+    :param replaced: Whether that slot had been written before, (S,) bool.
+    :param blend: Weight of the new content, (S, N); 0 where nothing was written.
+    :param read: Attention of each step on each slot, the mean over heads, (T, N, M).
+    :param write: Attention of each write on the steps of its segment, the mean over heads, (S, N, L); 0 if none.
+    :param bias: Relative bias of each layer, the mean over heads, (N, 2 R + 1), for distances from -R to R steps.
+    :param accuracy: Share of the other episodes in which a probe decodes the label from each slot after each segment,
+        (S, N, M); NaN where too few last as long. ``None`` without a label.
+    :param decoded: The class that it decodes in the shown episode, (S, N, M); ``None`` without a label.
+    """
+
+    slots: np.ndarray
+    empty: np.ndarray
+    written: np.ndarray
+    replaced: np.ndarray
+    blend: np.ndarray
+    read: np.ndarray
+    write: np.ndarray
+    bias: np.ndarray
+    accuracy: np.ndarray | None
+    decoded: np.ndarray | None
+
+    @property
+    def segment_length(self) -> int:
+        """L."""
+        return self.write.shape[2]
+
+    @property
+    def ages(self) -> np.ndarray:
+        """Steps since each slot's content last changed, after each segment, (S, N, M); NaN for empty slots."""
+        n_segments, n_layers, n_slots = self.slots.shape[:3]
+        ages = np.full((n_segments, n_layers, n_slots), np.nan)
+        for s in range(n_segments):
+            if s:
+                ages[s] = ages[s - 1] + self.segment_length
+            if self.written[s] >= 0:
+                ages[s, self.blend[s] > 0, self.written[s]] = 0.0
+        return ages
+
+
+def inspect_episodes(policy: ElmurPolicy, played: Played, label: Label | None = None) -> Inspection:
+    """
+    Trace the first episode, and fit probes to all.
+
+    :param policy: Who played.
+    :param played: Its episodes.
+    :param label: What to decode from slots, of each episode.
+    :raises ValueError: If the policy has no ELMUR memory.
+    """
+    core, device = memory_of(policy), policy.device
+    length, n_layers, n_slots = core.segment_length, core.config.n_layers, core.config.memory_size
+    policy.set_training_mode(False)
+    n_steps = int(played.lengths[0])
+    n_segments = -(-n_steps // length)
+    rows = np.arange(1 if label is None else len(played.lengths))
+    memory = core.initial_memory(len(rows))
+    slots, empty, accuracy, decoded = [], [], [], []
+    written, replaced = np.full(n_segments, -1), np.zeros(n_segments, dtype=bool)
+    blend, write = np.zeros((n_segments, n_layers)), np.zeros((n_segments, n_layers, length))
+    read = np.zeros((n_steps, n_layers, n_slots))
+    for s in range(n_segments):
+        begin = s * length
+        lengths = th.as_tensor((played.lengths[rows] - begin).clip(0, length), device=device)
+        x = embed_observations(policy, _cut(policy, played.observations, rows, slice(begin, begin + length)))
+        x = x.unflatten(0, (len(rows), -1))
+        trace = trace_segment(core, x[:1, : int(lengths[0])], memory.rows(slice(1)), lengths[:1])
+        with th.no_grad():
+            _, memory = core.segment(x, memory, lengths)
+        read[begin : begin + length] = trace.read[0].mean(1).transpose(0, 1).cpu().numpy()
+        if len(trace.rows):
+            written[s], replaced[s] = int(trace.slot), not bool(trace.empty)
+            blend[s], write[s] = trace.blend[0].cpu().numpy(), trace.write[0].mean(1).cpu().numpy()
+        slots.append(memory.slots[0].cpu().numpy())
+        empty.append((memory.anchors[0] == EMPTY).cpu().numpy())
+        if label is not None:
+            classes = label.of[rows].to(device)
+            found = _probe_slots(memory.slots, classes, len(label.classes))
+            right = (found[1:] == classes[1:, None, None]).double().mean(0)
+            enough = len(rows) > FEWEST_EPISODES
+            accuracy.append(right.cpu().numpy() if enough else np.full((n_layers, n_slots), np.nan))
+            decoded.append(found[0].cpu().numpy())
+        going_on = played.lengths[rows] > begin + length
+        rows, memory = rows[going_on], memory.rows(th.as_tensor(going_on, device=device))
+    reach = min(core.config.max_distance - 1, n_steps)
+    middle = core.config.max_distance - 1
+    tables = [layer.relative_bias[middle - reach : middle + reach + 1].mean(1) for layer in core.layers]
+    return Inspection(
+        slots=np.stack(slots),
+        empty=np.stack(empty),
+        written=written,
+        replaced=replaced,
+        blend=blend,
+        read=read,
+        write=write,
+        bias=th.stack(tables).detach().cpu().numpy(),
+        accuracy=np.stack(accuracy) if label is not None else None,
+        decoded=np.stack(decoded) if label is not None else None,
+    )
+
+
+def _cut(policy: ElmurPolicy, observations: Any, rows: np.ndarray, steps: slice) -> Any:
+    """Observations of some steps as tensors, (B * T, ...), row by row."""
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        part = array[rows, steps]
+        return part.reshape(-1, *part.shape[2:])
+
+    chosen: Any = (
+        {key: cut(value) for key, value in observations.items()} if isinstance(observations, dict) else cut(observations)
+    )
+    return policy.obs_to_tensor(chosen)[0]
+
+
+def _probe_slots(slots: th.Tensor, classes: th.Tensor, n_classes: int) -> th.Tensor:
+    """The class that is decoded from each slot, (B, N, M)."""
+    if len(slots) <= FEWEST_EPISODES:
+        return classes.new_full(slots.shape[:3], -1)
+    return probe(slots.flatten(1, 2), classes, n_classes).unflatten(1, slots.shape[1:3])
+
+
+class Event(NamedTuple):
+    """
+    Something that happened to a fact.
+
+    :param step: The last step of the segment after which it is so, or the step of a read; the first step is 0.
+    :param kind: ``"written"``, ``"copied"`` or ``"lost"``.
+    :param layer: Layer.
+    :param slot: Slot.
+    :param accuracy: With which the fact is decoded from there.
+    """
+
+    step: int
+    kind: str
+    layer: int
+    slot: int
+    accuracy: float
+
+
+def knows(inspection: Inspection, label: Label) -> np.ndarray:
+    """Whether each slot knows the label after each segment, (S, N, M) bool."""
+    assert inspection.accuracy is not None
+    with np.errstate(invalid="ignore"):
+        return inspection.accuracy >= label.chance + KNOWN * (1 - label.chance)
+
+
+def find_events(inspection: Inspection, label: Label) -> list[Event]:
+    """
+    When slots came to know a label, and lost it.
+
+    :param inspection: With probes.
+    :param label: What they decode.
+    """
+    assert inspection.accuracy is not None
+    known, events = knows(inspection, label), []
+    before = np.zeros_like(known[0])
+    for s, now in enumerate(known):
+        for layer, slot in np.argwhere(now != before).tolist():
+            if np.isnan(inspection.accuracy[s, layer, slot]):
+                continue
+            kind = "lost" if not now[layer, slot] else "copied" if before.any() else "written"
+            step = (s + 1) * inspection.segment_length - 1
+            events.append(Event(step, kind, layer, slot, float(inspection.accuracy[s, layer, slot])))
+        before = now
+    return events
+
+
+class SlotSummary(NamedTuple):
+    """
+    What one slot had to do with a fact.
+
+    :param layer: Layer.
+    :param slot: Slot.
+    :param knows_since: The step after which it knows the fact for good, or ``None`` if it does not in the end.
+    :param accuracy: With which the fact is decoded at the end.
+    :param last_changed: The last step whose segment changed its content, or ``None``.
+    :param attention: Mean attention that it had while it knew the fact, or over the episode if it never did.
+    :param last_read: The last step at which it had more attention than any other slot, or ``None``.
+    :param decoded: The class that is decoded from it at the end of the shown episode.
+    """
+
+    layer: int
+    slot: int
+    knows_since: int | None
+    accuracy: float
+    last_changed: int | None
+    attention: float
+    last_read: int | None
+    decoded: str
+
+
+def summarise_slots(inspection: Inspection, label: Label) -> list[SlotSummary]:
+    """
+    What each slot had to do with a label, those that know it best first.
+
+    :param inspection: With probes.
+    :param label: What they decode.
+    """
+    assert inspection.accuracy is not None
+    assert inspection.decoded is not None
+    known, length = knows(inspection, label), inspection.segment_length
+    complete = inspection.written >= 0
+    known, accuracy = known[complete], inspection.accuracy[complete]
+    favourite = inspection.read.argmax(2)  # (T, N)
+    summaries = []
+    for layer, slot in np.ndindex(known.shape[1:]):
+        knew = known[:, layer, slot]
+        since = len(knew) - int(np.argmin(knew[::-1])) if not knew.all() else 0
+        changed = np.flatnonzero((inspection.written == slot) & (inspection.blend[:, layer] > 0))
+        favoured = np.flatnonzero(favourite[:, layer] == slot)
+        while_known = np.zeros(len(inspection.read), dtype=bool)
+        for s in np.flatnonzero(knew):  # what a segment wrote is read by the next one
+            while_known[(s + 1) * length : (s + 2) * length] = True
+        attention = inspection.read[while_known if while_known.any() else slice(None), layer, slot].mean()
+        summaries.append(
+            SlotSummary(
+                layer=layer,
+                slot=slot,
+                knows_since=(since + 1) * length - 1 if len(knew) and knew[-1] else None,
+                accuracy=float(accuracy[-1, layer, slot]) if len(knew) else float("nan"),
+                last_changed=int(changed[-1] + 1) * length - 1 if len(changed) else None,
+                attention=float(attention),
+                last_read=int(favoured[-1]) if len(favoured) else None,
+                decoded=label.classes[inspection.decoded[complete][-1, layer, slot]] if len(knew) else "",
+            )
+        )
+    return sorted(summaries, key=lambda each: -np.nan_to_num(each.accuracy))
