@@ -23,10 +23,11 @@ a { color: var(--link); }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 .skip { position: absolute; left: -100rem; } .skip:focus { left: 1rem; top: 0.5rem; background: var(--page); padding: 0.3rem; }
 figure { margin: 1rem 0; } img { display: block; width: 100%; height: auto; border: 1px solid var(--line); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; }
 th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid var(--line); text-align: right;
   font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; } caption { text-align: left; padding-bottom: 0.3rem; }
+th:first-child, td:first-child, td:last-child:nth-child(2), th:last-child:nth-child(2) { text-align: left; }
+caption { text-align: left; padding-bottom: 0.3rem; }
 """
 
 
@@ -55,7 +56,7 @@ def write_report(
     fact_html = label_section(inspection, label) if label is not None else ""
     content = (
         f"<h1>{escape(title)}</h1>\n"
-        + _table("The episode", ("", "value"), facts.items())
+        + _table("The episode", ("what", "value"), facts.items())
         + fact_html
         + "\n".join(figures)
         + writes_section(inspection)
@@ -97,8 +98,8 @@ def tell(events: Sequence[Event], slots: Sequence[SlotSummary], label: Label) ->
         return how + f"No slot ever knows {label.name}: the best is right in {slots[0].accuracy:.0%} at the end."
     first = events[0]
     how += (
-        f"{label.name} is written after step {first.step}, to slot {first.slot} of layer {first.layer} (decoded in "
-        f"{first.accuracy:.0%}). "
+        f"{label.name.capitalize()} is written after step {first.step}, to slot {first.slot} of layer {first.layer} "
+        f"(decoded in {first.accuracy:.0%}). "
     )
     copies, losses = (sum(event.kind == kind for event in events) for kind in ("copied", "lost"))
     how += f"Later it is copied {copies} times, and lost from a slot {losses} times. "
@@ -148,7 +149,7 @@ def writes_section(inspection: Inspection) -> str:
         weights = ", ".join(f"{weight:.2f}" for weight in inspection.blend[s])
         step = (s + 1) * inspection.segment_length - 1
         rows.append((step, kind, int(inspection.written[s]), weights, ", ".join(map(str, focus))))
-    columns = ("after step", "", "slot", "weight of new content by layer", "step most attended to by layer")
+    columns = ("after step", "what", "slot", "weight of new content by layer", "step most attended to by layer")
     table = _table("Writes", columns, rows)
     return f"<details>\n<summary>All {len(rows)} writes</summary>\n{table}</details>\n"
 

@@ -148,6 +148,13 @@ def test_a_healthy_agent_is_not_warned_of() -> None:
         )
 
 
+def test_rl_zoo_makes_one_from_yaml() -> None:
+    utils = pytest.importorskip("rl_zoo3.utils", reason="needs rl_zoo3")
+    (callback,) = utils.get_callback_list({"callback": [{"sb3_elmur.MemoryCallback": {"interval": 1000}}]})
+    assert isinstance(callback, MemoryCallback)
+    assert callback.interval == 1000
+
+
 @pytest.mark.parametrize("policy_kwargs", [{"core": "gru"}, {"memory_size": 0}], ids=str)
 def test_a_policy_without_memory_is_refused(policy_kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"`policy` must have ELMUR's memory"):

@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "zoo_search": set(),
     "zoo_manager": {"zoo_checks"},
     "zoo_hub": set(),
+    "zoo_video": {"memory", "ppo"},
     "zoo": {"ppo", "zoo_search"},
     "cli": set(),
     "resizing": {"config", "ppo"},
