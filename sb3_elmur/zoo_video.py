@@ -97,12 +97,12 @@ class ShowingRecurrentPPO(RecurrentPPO):
     """:class:`sb3_elmur.RecurrentPPO`, which shows its memory to the :class:`MemoryStrip` among its environment's wrappers."""
 
     @classmethod
-    def load(cls, path: Any, env: Any = None, **arguments: Any) -> Any:
+    def load(cls, path: Any, env: Any = None, **arguments: Any) -> Any:  # type: ignore[override]
         model = super().load(path, env, **arguments)
         model._show(model.policy.initial_memories(model.n_envs)[0])
         return model
 
-    def predict(  # type: ignore[override]
+    def predict(
         self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None, deterministic: bool = False
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         actions, state = super().predict(observation, state, episode_start, deterministic)
