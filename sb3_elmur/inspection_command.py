@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_elmur.config import check_count
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation_command import load_policy
-from sb3_elmur.inspection import Played, find_events, inspect_episodes, play, summarise_slots
+from sb3_elmur.facts import find_events, summarise_slots
+from sb3_elmur.inspection import Played, inspect_episodes, play
 from sb3_elmur.inspection_page import tell, write_report
 from sb3_elmur.monitor import memory_of
 from sb3_elmur.normalizing import find_normalization

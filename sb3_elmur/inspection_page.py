@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sb3_elmur.facts import Event, SlotSummary, find_events, summarise_slots
 from sb3_elmur.files import atomic_path
-from sb3_elmur.inspection import Event, Inspection, Played, SlotSummary, find_events, summarise_slots
+from sb3_elmur.inspection import Inspection, Played
 from sb3_elmur.inspection_figures import Picture, make_pictures, render
 from sb3_elmur.probing import Label
 

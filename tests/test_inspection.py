@@ -12,7 +12,8 @@ from test_callbacks import DICT
 import sb3_elmur
 from helpers import VECTOR, make_model, make_policy, random_envs
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.inspection import find_events, inspect_episodes, play, summarise_slots
+from sb3_elmur.facts import find_events, summarise_slots
+from sb3_elmur.inspection import inspect_episodes, play
 from sb3_elmur.inspection_command import find_label, main
 from sb3_elmur.inspection_page import tell
 from sb3_elmur.probing import Label, make_label

@@ -60,7 +60,8 @@ MAY_IMPORT = {
     "probing": set(),
     "inspection": {"memory", "monitor", "policies", "probing", "tracing"},
     "inspection_figures": {"inspection", "panels", "probing"},
-    "inspection_page": {"files", "inspection", "inspection_figures", "probing"},
+    "facts": {"inspection", "probing"},
+    "inspection_page": {"facts", "files", "inspection", "inspection_figures", "probing"},
     "inspection_command": {
         "config",
         "envs",
