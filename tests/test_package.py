@@ -66,6 +66,7 @@ MAY_IMPORT = {
         "config",
         "envs",
         "evaluation_command",
+        "facts",
         "inspection",
         "inspection_page",
         "monitor",
