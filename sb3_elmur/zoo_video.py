@@ -114,7 +114,7 @@ class ShowingRecurrentPPO(RecurrentPPO):
     def _show(self, memory: Memory) -> None:
         env = self.get_env()
         strip = None if env is None else unwrap_vec_wrapper(env, MemoryStrip)
-        if strip is not None:
+        if strip is not None and memory.slots.shape[2]:
             core = self.policy.backbone.core
             strip.show(memory, core.initial_slots, core.segment_length)
 

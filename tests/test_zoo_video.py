@@ -67,6 +67,16 @@ def test_the_strip_shows_the_models_memory(n_envs: int, tmp_path: Path) -> None:
     assert len({frame.tobytes() for frame in frames if frame is not None}) > 1
 
 
+def test_without_slots_there_is_no_strip(tmp_path: Path) -> None:
+    make_model(sb3_elmur.RecurrentPPO, random_envs(1), policy_kwargs={"memory_size": 0}).save(tmp_path / "model.zip")
+    env = MemoryStrip(DummyVecEnv([RenderedEnv]))
+    model = ShowingRecurrentPPO.load(tmp_path / "model.zip", env=env)
+    model.predict(env.reset(), None, np.ones(1, dtype=bool))
+    frame = env.render()
+    assert frame is not None
+    assert frame.shape == (HEIGHT, WIDTH, 3)
+
+
 def test_the_zoo_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     utils = pytest.importorskip("rl_zoo3.utils", reason="needs rl_zoo3")
     monkeypatch.setitem(utils.ALGOS, "ppo_elmur", sb3_elmur.RecurrentPPO)
