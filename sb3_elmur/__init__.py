@@ -16,12 +16,16 @@ if not (Path(__file__).parent / "envs").exists():
     __path__.append(str(Path(__file__).parents[1]))
 
 from sb3_elmur import envs
+from sb3_elmur.callbacks import MemoryCallback
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.resizing import resize_memory
 
 __version__ = version("sb3-elmur")
-__all__ = ["ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "RecurrentPPO", "__version__", "envs", "resize_memory"]
+__all__ = [
+    "ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "MemoryCallback", "RecurrentPPO", "__version__", "envs",
+    "resize_memory",
+]  # fmt: skip
 
 _HostRecurrentPPO.policy_aliases.update(
     {policy.__name__: policy for policy in (ElmurPolicy, ElmurCnnPolicy, ElmurMultiInputPolicy)}

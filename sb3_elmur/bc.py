@@ -8,6 +8,7 @@ which gradients flow; the memory after it, detached, begins the episode's next c
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,13 +95,19 @@ class BC:
     :param episodes: The data set.
     :param config: Hyper-parameters.
     :param eval_env: Where the policy is evaluated during training, if anywhere.
+    :param on_epoch: Called with this trainer after every epoch, before its logs are written.
     :raises ValueError: If discrete actions do not begin at 0.
     """
 
     def __init__(
-        self, model: RecurrentPPO, episodes: Episodes, config: BCConfig | None = None, eval_env: VecEnv | None = None
+        self,
+        model: RecurrentPPO,
+        episodes: Episodes,
+        config: BCConfig | None = None,
+        eval_env: VecEnv | None = None,
+        on_epoch: Callable[["BC"], None] | None = None,
     ) -> None:
-        self.model, self.policy = model, model.policy
+        self.model, self.policy, self.on_epoch = model, model.policy, on_epoch
         self.episodes, self.config, self.eval_env = episodes, config or BCConfig(), eval_env
         self.group = current_group()
         self.seed = 0 if model.seed is None else model.seed
@@ -285,6 +292,8 @@ class BC:
         logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
         logger.record("time/epoch", epoch)
         logger.record("time/steps", self.steps)
+        if self.on_epoch is not None:
+            self.on_epoch(self)
         logger.dump(self.updates)
 
     def _evaluate(self, env: VecEnv, folder: Path | None) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "load-from-hub": ("sb3_elmur.zoo:load_from_hub", "download a trained agent from there"),
     "bc": ("sb3_elmur.bc_command:main", "train a policy by behaviour cloning"),
     "evaluate": ("sb3_elmur.evaluation_command:main", "evaluate a saved model over very long episodes"),
+    "inspect": ("sb3_elmur.inspection_command:main", "look into the memory of a saved model in an episode"),
     "record": ("sb3_elmur.recording:main", "record an expert's episodes for behaviour cloning"),
 }
 

@@ -9,6 +9,7 @@ import argparse
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
@@ -74,11 +75,14 @@ def _render_modes(env_id: str) -> Sequence[str]:
 
 def record_video(arguments: Sequence[str]) -> None:
     """
-    Record a trained agent as ``python -m rl_zoo3.record_video`` does.
+    Record a trained agent as ``python -m rl_zoo3.record_video`` does, with its memory below the frames.
 
     :param arguments: Its command line; the folder is ``logs`` if not given.
     """
-    _hand_over("record_video", ["-f", LOG_FOLDER, *arguments])
+    register()
+    shown = _given(arguments).algo == ALGORITHM
+    with import_module("sb3_elmur.zoo_video").memory_shown(ALGORITHM) if shown else nullcontext():
+        _run("record_video", ["-f", LOG_FOLDER, *arguments])
 
 
 def load_from_hub(arguments: Sequence[str]) -> None:
@@ -137,12 +141,17 @@ def _import_zoo(module: str) -> Any:
 
 
 def _hand_over(module: str, arguments: Sequence[str], command: str | None = None) -> None:
+    """Register ``ppo_elmur``, and :func:`_run`."""
+    register()
+    _run(module, arguments, command)
+
+
+def _run(module: str, arguments: Sequence[str], command: str | None = None) -> None:
     """
     Run a module of rl_zoo3 as the program, under the command line ``arguments``.
 
     :raises SettingsError: If it refuses what the user asks for.
     """
-    register()
     sys.argv = [f"sb3-elmur {command or module.replace('_', '-')}", "--algo", ALGORITHM, *arguments]
     try:
         runpy.run_module(f"rl_zoo3.{module}", run_name="__main__")

@@ -60,12 +60,42 @@ MAY_IMPORT = {
     "zoo_search": set(),
     "zoo_manager": {"typed", "zoo_checks"},
     "zoo_hub": set(),
+    "zoo_video": {"memory", "ppo"},
     "zoo": {"ppo", "zoo_checks", "zoo_search"},
     "cli": {"zoo_checks"},
     "resizing": {"config", "ppo"},
-    "__init__": {"envs", "policies", "ppo", "resizing"},
+    "tracing": {"attention", "blending", "elmur", "feedforward", "memory"},
+    "measures": {"elmur", "memory", "tracing"},
+    "failure_signs": {"config", "measures"},
+    "panels": {"tracing"},
+    "monitor": {"elmur", "failure_signs", "feedforward", "measures", "memory", "panels", "policies", "tracing"},
+    "callbacks": {"config", "memory", "monitor", "ppo"},
+    "cloning_callback": {"bc", "config", "memory", "monitor"},
+    "probing": set(),
+    "inspection": {"memory", "monitor", "policies", "probing", "tracing"},
+    "inspection_figures": {"inspection", "panels", "probing"},
+    "facts": {"inspection", "probing"},
+    "inspection_page": {"facts", "files", "inspection", "inspection_figures", "probing"},
+    "inspection_command": {
+        "config",
+        "envs",
+        "evaluation_command",
+        "facts",
+        "inspection",
+        "inspection_page",
+        "monitor",
+        "normalizing",
+        "options",
+        "panels",
+        "ppo",
+        "probing",
+    },
+    "__init__": {"callbacks", "envs", "policies", "ppo", "resizing"},
 }
-PLAIN_PYTORCH = ("config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "cells", "backbone")
+PLAIN_PYTORCH = (
+    "config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "cells", "backbone", "tracing",
+    "measures", "failure_signs",
+)  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

@@ -1,0 +1,116 @@
+"""A callback of Stable-Baselines3 that looks into the memory while RecurrentPPO trains."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from sb3_contrib import RecurrentPPO as HostRecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_elmur.config import check_count
+from sb3_elmur.memory import Memory, reset_memory
+from sb3_elmur.monitor import MemoryMonitor
+from sb3_elmur.ppo import RecurrentPPO
+
+N_SEGMENTS = 32  # of a measurement
+N_TIMES = 8  # from which they are, for environments may be in step
+
+
+class MemoryCallback(BaseCallback):
+    """
+    Logs what the memory does while :class:`sb3_elmur.RecurrentPPO`, or sb3-contrib's, trains, and warns of failures.
+
+    A measurement runs some 32 segments of a rollout once more. It draws no random numbers and changes nothing: training goes
+    on as without it. ``docs/metrics.md`` explains what is logged.
+
+    :param interval: Environment steps between measurements, rounded up to whole rollouts.
+    :param panels_every: Measurements between histograms and attention heat maps, for TensorBoard alone; 0 for none.
+    :param verbose: See :class:`stable_baselines3.common.callbacks.BaseCallback`.
+    :raises ValueError: If an argument is out of range, or, when training starts, the policy has no ELMUR memory.
+    """
+
+    model: HostRecurrentPPO
+
+    def __init__(self, interval: int = 4096, panels_every: int = 10, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        check_count("interval", interval, 1)
+        check_count("panels_every", panels_every, 0)
+        self.interval, self.panels_every = interval, panels_every
+        self._monitor: MemoryMonitor | None = None
+        self._next_measurement = 0
+        self._time = 0  # steps in the rollout
+        # by the step after which it is kept, of some environments; none if the rollout is not measured
+        self._memories: dict[int, Memory | None] = {}
+
+    def _on_training_start(self) -> None:
+        policy: Any = self.model.policy
+        self._monitor = MemoryMonitor(policy, self.logger, self.panels_every)
+        self._next_measurement = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        assert self._monitor is not None
+        if self._memories:
+            self._monitor.observe_gradient()
+        self._time, self._memories = 0, {}
+        if self.num_timesteps >= self._next_measurement:
+            self._next_measurement = self.num_timesteps + self.interval
+            self._memories = dict.fromkeys(self._times())
+
+    def _times(self) -> list[int]:
+        """Steps of a rollout, such that the segments that are open after them lie within it."""
+        assert self._monitor is not None
+        length, n_steps = self._monitor.core.segment_length, self.model.n_steps
+        earliest = min(max(length - 2, 0), n_steps - 1)
+        latest = max(n_steps - 1 - length, earliest)
+        count = min(max(N_TIMES, -(-N_SEGMENTS // self.model.n_envs)), 1 + latest - earliest)
+        return np.linspace(earliest, latest, count).astype(int).tolist()
+
+    def _environments(self) -> np.ndarray:
+        """Whose segments are measured: row i after the i-th of the times."""
+        n_envs, n_times = self.model.n_envs, len(self._memories)
+        n_rows = min(-(-N_SEGMENTS // n_times), n_envs)
+        return np.arange(n_times * n_rows).reshape(n_times, n_rows) % n_envs
+
+    def _on_step(self) -> bool:
+        if self._time in self._memories:
+            rows = th.as_tensor(self._environments()[list(self._memories).index(self._time)], device=self.model.device)
+            self._memories[self._time] = self._memory().rows(rows)
+        self._time += 1
+        return True
+
+    def _memory(self) -> Memory:
+        """The actor's memory after the present step."""
+        if isinstance(self.model, RecurrentPPO):
+            return self.locals["state"].pi.memory
+        assert self._monitor is not None
+        backbone = self._monitor.policy.backbone
+        return backbone.layout.unpack(self.locals["lstm_states"].pi, backbone.core.initial_slots)[0]
+
+    def _on_rollout_end(self) -> None:
+        if not self._memories:
+            return
+        assert self._monitor is not None
+        buffer, core = self.model.rollout_buffer, self._monitor.core
+        memory = Memory(*map(th.cat, zip(*self._memories.values(), strict=True)))
+        env = self._environments()
+        after = 1 + np.repeat(list(self._memories), env.shape[1])
+        env = env.flatten()
+        begin = after - memory.position.cpu().numpy() % core.segment_length  # of the segments
+        time = begin[:, None] + np.arange(core.segment_length)
+        outside = (time < 0) | (time >= self.model.n_steps)
+        time = time.clip(0, self.model.n_steps - 1)
+        starts = buffer.episode_starts[time, env[:, None]].astype(bool)
+        outside[:, 1:] |= starts[:, 1:]
+        lengths = (~outside).cumprod(axis=1).sum(1)
+        if not lengths.any():
+            return
+        memory = reset_memory(memory, core.initial_slots, th.as_tensor(starts[:, 0], device=self.model.device))
+        time = time[:, : lengths.max()]
+
+        def select(observations: np.ndarray) -> th.Tensor:
+            return buffer.to_torch(observations[time, env[:, None]].reshape(-1, *observations.shape[2:]))
+
+        observations: Any = buffer.observations
+        is_dict = isinstance(observations, dict)
+        obs = {key: select(value) for key, value in observations.items()} if is_dict else select(observations)
+        self._monitor.observe(obs, memory, th.as_tensor(lengths, device=self.model.device))
