@@ -6,12 +6,13 @@ import gymnasium
 
 from .mikasa import MikasaEnv
 from .mikasa_tasks import TASKS as MIKASA_TASKS
+from .mikasa_vec import MikasaVecEnv
 from .popgym import TASKS, POPGymEnv
 from .popgym_vec import POPGymVecEnv
 from .tmaze import TMazeConfig, TMazeEnv
 from .tmaze_vec import TMazeVecEnv
 
-__all__ = ["MikasaEnv", "POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
+__all__ = ["MikasaEnv", "MikasaVecEnv", "POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
 
 PASSIVE_LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
 ACTIVE_LENGTHS = (10, 30, 100, 300, 1000)
