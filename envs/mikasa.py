@@ -20,11 +20,11 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
 
     ## Description
     One of the 32 tasks of MIKASA-Robo (https://arxiv.org/abs/2502.10550) for a Franka Panda, as the package
-    ``mikasa_robo_suite`` plays them in ManiSkill 3 on the CPU. ``TASKS`` names them, such as "RememberColor3": a cube is shown
-    for five steps, the table is empty for five, and then the cube of that colour must be touched among three.
+    ``mikasa_robo_suite`` plays them in ManiSkill 3 on the CPU. ``TASKS`` names them, such as "RememberColor3": a cube is
+    shown for five steps, the table is empty for five, and then the cube of that colour must be touched among three.
 
-    What the suite hides during an episode stays where it belongs physically. (Unpatched, 21 of the tasks are broken on the CPU:
-    what is hidden falls out of the world.)
+    What the suite hides during an episode stays where it belongs physically. (Unpatched, 21 of the tasks are broken on the
+    CPU: what is hidden falls out of the world.)
 
     ## Action Space
     ``Box(-1, 1, (8,))``: changes of the seven joints' positions, in tenths of a radian, and the gripper (1 open, -1 closed).
@@ -35,13 +35,13 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
 
     - "state_cue": ``Box`` of float32. The 25 numbers of the joints (pose of the tool, then positions and velocities of nine
       joints); then for each thing on the table whether it is seen (0 or 1) and where (x, y, z in metres, and for the peg its
-      quaternion), zeros while it is hidden; then what the task tells (Rotate: the angle to turn by; TakeItBack: whether the
-      goal was reached, which the cameras see by its colour). The answer is visible while the cue is, and only then, and no
-      Vulkan driver is needed.
+      quaternion), zeros while it is hidden; then what the task tells (Rotate: the angle to turn by; TakeItBack: whether
+      the goal was reached, which the cameras see by its colour). The answer is visible while the cue is, and only then, and
+      no Vulkan driver is needed.
     - "state": ``Box`` of float32, the suite's own. It holds the oracle's answer at every step, so that nothing must be
       remembered.
-    - "rgb": ``Dict`` with "rgb", ``(camera_size, camera_size, 6)`` of uint8, the images of the camera at the base and of that at
-      the hand; for Rotate "task_cue", too, the angle.
+    - "rgb": ``Dict`` with "rgb", ``(camera_size, camera_size, 6)`` of uint8, the images of the camera at the base and of that
+      at the hand; for Rotate "task_cue", too, the angle.
     - "rgb_joints": the same, and "joints", the 25 numbers.
 
     ## Rewards

@@ -44,8 +44,8 @@ def require_mug() -> None:
         if not (folder / name).is_file():
             raise DependencyNotInstalled(
                 f"{folder / name} is missing, a part of the mug of the shell games: run `python -m "
-                f"mani_skill.utils.download_asset ycb`, or unpack mani_skill2_ycb.zip of the data set haosulab/ManiSkill2 into "
-                f"{folder.parent}. The variable MS_ASSET_DIR moves {folder.parents[2]} elsewhere."
+                "mani_skill.utils.download_asset ycb`, or unpack mani_skill2_ycb.zip of the data set haosulab/ManiSkill2 "
+                f"into {folder.parent}. The variable MS_ASSET_DIR moves {folder.parents[2]} elsewhere."
             )
 
 
@@ -119,8 +119,8 @@ class Stage:
     is seen, and the next step overwrites it with what physics says; on the CPU it is physics, and what is hidden a kilometre
     above the table falls for good. This puts every body that ``evaluate()`` has moved back before physics goes on.
 
-    On the GPU that is needed where images hide objects of the task's own (``_hidden_objects``): to that end ManiSkill hands all
-    that is shown to physics.
+    On the GPU that is needed where images hide objects of the task's own (``_hidden_objects``): to that end ManiSkill hands
+    all that is shown to physics.
 
     :param simulation: the suite's environment of a task, whose ``evaluate`` is replaced
     """

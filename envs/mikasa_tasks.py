@@ -48,6 +48,4 @@ FAMILIES: dict[str, tuple[Task, tuple[str, ...]]] = {
     "ShellGame": (SHELL_GAME, ("Pick", "Push", "Touch")),
     "TakeItBack": (TAKE_IT_BACK, ("",)),
 }
-TASKS: dict[str, Task] = {
-    f"{family}{variant}": task for family, (task, variants) in FAMILIES.items() for variant in variants
-}
+TASKS: dict[str, Task] = {f"{family}{variant}": task for family, (task, variants) in FAMILIES.items() for variant in variants}

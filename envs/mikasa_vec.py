@@ -98,7 +98,9 @@ class MikasaVecEnv(VecEnv):
         step = self.episodes.step(self._actions)
         measured = {"reward": step.reward, "success": step.success, "succeeded": step.succeeded}
         ended = self.episodes.ended
-        next_observation = {f"next {key}": values for key, values in self.episodes.reset(self._draw_seeds()).items()} if ended else {}
+        next_observation = (
+            {f"next {key}": values for key, values in self.episodes.reset(self._draw_seeds()).items()} if ended else {}
+        )
         host = to_host(step.observation | measured | next_observation)
         infos: list[dict[str, Any]] = [
             {"TimeLimit.truncated": ended, "is_success": succeeded, "success_at_end": success}
@@ -124,7 +126,9 @@ class MikasaVecEnv(VecEnv):
             raise ValueError(f"`indices` must be None for {attr_name!r}, which all environments share. Received {indices!r}.")
         setattr(self, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
         """Refuse: single environments of the batch have no methods.
 
         :raises AttributeError: always

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch as th
 from gymnasium.error import DependencyNotInstalled, ResetNeeded
 
 from mikasa_fakes import FakeActor, FakeSimulation
+from sb3_elmur.datasets import NpzEpisodes
 from sb3_elmur.envs import MikasaEnv, mikasa_episodes, mikasa_simulation
 from sb3_elmur.envs.mikasa_observations import visible_things
 from sb3_elmur.envs.mikasa_simulation import Stage
@@ -49,13 +51,15 @@ def test_what_is_missing_is_named_with_the_lines_that_install_it(monkeypatch: py
         gymnasium.make("MikasaRememberColor3-v0")
 
 
-def test_a_missing_mug_is_an_error_and_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_missing_mug_is_an_error_and_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     suite = ModuleType("mani_skill")
     suite.ASSET_DIR = tmp_path / "data"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mani_skill", suite)
     monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"ShellGameTouch-v0": None})
     monkeypatch.setattr(builtins, "input", lambda *arguments: pytest.fail("asked at the prompt"))
-    with pytest.raises(DependencyNotInstalled, match=r"info_pick_v0.json is missing, .* download_asset ycb.*The variable MS_ASSET_DIR"):
+    with pytest.raises(
+        DependencyNotInstalled, match=r"info_pick_v0.json is missing, .*download_asset ycb.*The variable MS_ASSET_DIR"
+    ):
         MikasaEnv("ShellGameTouch")
 
 
@@ -132,9 +136,30 @@ def test_what_is_lifted_out_of_sight_or_covered_is_not_visible() -> None:
     assert visible_things(simulation, task)[0, 4] == 1
 
 
+@pytest.mark.parametrize("obs_mode", ["rgb", "rgb_joints"])
+def test_official_episodes_are_episodes_of_the_image_modes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, obs_mode: str
+) -> None:
+    monkeypatch.setattr(mikasa_episodes, "make_simulation", lambda *arguments: FakeSimulation(1, images=True))
+    env = MikasaEnv("RememberColor3", obs_mode=obs_mode, camera_size=16)
+    stored = {  # as the suite writes them: actions as the agent says them, and at the end the next episode's success
+        "rgb": np.zeros((60, 16, 16, 6), np.uint8),
+        "joints": np.zeros((60, 25), np.float32),
+        "action": np.full((60, 8), 1.7, np.float32),
+        "reward": np.zeros(60, np.float32),
+        "success": np.arange(60) // 30 % 2 - (np.arange(60) == 59),
+        "done": (np.arange(60) == 59).astype(np.int64),
+    }
+    np.savez(tmp_path / "train_data_0.npz", **stored)
+    (episode,) = NpzEpisodes(tmp_path, env.observation_space, env.action_space)
+    assert isinstance(episode.observations, dict)
+    assert set(episode.observations) == set(env.observation_space)
+    np.testing.assert_array_equal(episode.actions, 1.0)
+
+
 def test_a_task_without_a_scripted_expert_says_so(fake: FakeSimulation) -> None:
     fake.ball = fake.goal_region = fake.cubes[0]  # type: ignore[attr-defined]
     env = MikasaEnv("InterceptSlow")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="`task` must be one with a scripted expert: RememberColor3, .* 'InterceptSlow'"):
+    with pytest.raises(ValueError, match=r"`task` must be one with a scripted expert: RememberColor3, .* 'InterceptSlow'"):
         env.oracle_action()
