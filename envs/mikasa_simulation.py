@@ -93,7 +93,7 @@ def make_simulation(
 def _without_materials() -> Iterator[None]:
     """Let scenes that are never drawn be built without a Vulkan driver, which SAPIEN's materials would ask for."""
     sapien = import_module("sapien")
-    owners = (sapien.render, sapien.pysapien.render, import_module("sapien.wrapper.urdf_loader"))
+    owners: list[Any] = [sapien.render, sapien.pysapien.render, import_module("sapien.wrapper.urdf_loader")]
     kept = [owner.RenderMaterial for owner in owners]
     for owner in owners:
         owner.RenderMaterial = _NoMaterial
