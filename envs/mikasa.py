@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from .mikasa_episodes import ACTION_SPACE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
+from .mikasa_episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
@@ -73,7 +73,6 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
-    action_space = ACTION_SPACE
 
     def __init__(
         self,
@@ -89,7 +88,7 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         self.render_mode = render_mode
         self.episodes = Episodes(self.config, 1, None if render_mode is None else "all")
         self.observation_space = self.episodes.observation_space
-        self.action_space = gymnasium.spaces.Box(ACTION_SPACE.low, ACTION_SPACE.high)
+        self.action_space = self.episodes.action_space
         self._expert: Any = None
         self._running = False
 
@@ -103,7 +102,6 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(SEED_LIMIT)) if seed is None else seed
         observation = self.episodes.reset([drawn])
-        self._expert = None
         self._running = True
         return single(observation), {}
 
@@ -116,7 +114,7 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         :raises ValueError: if ``action`` is something else
         """
         self._require_running()
-        step = self.episodes.step(check_actions(action, (8,))[None])
+        step = self.episodes.step(check_actions(action, ACTION_SHAPE)[None])
         self._running = not self.episodes.ended
         info = {"is_success": bool(step.succeeded[0]), "success_at_end": bool(step.success[0])}
         return single(step.observation), float(step.reward[0]), False, self.episodes.ended, info

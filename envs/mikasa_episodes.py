@@ -16,7 +16,7 @@ from .mikasa_simulation import REWARDS, Stage, make_simulation
 from .mikasa_tasks import TASKS, Task
 from .tmaze import check_integer
 
-ACTION_SPACE = spaces.Box(-1.0, 1.0, (8,), np.float32)
+ACTION_SHAPE = (8,)  # seven joints and the gripper
 SMALLEST_IMAGE = 16
 SEED_LIMIT = 2**31
 
@@ -86,6 +86,7 @@ class Episodes:
         self.stage = Stage(self.simulation) if not on_gpu or (images and self.simulation._hidden_objects) else None
         self.elapsed = 0
         self.succeeded = th.zeros(n_envs, dtype=th.bool, device=self.simulation.device)
+        self.action_space = spaces.Box(-1.0, 1.0, ACTION_SHAPE, np.float32)
         self.observation_space = observation_space(self.reset(np.zeros(n_envs, dtype=np.int64)))
 
     @property

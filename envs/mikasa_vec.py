@@ -12,7 +12,7 @@ from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
-from .mikasa_episodes import ACTION_SPACE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
+from .mikasa_episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
 from .tmaze import check_integer
 
 
@@ -52,8 +52,8 @@ class MikasaVecEnv(VecEnv):
                 f"`n_envs` must be 1 without an NVIDIA GPU; a SubprocVecEnv of MikasaEnv plays several. Received {n_envs}."
             )
         self.episodes = Episodes(self.config, n_envs)
-        super().__init__(n_envs, self.episodes.observation_space, ACTION_SPACE)
-        self._actions = np.zeros((n_envs, *ACTION_SPACE.shape), dtype=np.float32)
+        super().__init__(n_envs, self.episodes.observation_space, self.episodes.action_space)
+        self._actions = np.zeros((n_envs, *ACTION_SHAPE), dtype=np.float32)
         self._rngs = [seeding.np_random(None)[0] for _ in range(n_envs)]
         self._running = False
         if seed is not None:
