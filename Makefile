@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(wildcard sb3_elmur/*.py envs/*.py envs/*/*.py zoo_configs/*)
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo test test-slow test-mikasa lint types format clean
 
 demo: $(VENV)/.demo  ## train ELMUR on T-Maze and compare it to PPO without memory
 	$(BIN)/python benchmarks/demo.py
@@ -15,6 +15,10 @@ test: $(VENV)/.dev  ## all tests but the slow ones, on the installed package
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-mikasa: $(VENV)/.dev $(VENV)/.maniskill  ## the tests in the simulator of MIKASA-Robo
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps "mikasa-robo-suite==1.0.0"
+	$(BIN)/pytest -m mikasa
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,12 +4,15 @@ from typing import Any
 
 import gymnasium
 
+from .mikasa import MikasaEnv
+from .mikasa_tasks import TASKS as MIKASA_TASKS
+from .mikasa_vec import MikasaVecEnv
 from .popgym import TASKS, POPGymEnv
 from .popgym_vec import POPGymVecEnv
 from .tmaze import TMazeConfig, TMazeEnv
 from .tmaze_vec import TMazeVecEnv
 
-__all__ = ["POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
+__all__ = ["MikasaEnv", "MikasaVecEnv", "POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
 
 PASSIVE_LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
 ACTIVE_LENGTHS = (10, 30, 100, 300, 1000)
@@ -27,7 +30,8 @@ def register_envs() -> None:
     mazes |= {f"TMazeActive{length}-v0": {"length": length, "active": True} for length in ACTIVE_LENGTHS}
     mazes |= {f"TMazeEndless{n}x{length}-v0": {"length": length, "n_corridors": n} for n, length in ENDLESS_SIZES}
     tasks = {f"POPGym{task}-v0": {"task": task} for task in TASKS}
-    for entry_point, ids in (("tmaze:TMazeEnv", mazes), ("popgym:POPGymEnv", tasks)):
+    robots = {f"Mikasa{task}-v0": {"task": task} for task in MIKASA_TASKS}
+    for entry_point, ids in (("tmaze:TMazeEnv", mazes), ("popgym:POPGymEnv", tasks), ("mikasa:MikasaEnv", robots)):
         for env_id, kwargs in ids.items():
             if env_id not in gymnasium.registry:
                 gymnasium.register(id=env_id, entry_point=f"{__name__}.{entry_point}", kwargs=kwargs)

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "backbone": {"cells", "config", "elmur", "layer", "memory"},
     "checks": {"elmur"},
     "policies": {"config", "checks", "memory", "elmur", "backbone"},
+    "encoders": set(),
     "buffers": {"backbone", "memory"},
     "ppo": {"backbone", "buffers", "policies"},
     "fields": set(),

@@ -1,0 +1,128 @@
+"""
+Behaviour cloning of MIKASA-Robo's RememberColor tasks from scripted demonstrations, in the "state_cue" mode.
+
+    python benchmarks/mikasa_bc.py                                        # every task, agent and seed, one after the other
+    python benchmarks/mikasa_bc.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
+    python benchmarks/mikasa_bc.py --report                               # a table of what is there
+
+Demonstrations go to ``--data`` and checkpoints to ``--runs``; recording, training and evaluation each go on where they were
+interrupted. Every result is ``benchmarks/results/mikasa_bc/<task>_<agent>_<seed>.json``, and is not repeated once it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from common import RESULTS, markdown_table, provenance, write_json
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc import BC
+from sb3_elmur.bc_config import BCConfig
+from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.evaluation import run_episodes, wilson_interval
+from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.recording import record
+
+FOLDER = RESULTS / "mikasa_bc"
+DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}
+NOISE = 0.4  # share of random actions, so that where the arm is moving does not tell where the expert wants it to go
+AGENTS: dict[str, dict[str, Any]] = {
+    "elmur": {},
+    "no memory": {"memory_size": 0},
+    "gru": {"core": "gru"},
+    "lstm": {"core": "lstm"},
+}
+EPISODES = 100
+EVALUATION_SEED = 100_000
+N_ENVS = 10
+
+
+def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
+    """Record, train and evaluate, and write the result."""
+    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[f"Mikasa{task}-v0"]
+    policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
+    record(f"Mikasa{task}-v0", "oracle", data / task, DEMONSTRATIONS[task], noise=NOISE, progress_bar=True)
+    env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
+    episodes = NpzEpisodes(data / task, env.observation_space, env.action_space)
+    normalized = fit_normalization(env, episodes)
+    model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
+    names = {field.name for field in fields(BCConfig)}
+    config = BCConfig(**{name: value for name, value in settings.items() if name in names})
+    trainer = BC(model, NormalizedEpisodes(episodes, normalized), config)
+    start = time.process_time()
+    trainer.train(runs / f"{task}_{agent}_{seed}", progress_bar=True)
+    trained = time.process_time()
+    played: list[dict[str, float]] = []
+    while len(played) < EPISODES:
+        played += run_episodes(model.policy, normalized, EVALUATION_SEED + len(played))
+    success = float(np.mean([episode["is_success"] for episode in played]))
+    report = {
+        "task": task,
+        "agent": agent,
+        "settings": settings | {"policy_kwargs": policy_kwargs},
+        "demonstrations": {"episodes": len(episodes), "noise": NOISE},
+        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+        "success once": success,
+        "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
+        "mean return": float(np.mean([episode["return"] for episode in played])),
+        "evaluation": {"episodes": EPISODES, "first seed": EVALUATION_SEED},
+        "CPU seconds": {
+            "training, of this process alone": round(trained - start, 1),
+            "evaluation": round(time.process_time() - trained, 1),
+        },
+        **provenance(seed),
+    }
+    write_json(result_path(task, agent, seed), report)
+    env.close()
+
+
+def result_path(task: str, agent: str, seed: int) -> Path:
+    """Where a result goes."""
+    return FOLDER / f"{task}_{agent.replace(' ', '_')}_{seed}.json"
+
+
+def report() -> None:
+    """Print a table of all results."""
+    results = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    rows = []
+    for task, agent in itertools.product(DEMONSTRATIONS, AGENTS):
+        found = [result for result in results if (result["task"], result["agent"]) == (task, agent)]
+        if found:
+            success = [result["success once"] for result in found]
+            shown = f"{np.mean(success):.2f} ({min(success):.2f})"
+            rows.append([task, agent, len(found), found[0]["demonstrations"]["episodes"], found[0]["parameters"], shown])
+    print(markdown_table(["task", "agent", "seeds", "demonstrations", "parameters", "success, mean (worst)"], rows))
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=list(DEMONSTRATIONS), metavar="TASK")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
+    parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_bc", help="checkpoints")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    if not options.report:
+        for seed, task, agent in itertools.product(options.seeds, options.tasks, options.agents):
+            if not result_path(task, agent, seed).exists():
+                run(task, agent, seed, options.data, options.runs)
+    report()
+
+
+if __name__ == "__main__":
+    main()
