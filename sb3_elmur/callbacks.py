@@ -31,7 +31,7 @@ class MemoryCallback(BaseCallback):
 
     model: HostRecurrentPPO
 
-    def __init__(self, interval: int = 4096, panels_every: int = 10, verbose: int = 0) -> None:
+    def __init__(self, interval: int = 4096, panels_every: int = 20, verbose: int = 0) -> None:
         super().__init__(verbose)
         check_count("interval", interval, 1)
         check_count("panels_every", panels_every, 0)

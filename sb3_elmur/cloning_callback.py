@@ -25,7 +25,7 @@ class CloningMemoryCallback:
     :raises ValueError: If ``panels_every`` is out of range.
     """
 
-    def __init__(self, panels_every: int = 10) -> None:
+    def __init__(self, panels_every: int = 20) -> None:
         check_count("panels_every", panels_every, 0)
         self.panels_every = panels_every
         self._monitor: MemoryMonitor | None = None

@@ -20,7 +20,7 @@ from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.probing import Label, probe
 from sb3_elmur.tracing import trace_segment
 
-FEWEST_EPISODES = 10  # that a probe is fitted to
+FEWEST_EPISODES = 10  # besides the shown one, for probes
 
 
 class Played(NamedTuple):

@@ -15,7 +15,7 @@ from sb3_elmur.config import check_count
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation_command import load_policy
 from sb3_elmur.facts import find_events, summarise_slots
-from sb3_elmur.inspection import Played, inspect_episodes, play
+from sb3_elmur.inspection import FEWEST_EPISODES, Played, inspect_episodes, play
 from sb3_elmur.inspection_page import tell, write_report
 from sb3_elmur.monitor import memory_of
 from sb3_elmur.normalizing import find_normalization
@@ -85,7 +85,7 @@ def inspect(options: argparse.Namespace) -> str:
     :raises DependencyNotInstalled: Without matplotlib.
     """
     require_matplotlib()
-    check_count("episodes", options.episodes, 1)
+    check_count("episodes", options.episodes, FEWEST_EPISODES + 1)
     policy = load_policy(options.model, options.device)
     config = memory_of(policy).config
     n_envs = 1 if options.label is None else options.episodes

@@ -206,7 +206,7 @@ def _draw_panel(figure: "Figure", axes: "Axes", panel: Panel, length: int) -> No
     values = np.ma.masked_array(panel.values, panel.missing if panel.missing is not None else False)
     n_rows, n_columns = values.shape
     extent = (-0.5, n_columns * (length if panel.per_segment else 1) - 0.5, n_rows - 0.5, -0.5)
-    low, high = panel.limits or (values.min(), values.max())
+    low, high = panel.limits or ((values.min(), values.max()) if values.count() else (0, 1))
     if panel.limits is None and panel.colours == "coolwarm":
         high = max(abs(low), abs(high), 1e-12)
         low = -high

@@ -94,6 +94,8 @@ def tell(events: Sequence[Event], slots: Sequence[SlotSummary], label: Label) ->
     :param label: The label.
     """
     how = f"A linear probe that knows nothing is right in {label.chance:.0%} of the episodes. "
+    if all(np.isnan(slot.accuracy) for slot in slots):
+        return how + "The episode ends before anything is written, or too few other episodes last as long."
     holders = [slot for slot in slots if slot.knows_since is not None]
     if not events:
         return how + f"No slot ever knows {label.name}: the best is right in {slots[0].accuracy:.0%} at the end."

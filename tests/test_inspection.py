@@ -148,6 +148,14 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path: Path, capsy
     assert sorted(path.name for path in folder.iterdir()) == ["bias.png", "episode.png", "report.html"]
 
 
+def test_an_episode_that_ends_before_anything_is_written_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_model(sb3_elmur.RecurrentPPO, TMazeVecEnv(2, length=3)).save(tmp_path / "model.zip")
+    main([str(tmp_path / "model.zip"), "--env", "TMazePassive-v0", "--env-kwargs", "length:3", "--label", "1"])
+    assert "ends before anything is written" in capsys.readouterr().out
+
+
 def test_dicts_and_images_are_shown(tmp_path: Path) -> None:
     from sb3_elmur.inspection_figures import make_pictures, render
 
