@@ -32,6 +32,7 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -129,7 +130,7 @@ def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[
     return model
 
 
-def train_online(settings: dict[str, Any], env_id: str, seed: int) -> RecurrentPPO:
+def train_online(settings: dict[str, Any], env_id: str, seed: int, callback: BaseCallback | None = None) -> RecurrentPPO:
     """Train by PPO, from reward alone."""
     settings = dict(settings)
     env_kwargs = settings.pop("env_kwargs")
@@ -138,7 +139,7 @@ def train_online(settings: dict[str, Any], env_id: str, seed: int) -> RecurrentP
     n_timesteps = settings.pop("n_timesteps")
     settings["learning_rate"] = LinearSchedule(float(settings["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
     model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
-    return model.learn(n_timesteps)
+    return model.learn(n_timesteps, callback)
 
 
 def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
