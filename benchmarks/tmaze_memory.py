@@ -43,6 +43,7 @@ from sb3_elmur.datasets import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import Corridors, run_episodes
+from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "tmaze_memory"
@@ -52,6 +53,11 @@ Prepare = Callable[[str, RecurrentPPO], None]
 EPISODES = 100
 N_RECORDED = 2000
 EVALUATION_SEED = 10_000
+
+
+VALIDATION = {"length": 1_000, "n_corridors": 3}  # where the policy of an endless run is chosen
+VALIDATION_SEED = 20_000
+VALIDATION_STEPS = 50_000  # between two candidates
 
 
 PAPER = {  # the paper's network (FFN sizes as published), fixed blending, memory detached
@@ -142,6 +148,32 @@ def train_online(settings: dict[str, Any], env_id: str, seed: int, callback: Bas
     return model.learn(n_timesteps, callback)
 
 
+class KeepBest(BaseCallback):
+    """Keeps the policy with the most right turns in :data:`VALIDATION`, the latest one of equals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores: dict[int, float] = {}
+        self.weights: dict[str, th.Tensor] = {}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps // VALIDATION_STEPS == len(self.scores):
+            return
+        score = right_turns(self.model.policy, VALIDATION_SEED, **VALIDATION)
+        if score >= max(self.scores.values(), default=0.0):
+            self.weights = {name: weight.clone() for name, weight in self.model.policy.state_dict().items()}
+        self.scores[self.num_timesteps] = score
+
+
+def right_turns(policy: ElmurPolicy, seed: int, length: int, n_corridors: int) -> float:
+    """Share of right turns, over 100 episodes."""
+    episodes = run_episodes(policy, TMazeVecEnv(EPISODES, length=length, n_corridors=n_corridors), seed)
+    return float(np.mean([episode["turn_success"] for episode in episodes]))
+
+
 def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
     """Success at every length, over 100 corridors."""
     lengths = [length for length in LENGTHS if length <= longest]
@@ -152,13 +184,8 @@ def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
 
 
 def evaluate_endless(model: RecurrentPPO) -> dict[str, Any]:
-    """Share of right turns, over 100 episodes of each size."""
-    report = {}
-    for n_corridors, length in ENDLESS:
-        env = TMazeVecEnv(EPISODES, length=length, n_corridors=n_corridors)
-        episodes = run_episodes(model.policy, env, EVALUATION_SEED)
-        report[f"{n_corridors} x {length}"] = float(np.mean([episode["turn_success"] for episode in episodes]))
-    return report
+    """Share of right turns, by size."""
+    return {f"{n} x {length}": right_turns(model.policy, EVALUATION_SEED, length, n) for n, length in ENDLESS}
 
 
 def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, prepare: Prepare) -> None:
@@ -166,10 +193,13 @@ def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, 
     th.set_num_threads(1)
     settings = load_settings(experiment)
     start = time.process_time()
+    best = KeepBest() if experiment.kind == "endless" else None
     if experiment.kind == "bc":
         model = train_bc(settings, seed, data, partial(prepare, name))
     else:
-        model = train_online(settings, experiment.env_id, seed)
+        model = train_online(settings, experiment.env_id, seed, best)
+    if best is not None:
+        model.policy.load_state_dict(best.weights)
     trained = time.process_time()
     result = evaluate_endless(model) if experiment.kind == "endless" else evaluate_corridors(model, experiment.longest)
     report = {
@@ -177,6 +207,7 @@ def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, 
         "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "episodes": EPISODES,
+        "validation": None if best is None else best.scores,
         "success": result,
         "success with other numbers of slots": {
             n: evaluate_corridors(resize_memory(model, n), min(experiment.longest, 1_000)) for n in experiment.resize
