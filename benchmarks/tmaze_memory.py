@@ -55,7 +55,7 @@ N_RECORDED = 2000
 EVALUATION_SEED = 10_000
 
 
-VALIDATION = {"length": 1_000, "n_corridors": 3}  # where the policy of an endless run is chosen
+VALIDATION = {"length": 1_000, "n_corridors": 3}  # where a policy may be chosen
 VALIDATION_SEED = 20_000
 VALIDATION_STEPS = 50_000  # between two candidates
 
@@ -83,6 +83,7 @@ class Experiment:
     :param settings: In addition to those of the file.
     :param longest: Where evaluation ends.
     :param resize: Numbers of slots with which the trained model is evaluated too.
+    :param validated: Whether the best policy in :data:`VALIDATION` is taken instead of the last.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class Experiment:
     settings: dict[str, Any] = field(default_factory=dict)
     longest: int = 1_000_000
     resize: tuple[int, ...] = ()
+    validated: bool = False
 
 
 EXPERIMENTS = {
@@ -106,8 +108,8 @@ EXPERIMENTS = {
     "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
     "online_gated": Experiment("online"),
     "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
-    "endless_gated": Experiment("endless", "TMazeEndless10x30-v0"),
-    "endless_gated_three": Experiment("endless", "TMazeEndless3x30-v0"),
+    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0"),
+    "endless_gated_ten": Experiment("endless", "TMazeEndless10x30-v0", validated=True),
 }
 
 
@@ -193,7 +195,7 @@ def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, 
     th.set_num_threads(1)
     settings = load_settings(experiment)
     start = time.process_time()
-    best = KeepBest() if experiment.kind == "endless" else None
+    best = KeepBest() if experiment.validated else None
     if experiment.kind == "bc":
         model = train_bc(settings, seed, data, partial(prepare, name))
     else:
