@@ -55,7 +55,7 @@ N_RECORDED = 2000
 EVALUATION_SEED = 10_000
 
 
-VALIDATION = {"length": 1_000, "n_corridors": 3}  # where a policy may be chosen
+VALIDATION = {"length": 1_000, "n_corridors": 10}  # where a policy may be chosen
 VALIDATION_SEED = 20_000
 VALIDATION_STEPS = 50_000  # between two candidates
 
