@@ -95,12 +95,13 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
     "RepeatFirstEasy".
 
     ## Action Space
-    The task's own: ``Discrete``, ``MultiDiscrete`` (Battleship, MineSweeper) or ``Box`` (the Pendulums).
+    The task's own: ``Discrete`` or ``Box`` (the Pendulums). Where a task takes row and column (Battleship, MineSweeper), cells
+    are counted in reading order, as popgym's ``DiscreteAction`` does, so that a policy can tell which pairs belong together.
 
     ## Observation Space
     ``Box`` of float32, one vector: the task's observation, then the action that led to it, then whether this is an
     episode's first observation, each of them one-hot unless it is continuous. These are the values of popgym's own
-    ``Flatten(Antialias(PreviousAction(env)))``. At an episode's start the action is 0.
+    ``Flatten(Antialias(PreviousAction(env)))``, of ``DiscreteAction(env)`` where actions are cells. At an episode's start the action is 0.
 
     ## Rewards
     The task's own, scaled by popgym so that episodes return between -1 and 1.
@@ -136,7 +137,9 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         if render_mode not in (None, "human", "rgb_array"):
             raise ValueError(f"`render_mode` must be None, 'human' or 'rgb_array'. Received {render_mode!r}.")
         self.render_mode = self.base.render_mode = render_mode
-        self.action_space: spaces.Space = self.base.action_space
+        base_actions: spaces.Space = self.base.action_space
+        self._grid = tuple(base_actions.nvec) if isinstance(base_actions, spaces.MultiDiscrete) else None
+        self.action_space = base_actions if self._grid is None else spaces.Discrete(np.prod(self._grid))
         self._space = join_spaces(self.base.observation_space, self.action_space)
         self.observation_space = flatten_space(self._space)
         self._null_action = np.zeros(self.action_space.shape or (), self.action_space.dtype)[()]
@@ -176,9 +179,10 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         if not self.action_space.contains(action):
             raise ValueError(f"`action` must be in {self.action_space}. Received {given!r}.")
         action = np.array(action, dtype=self.action_space.dtype)[()]
-        observation, reward, terminated, truncated, _ = self.base.step(action)
+        base_action = action if self._grid is None else np.array(np.unravel_index(action, self._grid))
+        observation, reward, terminated, truncated, _ = self.base.step(base_action)
         self._running = not (terminated or truncated)
-        self._latest = observation, action
+        self._latest = observation, base_action
         self._unseen.append(self._latest)
         return self._flatten(observation, action, first=False), float(reward), bool(terminated), bool(truncated), {}
 
@@ -193,7 +197,8 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         for observation, action in self._unseen:
             self._expert.observe(observation, action)
         self._unseen = []
-        return self._expert.act()
+        action = self._expert.act()
+        return action if self._grid is None else int(np.ravel_multi_index(action, self._grid))
 
     def render(self) -> np.ndarray | None:
         """Draw the task where popgym can, else print its last step.

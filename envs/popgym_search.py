@@ -59,14 +59,14 @@ class Concentration(BatchedTask):
 
 
 class Battleship(BatchedTask):
-    """Sink ships on a board that only tells hit (1) from miss (0).
+    """Sink ships on a board that only tells hit (1) from miss (0). Actions are cells in reading order.
 
     :param n_envs: number of episodes
     :param size: width and height of the board
     """
 
     def __init__(self, n_envs: int, size: int) -> None:
-        super().__init__(n_envs, spaces.Discrete(2), spaces.MultiDiscrete([size, size]))
+        super().__init__(n_envs, spaces.Discrete(2), spaces.Discrete(size**2))
         self.size, self.limit, self.n_targets = size, size**2, sum(SHIPS)
         self.afloat = np.zeros((n_envs, size, size), dtype=bool)
         self.hits = np.zeros(n_envs, dtype=np.int64)
@@ -95,7 +95,7 @@ class Battleship(BatchedTask):
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :class:`BatchedTask`."""
-        place = self.rows, actions[:, 0], actions[:, 1]
+        place = self.rows, *np.divmod(actions, self.size)
         hit = self.afloat[place]
         self.afloat[place] = False
         self.hits += hit

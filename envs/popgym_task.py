@@ -17,7 +17,7 @@ class BatchedTask(ABC):
 
     :param n_envs: number of episodes B
     :param observation_space: popgym's, but ``MultiDiscrete`` for a tuple of discrete spaces
-    :param action_space: popgym's
+    :param action_space: popgym's, but ``Discrete`` for row and column
     """
 
     def __init__(self, n_envs: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:

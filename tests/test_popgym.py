@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,6 +19,7 @@ from helpers import SMALL
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import POPGymEnv
 from sb3_elmur.envs.popgym import TASKS
+from sb3_elmur.envs.popgym_experts import make_expert
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maze environments", "ignore:.*Box observation space", "ignore:.*symmetric")
 all_tasks = pytest.mark.parametrize("task", TASKS)
@@ -66,7 +68,10 @@ def test_every_task_is_made_by_id_and_passes_sb3s_checker(popgym: Any, task: str
 @all_tasks
 def test_observations_are_popgyms_wrappers_in_float32(popgym: Any, task: str) -> None:
     wrappers = pytest.importorskip("popgym.wrappers")
-    env, theirs = POPGymEnv(task), wrappers.Flatten(wrappers.Antialias(wrappers.PreviousAction(POPGymEnv(task).base)))
+    env, base = POPGymEnv(task), POPGymEnv(task).base
+    if isinstance(base.action_space, spaces.MultiDiscrete):
+        base = wrappers.DiscreteAction(base)
+    theirs = wrappers.Flatten(wrappers.Antialias(wrappers.PreviousAction(base)))
     assert env.action_space == theirs.action_space
     assert env.observation_space.dtype == np.float32
     np.testing.assert_array_equal(env.observation_space.low, theirs.observation_space.low.astype(np.float32))
@@ -185,7 +190,7 @@ def test_the_expert_is_reached_through_gymnasium_and_sb3(scribe: Scribe) -> None
 
 @pytest.mark.parametrize("task", ["RepeatFirstEasy", "BattleshipEasy", "PositionOnlyPendulumEasy"])
 def test_elmur_trains(popgym: Any, task: str) -> None:
-    """Discrete, MultiDiscrete and continuous actions."""
+    """Actions of a task, cells of a board, and continuous ones."""
     env = make_vec_env(f"POPGym{task}-v0", 2, seed=0)
     model = RecurrentPPO("ElmurPolicy", env, n_steps=32, batch_size=32, n_epochs=1, policy_kwargs=SMALL, seed=0)
     before = [parameter.clone() for parameter in model.policy.parameters()]
@@ -204,10 +209,25 @@ def test_what_it_cannot_do_is_refused_by_name(popgym: Any) -> None:
         POPGymEnv("RepeatFirstEasy", render_mode="rgb_array").render()
     env = POPGymEnv("MineSweeperEasy")
     with pytest.raises(ResetNeeded, match="call `reset` first"):
-        env.step(np.array([0, 0]))
+        env.step(0)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"`action` must be in MultiDiscrete\(\[4 4\]\). Received array\(\[ 0, -1\]\)"):
-        env.step(np.array([0, -1]))
+    with pytest.raises(ValueError, match=r"`action` must be in Discrete\(16\). Received -1"):
+        env.step(-1)
+
+
+@pytest.mark.parametrize("task", ["BattleshipEasy", "MineSweeperMedium"])
+def test_experts_see_and_choose_rows_and_columns_where_agents_count_cells(popgym: Any, task: str) -> None:
+    env, expert = POPGymEnv(task), make_expert(task)
+    env.reset(seed=0)
+    observation, action = 0, None
+    for _ in range(6):
+        expert.observe(observation, action)
+        action = expert.act()
+        cell = env.oracle_action()
+        assert divmod(cell, env.base.action_space.nvec[1]) == tuple(action)
+        flat, _, terminated, *_ = env.step(cell)
+        assert not terminated
+        observation = int(flat[: env.base.observation_space.n].argmax())
 
 
 def test_render_prints_the_games_and_draws_the_controls(popgym: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ EXACT_FAMILIES = (
 )
 # family: episodes, and the least mean return of each level
 LEAST_RETURNS: dict[str, tuple[int, tuple[float, float, float]]] = {
-    "Battleship": (5, (0.5, 0.5, 0.5)),
+    "Battleship": (20, (0.5, 0.5, 0.5)),
     "Concentration": (5, (0.75, 0.77, 0.66)),
     "HigherLower": (10, (0.45, 0.45, 0.45)),
     "LabyrinthEscape": (5, (0.93, 0.85, 0.8)),

@@ -14,7 +14,7 @@ from .base import Expert
 from .battleship import Battleship
 from .cards import Concentration, CountRecall, HigherLower
 from .cartpole import NoisyPositionOnlyCartPole, PositionOnlyCartPole, VelocityOnlyCartPole
-from .labyrinth import LabyrinthEscape, LabyrinthExplore
+from .labyrinth import Labyrinth
 from .minesweeper import MineSweeper
 from .pendulum import NoisyPositionOnlyPendulum, PositionOnlyPendulum
 from .repeat import Autoencode, RepeatFirst, RepeatPrevious
@@ -27,8 +27,8 @@ FAMILIES: dict[str, tuple[Callable[[], Expert], ...]] = {
     "Concentration": tuple(partial(Concentration, n_values) for n_values in (2, 2, 13)),
     "CountRecall": tuple(partial(CountRecall, n_cards) for n_cards in (2, 4, 13)),
     "HigherLower": tuple(partial(HigherLower, n_decks) for n_decks in (1, 2, 3)),
-    "LabyrinthEscape": (LabyrinthEscape,) * 3,
-    "LabyrinthExplore": (LabyrinthExplore,) * 3,
+    "LabyrinthEscape": (Labyrinth,) * 3,
+    "LabyrinthExplore": (Labyrinth,) * 3,
     "MineSweeper": tuple(partial(MineSweeper, width, n_mines) for width, n_mines in ((4, 2), (6, 6), (8, 10))),
     "MultiarmedBandit": tuple(
         partial(MultiarmedBandit, n_arms, length) for n_arms, length in ((10, 200), (20, 400), (30, 600))
