@@ -100,8 +100,8 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     ## Observation Space
     ``Box`` of float32, one vector: the task's observation, then the action that led to it, then whether this is an
-    episode's first observation, each of them one-hot unless it is continuous. These are the values of popgym's own
-    ``Flatten(Antialias(PreviousAction(env)))``, of ``DiscreteAction(env)`` where actions are cells. At an episode's start the action is 0.
+    episode's first observation, each of them one-hot unless it is continuous. At an episode's start the action is 0. These are
+    the values of popgym's own ``Flatten(Antialias(PreviousAction(env)))``, of ``DiscreteAction(env)`` where actions are cells.
 
     ## Rewards
     The task's own, scaled by popgym so that episodes return between -1 and 1.

@@ -40,9 +40,9 @@ class Battleship(Expert):
     Shoot at the cell for which the shots so far say most, the first one among equals.
 
     Every cell begins with the number of ways in which ships can cover it, and every shot adds to its neighbours: a hit to
-    those beside it, which likely are of the same ship, and a miss takes from those in its row and column. The sum is as
-    simple to clone as an expert can be. The density of all arrangements that explain the shots returns 0.63, 0.65 and 0.66 instead of 0.58, 0.60 and
-    0.62, but how it follows from the shots is hard to learn.
+    those beside it, which likely are of the same ship, and a miss takes from those in its row and column. A sum over what was
+    seen is as simple to clone as an expert can be. The density of all arrangements that explain the shots would return 0.63 to
+    0.66 instead of 0.58 to 0.62, but how it follows from the shots is hard to learn.
 
     :param board_size: width and height of the board in cells
     """

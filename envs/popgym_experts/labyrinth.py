@@ -52,4 +52,4 @@ class Labyrinth(Expert):
     def _ahead(self, move: int) -> int:
         """Return what lies in the direction of a move, a wall for what is out of view."""
         row, column = self._centre[0] + MOVES[move][0], self._centre[1] + MOVES[move][1]
-        return int(self._view[row, column]) if 0 <= min(row, column) and max(row, column) < VIEW else WALL
+        return int(self._view[row, column]) if min(row, column) >= 0 and max(row, column) < VIEW else WALL
