@@ -13,7 +13,7 @@ START_SPEED = 1.0
 
 
 class PendulumExpert(Expert):
-    """Apply the torque that swings the estimated state up at least cost."""
+    """Apply the torque that swings the estimated state up."""
 
     _theta: float
     _omega: float

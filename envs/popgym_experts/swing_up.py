@@ -1,8 +1,7 @@
-"""How to swing a pendulum up and hold it there: a torque for every state, found by policy iteration on a grid."""
+"""How to swing a pendulum up and hold it there: one smooth formula, so that an imitator's small errors stay small."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -13,12 +12,9 @@ LEVER = 3.0  # 3 / m l^2, in 1/(kg m^2)
 MAX_SPEED = 8.0
 MAX_TORQUE = 2.0
 
-N_ANGLES = 121
-N_SPEEDS = 81
-TORQUES = np.linspace(-MAX_TORQUE, MAX_TORQUE, 11)
-DISCOUNT = 0.995
-N_IMPROVEMENTS = 25
-N_SWEEPS = 25
+BALANCE = 4.0  # N m s, gain on the deviation when upright
+NEAR_TOP = 3  # the power of the cosine by which that gain falls with the angle
+PUMP = 0.08  # N m s^3, gain with which energy is pumped in or taken out
 
 Real = TypeVar("Real", float, np.ndarray)
 
@@ -41,57 +37,22 @@ def predict(theta: Real, omega: Real, torque: Real) -> tuple[Real, Real]:
     return wrap(theta + TIME_STEP * omega), omega
 
 
-def corners(theta: np.ndarray, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Find the place of states on the grid.
-
-    :param theta: angles in [-pi, pi] (rad)
-    :param omega: angular velocities within +-8 (rad/s), of the same shape
-    :return: flat indices of the four grid points around it, and their weights in bilinear interpolation; the four are the
-        first axis of both
-    """
-    row = (theta + np.pi) / (2 * np.pi) * (N_ANGLES - 1)
-    column = (omega + MAX_SPEED) / (2 * MAX_SPEED) * (N_SPEEDS - 1)
-    i = np.clip(row.astype(int), 0, N_ANGLES - 2)
-    j = np.clip(column.astype(int), 0, N_SPEEDS - 2)
-    down, right = row - i, column - j
-    first = i * N_SPEEDS + j
-    return (
-        np.stack([first, first + 1, first + N_SPEEDS, first + N_SPEEDS + 1]),
-        np.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]),
-    )
-
-
-@lru_cache(maxsize=1)
-def solve() -> np.ndarray:
-    """
-    Minimise the task's discounted cost by modified policy iteration (Puterman and Shin 1978), in about half a second.
-
-    Nearly everywhere the best torque is one of the extremes; a price on torque smooths it, but costs return under noise.
-
-    :return: torque (N m) at every grid point, flat
-    """
-    theta, omega, torque = np.meshgrid(
-        np.linspace(-np.pi, np.pi, N_ANGLES), np.linspace(-MAX_SPEED, MAX_SPEED, N_SPEEDS), TORQUES, indexing="ij"
-    )
-    cost = (theta**2 + 0.1 * omega**2 + 0.001 * torque**2).reshape(-1, len(TORQUES))
-    places, weights = (part.reshape(4, *cost.shape) for part in corners(*predict(theta, omega, torque)))
-    value = np.zeros(len(cost))
-    everywhere = np.arange(len(cost))
-    for _ in range(N_IMPROVEMENTS):
-        best = (cost + DISCOUNT * (weights * value[places]).sum(0)).argmin(1)
-        best_places, best_weights = places[:, everywhere, best], weights[:, everywhere, best]
-        for _ in range(N_SWEEPS):
-            value = cost[everywhere, best] + DISCOUNT * (best_weights * value[best_places]).sum(0)
-    return TORQUES[best]
-
-
-def swing_up(theta: float, omega: float) -> float:
+def swing_up(theta: Real, omega: Real) -> Real:
     """
     Return the torque (N m) for a state.
 
+    Without torque, a pendulum at ``theta`` comes to rest upright if its velocity is -``rise``. Torque works against the
+    deviation from that, with a constant gain near the top. Elsewhere its gain is proportional to ``omega * (omega - rise)``,
+    so that torque is proportional to velocity times missing energy, as in Astrom and Furuta (2000), and continuous at the
+    bottom, where ``rise`` changes its sign.
+
+    The cheapest torque, by policy iteration on a grid, returns up to 0.015 more, but is harder to imitate: nearly everywhere it
+    is one of the two extremes, and jumps between them along spirals.
+
     :param theta: angle in [-pi, pi) (rad), 0 is upright
-    :param omega: angular velocity within +-8 (rad/s)
+    :param omega: angular velocity (rad/s)
     """
-    places, weights = corners(np.asarray(theta), np.asarray(omega))
-    return float(weights @ solve()[places])
+    rise = 2 * np.sqrt(GRAVITY) * np.sin(theta / 2)
+    balance = BALANCE * np.maximum(np.cos(theta), 0.0) ** NEAR_TOP
+    pull = -(balance + PUMP * omega * (omega - rise)) * (omega + rise)
+    return MAX_TORQUE * np.tanh(pull / MAX_TORQUE)
