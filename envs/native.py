@@ -17,11 +17,9 @@ from .tmaze import check_integer
 
 
 def action_bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the largest action of a ``Box``, ``MultiDiscrete`` or ``Discrete``."""
+    """Return the smallest and the largest action of a ``Box`` or ``Discrete``."""
     if isinstance(space, spaces.Box):
         return space.low, space.high
-    if isinstance(space, spaces.MultiDiscrete):
-        return np.zeros_like(space.nvec), space.nvec - 1
     assert isinstance(space, spaces.Discrete)
     return np.zeros_like(space.n), np.array(space.n - 1)
 
