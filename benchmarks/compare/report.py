@@ -57,8 +57,12 @@ def _introduction(results: Results) -> str:
 
 
 def _budgets(matrix: Matrix) -> str:
-    budgets = dict.fromkeys(str(env.budget) for env in matrix.envs if env.budget is not None)
-    return f" Budget of training, the same for all agents of an environment: {' or '.join(budgets)}." if budgets else ""
+    given = {env.budget for env in matrix.envs if env.budget is not None}
+    budgets = sorted(given, key=lambda budget: budget.steps or budget.cpu_seconds)
+    if not budgets:
+        return ""
+    shown = str(budgets[0]) if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}, by environment"
+    return f" Budget of training, the same for all agents of an environment: {shown}."
 
 
 def _aggregates(results: Results, page: Path) -> list[str]:
