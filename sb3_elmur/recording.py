@@ -398,8 +398,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--noise", type=float, nargs="+", default=[0.0], metavar="SHARE",
-        help="share of steps at which a random action is played, while the expert's is recorded; of two, each episode draws its "
-        "own between them (default: 0)",
+        help="share of steps at which a random action is played, while the expert's is recorded; of two, each episode draws "
+        "its own between them (default: 0)",
     )  # fmt: skip
     parser.add_argument("--format", choices=WRITERS, default="npz", help="format to write (default: %(default)s)")
     parser.add_argument("--gym-packages", nargs="+", default=[], metavar="PACKAGE", help="imported to register environments")
