@@ -17,10 +17,13 @@ from gymnasium.error import DependencyNotInstalled
 from hypothesis import given
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO as HostRecurrentPPO
+from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_elmur
 from sb3_elmur.cli import main
 from sb3_elmur.config import ElmurConfig
+from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.zoo import ALGORITHM, register
 from sb3_elmur.zoo_checks import SettingsError, check_policy_arguments, refuses
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
@@ -96,6 +99,32 @@ def test_every_key_of_the_settings_trains(algo: str, env_id: str, tmp_path: Path
         pytest.skip(str(error))
     manager.learn(model)
     assert model.num_timesteps == 16
+
+
+def test_a_native_batch_trains_as_single_environments_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, logged = [], []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr("sb3_elmur.zoo_manager.native_batch", lambda *arguments: None)
+        manager = make_manager(MAZE, tmp_path, n_timesteps=64)
+        model, _ = manager.setup_experiment()
+        assert isinstance(model.env.unwrapped, TMazeVecEnv if native else DummyVecEnv)
+        manager.learn(model)
+        model.env.close()
+        logged.append(sorted(load_results(manager.save_path)[["r", "l"]].itertuples(index=False, name=None)))
+        weights.append(model.policy.state_dict())
+    assert len(logged[0]) > 4
+    np.testing.assert_allclose(logged[0], logged[1], atol=1e-5)
+    assert all(th.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"vec_env_type": "subproc"}, {"hyperparams": TINY | {"env_wrapper": "gymnasium.Wrapper"}}]
+)
+def test_processes_and_wrappers_take_single_environments(changes: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = make_manager(MAZE, tmp_path, **changes).setup_experiment()
+    assert not isinstance(model.env.unwrapped, TMazeVecEnv)
+    model.env.close()
 
 
 def test_baseline_and_elmur_train_on_the_same_problems() -> None:
