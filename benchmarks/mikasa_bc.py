@@ -3,6 +3,7 @@ Behaviour cloning of MIKASA-Robo's RememberColor tasks from scripted demonstrati
 
     python benchmarks/mikasa_bc.py                                        # every task, agent and seed, one after the other
     python benchmarks/mikasa_bc.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
+    python benchmarks/mikasa_bc.py --tasks RememberColor3 --ablation      # how much of a slot a write replaces (lambda)
     python benchmarks/mikasa_bc.py --report                               # a table of what is there
 
 Demonstrations go to ``--data`` and checkpoints to ``--runs``; recording, training and evaluation each go on where they were
@@ -37,12 +38,16 @@ from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "mikasa_bc"
 DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}
-NOISE = 0.4  # share of random actions, so that where the arm is moving does not tell where the expert wants it to go
+NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
 AGENTS: dict[str, dict[str, Any]] = {
     "elmur": {},
     "no memory": {"memory_size": 0},
-    "gru": {"core": "gru"},
-    "lstm": {"core": "lstm"},
+    "gru": {"core": "gru", "d_model": 132},  # about as many parameters as ELMUR
+    "lstm": {"core": "lstm", "d_model": 116},
+}
+LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+ABLATION: dict[str, dict[str, Any]] = {  # two slots for six segments, so that the cue's is written again
+    f"lambda {weight:g}": {"blend": "fixed", "lru_blend": weight, "memory_size": 2} for weight in LAMBDAS
 }
 EPISODES = 100
 EVALUATION_SEED = 100_000
@@ -52,7 +57,7 @@ N_ENVS = 10
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[f"Mikasa{task}-v0"]
-    policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
+    policy_kwargs = settings["policy_kwargs"] | (AGENTS | ABLATION)[agent]
     record(f"Mikasa{task}-v0", "oracle", data / task, DEMONSTRATIONS[task], noise=NOISE, progress_bar=True)
     env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
     episodes = NpzEpisodes(data / task, env.observation_space, env.action_space)
@@ -97,20 +102,25 @@ def report() -> None:
     """Print a table of all results."""
     results = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     rows = []
-    for task, agent in itertools.product(DEMONSTRATIONS, AGENTS):
+    for task, agent in itertools.product(DEMONSTRATIONS, AGENTS | ABLATION):
         found = [result for result in results if (result["task"], result["agent"]) == (task, agent)]
         if found:
-            success = [result["success once"] for result in found]
-            shown = f"{np.mean(success):.2f} ({min(success):.2f})"
-            rows.append([task, agent, len(found), found[0]["demonstrations"]["episodes"], found[0]["parameters"], shown])
-    print(markdown_table(["task", "agent", "seeds", "demonstrations", "parameters", "success, mean (worst)"], rows))
+            success = np.array([result["success once"] for result in found])
+            error = f" ± {success.std(ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
+            shown = f"{success.mean():.2f}{error} ({success.min():.2f})"
+            seconds = round(np.mean([result["CPU seconds"]["training, of this process alone"] for result in found]))
+            demonstrations, parameters = found[0]["demonstrations"]["episodes"], found[0]["parameters"]
+            rows.append([task, agent, parameters, demonstrations, seconds, len(found), shown])
+    header = ["task", "agent", "parameters", "demonstrations", "training, CPU s", "seeds", "success: mean ± s.e. (worst)"]
+    print(markdown_table(header, rows))
 
 
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=list(DEMONSTRATIONS), metavar="TASK")
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS | ABLATION, default=list(AGENTS), metavar="AGENT")
+    parser.add_argument("--ablation", action="store_const", dest="agents", const=list(ABLATION), help="agents of fixed lambda")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_bc", help="checkpoints")
