@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
+from sb3_elmur.dotted import with_classes
 from sb3_elmur.envs.batch import native_batch
 from sb3_elmur.typed import check_type
 from sb3_elmur.zoo_checks import SettingsError, check_env_arguments, check_policy_arguments, check_settings, refuses
@@ -99,7 +100,9 @@ class CheckedExperimentManager(ExperimentManager):
         processed = super()._preprocess_hyperparams(hyperparams)
         algorithm = ALGOS[self.algo]
         if issubclass(algorithm, RecurrentPPO):
-            check_policy_arguments(algorithm, processed[0]["policy"], processed[0].get("policy_kwargs") or {})
+            policy_kwargs = with_classes(processed[0].get("policy_kwargs") or {})
+            check_policy_arguments(algorithm, processed[0]["policy"], policy_kwargs)
+            processed[0]["policy_kwargs"] = policy_kwargs
         for arguments in (self.env_kwargs, self.eval_env_kwargs):
             check_env_arguments(self.env_name.gym_id, arguments)
         return processed

@@ -268,7 +268,8 @@ def test_a_search_prunes_divergence_but_shows_faults(
             "Unknown argument of ElmurPolicy in `policy_kwargs`: 'd_modle'.*d_model",
         ),
         ("policy_kwargs", {"d_model": "8"}, "`d_model` must be int. Received '8'"),
-        ("policy_kwargs", {"activation_fn": "tanh"}, "`activation_fn` must be type.* Received 'tanh'"),
+        ("policy_kwargs", {"activation_fn": "tanh"}, "`activation_fn` must be the dotted path of a class. Received 'tanh'."),
+        ("policy_kwargs", {"activation_fn": 3}, "`activation_fn` must be type.* Received 3"),
         ("policy_kwargs", {"d_model": 30}, "`d_model` must be divisible by `n_heads`"),
         ("env_kwargs", {"reward": "much"}, "`reward` must be one of"),
     ],
@@ -276,6 +277,12 @@ def test_a_search_prunes_divergence_but_shows_faults(
 def test_wrong_settings_are_refused_by_name(key: str, value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         make_manager(MAZE, tmp_path, hyperparams=TINY | {key: value}).setup_experiment()
+
+
+def test_classes_of_a_policy_are_named_by_their_dotted_paths(tmp_path: Path) -> None:
+    policy_kwargs = {"d_model": 8, "activation_fn": "torch.nn.ELU", "net_arch": [4]}
+    model, _ = make_manager(MAZE, tmp_path, hyperparams=TINY | {"policy_kwargs": policy_kwargs}).setup_experiment()
+    assert any(isinstance(module, th.nn.ELU) for module in model.policy.mlp_extractor.modules())
 
 
 def test_a_policy_may_hand_arguments_on_to_its_base_class() -> None:
