@@ -6,7 +6,7 @@ Behaviour cloning of MIKASA-Robo's RememberColor tasks from scripted demonstrati
     python benchmarks/mikasa_bc.py --tasks RememberColor3 --ablation      # how much of a slot a write replaces (lambda)
     python benchmarks/mikasa_bc.py --report                               # a table of what is there
 
-Demonstrations go to ``--data`` and checkpoints to ``--runs``; recording, training and evaluation each go on where they were
+Demonstrations go to ``--data``, checkpoints and models to ``--runs``; recording and training go on where they were
 interrupted. Every result is ``benchmarks/results/mikasa_bc/<task>_<agent>_<seed>.json``, and is not repeated once it is there.
 """
 
@@ -27,16 +27,20 @@ import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_json
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC
 from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.datasets import NpzEpisodes
 from sb3_elmur.evaluation import run_episodes, wilson_interval
+from sb3_elmur.normalizing import FILE as NORMALIZATION
 from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "mikasa_bc"
+MODEL = "model.zip"
 DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}
 NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
 AGENTS: dict[str, dict[str, Any]] = {
@@ -67,11 +71,12 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     config = BCConfig(**{name: value for name, value in settings.items() if name in names})
     trainer = BC(model, NormalizedEpisodes(episodes, normalized), config)
     start = time.process_time()
-    trainer.train(runs / f"{task}_{agent}_{seed}", progress_bar=True)
+    folder = runs / run_name(task, agent, seed)
+    trainer.train(folder, progress_bar=True)
     trained = time.process_time()
-    played: list[dict[str, float]] = []
-    while len(played) < EPISODES:
-        played += run_episodes(model.policy, normalized, EVALUATION_SEED + len(played))
+    trainer.save(folder / MODEL)
+    normalized.save(str(folder / NORMALIZATION))
+    played = play(model.policy, normalized)
     success = float(np.mean([episode["is_success"] for episode in played]))
     report = {
         "task": task,
@@ -93,9 +98,22 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     env.close()
 
 
+def play(policy: ElmurPolicy, env: VecEnv) -> list[dict[str, float]]:
+    """What :func:`run_episodes` says of the episodes of evaluation, whose seeds follow one another."""
+    played: list[dict[str, float]] = []
+    while len(played) < EPISODES:
+        played += run_episodes(policy, env, EVALUATION_SEED + len(played))
+    return played[:EPISODES]
+
+
+def run_name(task: str, agent: str, seed: int) -> str:
+    """What names a run's files."""
+    return f"{task}_{agent.replace(' ', '_')}_{seed}"
+
+
 def result_path(task: str, agent: str, seed: int) -> Path:
     """Where a result goes."""
-    return FOLDER / f"{task}_{agent.replace(' ', '_')}_{seed}.json"
+    return FOLDER / f"{run_name(task, agent, seed)}.json"
 
 
 def report() -> None:
