@@ -26,13 +26,14 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_json
+from mikasa_answers import label_answers
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC
 from sb3_elmur.bc_config import BCConfig
-from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.datasets import Episode, Episodes, NpzEpisodes
 from sb3_elmur.evaluation import run_episodes, wilson_interval
 from sb3_elmur.normalizing import FILE as NORMALIZATION
 from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
@@ -41,7 +42,7 @@ from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "mikasa_bc"
 MODEL = "model.zip"
-DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}
+DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 400, "RememberColor9": 400}  # that are recorded
 NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
 AGENTS: dict[str, dict[str, Any]] = {
     "elmur": {},
@@ -53,26 +54,62 @@ LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 ABLATION: dict[str, dict[str, Any]] = {  # two slots for six segments, so that the cue's is written again
     f"lambda {weight:g}": {"blend": "fixed", "lru_blend": weight, "memory_size": 2} for weight in LAMBDAS
 }
+BEGINNING = 20  # steps: the cue, and the first decisions
+Phases = dict[str, tuple[int | None, dict[str, Any]]]  # steps of the episodes, if not all, and settings
+PLAIN: Phases = {"whole": (None, {})}
+LABELLED: Phases = {
+    "beginnings": (BEGINNING, {"n_epochs": 16, "batch_size": 96, "learning_rate": 2e-3, "warmup": 0.1}),
+    "whole": (None, {"n_epochs": 14, "batch_size": 96, "learning_rate": 1e-3, "warmup": 0.1}),
+}
+PHASES = {"RememberColor3": PLAIN, "RememberColor5": LABELLED, "RememberColor9": LABELLED}
 EPISODES = 100
 EVALUATION_SEED = 100_000
 N_ENVS = 10
+
+
+class Beginnings(Episodes):
+    """
+    The first steps of the episodes of a data set.
+
+    :param episodes: The data set.
+    :param steps: How many to keep.
+    """
+
+    def __init__(self, episodes: Episodes, steps: int) -> None:
+        self.episodes, self.steps, self.lengths = episodes, steps, np.minimum(episodes.lengths, steps)
+
+    def __getitem__(self, index: int) -> Episode:
+        episode = self.episodes[index]
+        first = slice(self.steps)
+        return Episode(episode.observations[first], episode.actions[first], episode.rewards[first])
+
+
+def demonstrate(task: str, data: Path) -> Path:
+    """Record demonstrations, and label them for all answers where the task needs that; return their folder."""
+    env_id, recorded, labelled = f"Mikasa{task}-v0", data / task, data / f"{task}_answers"
+    record(env_id, "oracle", recorded, DEMONSTRATIONS[task], noise=NOISE, progress_bar=True)
+    if PHASES[task] is PLAIN:
+        return recorded
+    label_answers(env_id, recorded, DEMONSTRATIONS[task], labelled)
+    return labelled
 
 
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[f"Mikasa{task}-v0"]
     policy_kwargs = settings["policy_kwargs"] | (AGENTS | ABLATION)[agent]
-    record(f"Mikasa{task}-v0", "oracle", data / task, DEMONSTRATIONS[task], noise=NOISE, progress_bar=True)
     env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
-    episodes = NpzEpisodes(data / task, env.observation_space, env.action_space)
+    episodes = NpzEpisodes(demonstrate(task, data), env.observation_space, env.action_space)
     normalized = fit_normalization(env, episodes)
     model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     names = {field.name for field in fields(BCConfig)}
-    config = BCConfig(**{name: value for name, value in settings.items() if name in names})
-    trainer = BC(model, NormalizedEpisodes(episodes, normalized), config)
-    start = time.process_time()
     folder = runs / run_name(task, agent, seed)
-    trainer.train(folder, progress_bar=True)
+    start = time.process_time()
+    for phase, (steps, changes) in PHASES[task].items():
+        whole = NormalizedEpisodes(episodes, normalized)
+        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
+        trainer = BC(model, whole if steps is None else Beginnings(whole, steps), config)
+        trainer.train(folder / phase, progress_bar=True)
     trained = time.process_time()
     trainer.save(folder / MODEL)
     normalized.save(str(folder / NORMALIZATION))
@@ -82,7 +119,8 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
         "task": task,
         "agent": agent,
         "settings": settings | {"policy_kwargs": policy_kwargs},
-        "demonstrations": {"episodes": len(episodes), "noise": NOISE},
+        "phases": PHASES[task],
+        "demonstrations": {"recorded": DEMONSTRATIONS[task], "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "success once": success,
         "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
@@ -127,7 +165,7 @@ def report() -> None:
             error = f" ± {success.std(ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
             shown = f"{success.mean():.2f}{error} ({success.min():.2f})"
             seconds = round(np.mean([result["CPU seconds"]["training, of this process alone"] for result in found]))
-            demonstrations, parameters = found[0]["demonstrations"]["episodes"], found[0]["parameters"]
+            demonstrations, parameters = found[0]["demonstrations"]["recorded"], found[0]["parameters"]
             rows.append([task, agent, parameters, demonstrations, seconds, len(found), shown])
     header = ["task", "agent", "parameters", "demonstrations", "training, CPU s", "seeds", "success: mean ± s.e. (worst)"]
     print(markdown_table(header, rows))

@@ -35,7 +35,7 @@ FOLDER = RESULTS / "mikasa_ppo"
 TASK = "RememberColor3"
 STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
     "scratch": {},
-    "cloned": {"learning_rate": 1.0e-4, "target_kl": 0.05},  # so that the critic learns before the actor forgets
+    "cloned": {"learning_rate": 3.0e-5},  # so that the critic learns before the actor forgets
 }
 NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
@@ -83,7 +83,7 @@ class Run:
             self.env.seed(seed + self.model.num_timesteps)
             return
         arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
-        arguments |= {"seed": seed, "device": "cpu"}
+        arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
         if start == "cloned":
             self.env = VecNormalize.load(str(clone / NORMALIZATION), env)
             self.model = RecurrentPPO.load(clone / MODEL, self.env, **arguments)
