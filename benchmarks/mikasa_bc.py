@@ -42,7 +42,7 @@ from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "mikasa_bc"
 MODEL = "model.zip"
-DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 400, "RememberColor9": 400}  # that are recorded
+DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}  # that are recorded
 NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
 AGENTS: dict[str, dict[str, Any]] = {
     "elmur": {},
@@ -56,12 +56,19 @@ ABLATION: dict[str, dict[str, Any]] = {  # two slots for six segments, so that t
 }
 BEGINNING = 20  # steps: the cue, and the first decisions
 Phases = dict[str, tuple[int | None, dict[str, Any]]]  # steps of the episodes, if not all, and settings
+
+
+def two_phases(n_beginnings: int, n_whole: int) -> Phases:
+    """So many epochs of the beginnings, and of the whole episodes."""
+    common = {"batch_size": 96, "warmup": 0.1}
+    return {
+        "beginnings": (BEGINNING, {"n_epochs": n_beginnings, "learning_rate": 2e-3} | common),
+        "whole": (None, {"n_epochs": n_whole, "learning_rate": 1e-3} | common),
+    }
+
+
 PLAIN: Phases = {"whole": (None, {})}
-LABELLED: Phases = {
-    "beginnings": (BEGINNING, {"n_epochs": 16, "batch_size": 96, "learning_rate": 2e-3, "warmup": 0.1}),
-    "whole": (None, {"n_epochs": 14, "batch_size": 96, "learning_rate": 1e-3, "warmup": 0.1}),
-}
-PHASES = {"RememberColor3": PLAIN, "RememberColor5": LABELLED, "RememberColor9": LABELLED}
+PHASES = {"RememberColor3": PLAIN, "RememberColor5": two_phases(16, 16), "RememberColor9": two_phases(7, 6)}
 EPISODES = 100
 EVALUATION_SEED = 100_000
 N_ENVS = 10
