@@ -232,6 +232,27 @@ def test_what_the_expert_does_follows_from_what_is_seen() -> None:
     assert touches > 15
 
 
+def test_recorded_motions_are_labelled_for_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    answers = import_module("mikasa_answers")
+    env_id = "MikasaRememberColor3-v0"
+    record(env_id, "oracle", tmp_path / "recorded", 1, noise=0.5)
+    for _ in range(2):  # the second time there is nothing left to do
+        answers.label_answers(env_id, tmp_path / "recorded", 1, tmp_path / "labelled")
+    with np.load(tmp_path / "recorded" / "train_data_0.npz") as file:
+        recorded = dict(file)
+    (shown,) = np.flatnonzero(recorded["observation"][0, 25::4])
+    for color in range(3):
+        with np.load(tmp_path / "labelled" / f"train_data_0_{color}.npz") as file:
+            observation, action = file["observation"], file["action"]
+        assert np.flatnonzero(observation[0, 25::4]).tolist() == [color]
+        np.testing.assert_array_equal(observation[10:], recorded["observation"][10:])
+        np.testing.assert_array_equal(action[:10], recorded["action"][:10])
+        same = color == shown
+        assert np.array_equal(observation, recorded["observation"]) == same
+        assert np.array_equal(action, recorded["action"]) == same
+
+
 def test_sparse_rewards_are_successes_and_dense_ones_are_at_most_one() -> None:
     runs = {}
     for reward_mode in ("sparse", "dense"):
