@@ -3,9 +3,10 @@ Behaviour cloning of MIKASA-Robo's RememberColor tasks from scripted demonstrati
 
     python benchmarks/mikasa_bc.py                                        # every task, agent and seed, one after the other
     python benchmarks/mikasa_bc.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
+    python benchmarks/mikasa_bc.py --tasks RememberColor3 --ablation      # how much of a slot a write replaces (lambda)
     python benchmarks/mikasa_bc.py --report                               # a table of what is there
 
-Demonstrations go to ``--data`` and checkpoints to ``--runs``; recording, training and evaluation each go on where they were
+Demonstrations go to ``--data``, checkpoints and models to ``--runs``; recording and training go on where they were
 interrupted. Every result is ``benchmarks/results/mikasa_bc/<task>_<agent>_<seed>.json``, and is not repeated once it is there.
 """
 
@@ -25,54 +26,108 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_json
+from mikasa_answers import label_answers
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC
 from sb3_elmur.bc_config import BCConfig
-from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.datasets import Episode, Episodes, NpzEpisodes
 from sb3_elmur.evaluation import run_episodes, wilson_interval
+from sb3_elmur.normalizing import FILE as NORMALIZATION
 from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "mikasa_bc"
-DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}
-NOISE = 0.4  # share of random actions, so that where the arm is moving does not tell where the expert wants it to go
+MODEL = "model.zip"
+DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}  # that are recorded
+NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
 AGENTS: dict[str, dict[str, Any]] = {
     "elmur": {},
     "no memory": {"memory_size": 0},
-    "gru": {"core": "gru"},
-    "lstm": {"core": "lstm"},
+    "gru": {"core": "gru", "d_model": 132},  # about as many parameters as ELMUR
+    "lstm": {"core": "lstm", "d_model": 116},
 }
+LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+ABLATION: dict[str, dict[str, Any]] = {  # two slots for six segments, so that the cue's is written again
+    f"lambda {weight:g}": {"blend": "fixed", "lru_blend": weight, "memory_size": 2} for weight in LAMBDAS
+}
+BEGINNING = 20  # steps: the cue, and the first decisions
+Phases = dict[str, tuple[int | None, dict[str, Any]]]  # steps of the episodes, if not all, and settings
+
+
+def two_phases(n_beginnings: int, n_whole: int) -> Phases:
+    """So many epochs of the beginnings, and of the whole episodes."""
+    common = {"batch_size": 96, "warmup": 0.1}
+    return {
+        "beginnings": (BEGINNING, {"n_epochs": n_beginnings, "learning_rate": 2e-3} | common),
+        "whole": (None, {"n_epochs": n_whole, "learning_rate": 1e-3} | common),
+    }
+
+
+PLAIN: Phases = {"whole": (None, {})}
+PHASES = {"RememberColor3": PLAIN, "RememberColor5": two_phases(16, 16), "RememberColor9": two_phases(7, 6)}
 EPISODES = 100
 EVALUATION_SEED = 100_000
 N_ENVS = 10
 
 
+class Beginnings(Episodes):
+    """
+    The first steps of the episodes of a data set.
+
+    :param episodes: The data set.
+    :param steps: How many to keep.
+    """
+
+    def __init__(self, episodes: Episodes, steps: int) -> None:
+        self.episodes, self.steps, self.lengths = episodes, steps, np.minimum(episodes.lengths, steps)
+
+    def __getitem__(self, index: int) -> Episode:
+        episode = self.episodes[index]
+        first = slice(self.steps)
+        return Episode(episode.observations[first], episode.actions[first], episode.rewards[first])
+
+
+def demonstrate(task: str, data: Path) -> Path:
+    """Record demonstrations, and label them for all answers where the task needs that; return their folder."""
+    env_id, recorded, labelled = f"Mikasa{task}-v0", data / task, data / f"{task}_answers"
+    record(env_id, "oracle", recorded, DEMONSTRATIONS[task], noise=NOISE, progress_bar=True)
+    if PHASES[task] is PLAIN:
+        return recorded
+    label_answers(env_id, recorded, DEMONSTRATIONS[task], labelled)
+    return labelled
+
+
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[f"Mikasa{task}-v0"]
-    policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
-    record(f"Mikasa{task}-v0", "oracle", data / task, DEMONSTRATIONS[task], noise=NOISE, progress_bar=True)
+    policy_kwargs = settings["policy_kwargs"] | (AGENTS | ABLATION)[agent]
     env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
-    episodes = NpzEpisodes(data / task, env.observation_space, env.action_space)
+    episodes = NpzEpisodes(demonstrate(task, data), env.observation_space, env.action_space)
     normalized = fit_normalization(env, episodes)
     model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     names = {field.name for field in fields(BCConfig)}
-    config = BCConfig(**{name: value for name, value in settings.items() if name in names})
-    trainer = BC(model, NormalizedEpisodes(episodes, normalized), config)
+    folder = runs / run_name(task, agent, seed)
     start = time.process_time()
-    trainer.train(runs / f"{task}_{agent}_{seed}", progress_bar=True)
+    for phase, (steps, changes) in PHASES[task].items():
+        whole = NormalizedEpisodes(episodes, normalized)
+        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
+        trainer = BC(model, whole if steps is None else Beginnings(whole, steps), config)
+        trainer.train(folder / phase, progress_bar=True)
     trained = time.process_time()
-    played: list[dict[str, float]] = []
-    while len(played) < EPISODES:
-        played += run_episodes(model.policy, normalized, EVALUATION_SEED + len(played))
+    trainer.save(folder / MODEL)
+    normalized.save(str(folder / NORMALIZATION))
+    played = play(model.policy, normalized)
     success = float(np.mean([episode["is_success"] for episode in played]))
     report = {
         "task": task,
         "agent": agent,
         "settings": settings | {"policy_kwargs": policy_kwargs},
-        "demonstrations": {"episodes": len(episodes), "noise": NOISE},
+        "phases": PHASES[task],
+        "demonstrations": {"recorded": DEMONSTRATIONS[task], "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "success once": success,
         "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
@@ -88,29 +143,47 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     env.close()
 
 
+def play(policy: ElmurPolicy, env: VecEnv) -> list[dict[str, float]]:
+    """What :func:`run_episodes` says of the episodes of evaluation, whose seeds follow one another."""
+    played: list[dict[str, float]] = []
+    while len(played) < EPISODES:
+        played += run_episodes(policy, env, EVALUATION_SEED + len(played))
+    return played[:EPISODES]
+
+
+def run_name(task: str, agent: str, seed: int) -> str:
+    """What names a run's files."""
+    return f"{task}_{agent.replace(' ', '_')}_{seed}"
+
+
 def result_path(task: str, agent: str, seed: int) -> Path:
     """Where a result goes."""
-    return FOLDER / f"{task}_{agent.replace(' ', '_')}_{seed}.json"
+    return FOLDER / f"{run_name(task, agent, seed)}.json"
 
 
 def report() -> None:
     """Print a table of all results."""
     results = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     rows = []
-    for task, agent in itertools.product(DEMONSTRATIONS, AGENTS):
+    for task, agent in itertools.product(DEMONSTRATIONS, AGENTS | ABLATION):
         found = [result for result in results if (result["task"], result["agent"]) == (task, agent)]
         if found:
-            success = [result["success once"] for result in found]
-            shown = f"{np.mean(success):.2f} ({min(success):.2f})"
-            rows.append([task, agent, len(found), found[0]["demonstrations"]["episodes"], found[0]["parameters"], shown])
-    print(markdown_table(["task", "agent", "seeds", "demonstrations", "parameters", "success, mean (worst)"], rows))
+            success = np.array([result["success once"] for result in found])
+            error = f" ± {success.std(ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
+            shown = f"{success.mean():.2f}{error} ({success.min():.2f})"
+            seconds = round(np.mean([result["CPU seconds"]["training, of this process alone"] for result in found]))
+            demonstrations, parameters = found[0]["demonstrations"]["recorded"], found[0]["parameters"]
+            rows.append([task, agent, parameters, demonstrations, seconds, len(found), shown])
+    header = ["task", "agent", "parameters", "demonstrations", "training, CPU s", "seeds", "success: mean ± s.e. (worst)"]
+    print(markdown_table(header, rows))
 
 
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=list(DEMONSTRATIONS), metavar="TASK")
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS | ABLATION, default=list(AGENTS), metavar="AGENT")
+    parser.add_argument("--ablation", action="store_const", dest="agents", const=list(ABLATION), help="agents of fixed lambda")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_bc", help="checkpoints")

@@ -1,5 +1,7 @@
 """Many environments of one id that step together."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -18,6 +20,24 @@ NATIVE: dict[str, type[NativeVecEnv] | type[MikasaVecEnv]] = {
 }
 
 
+def native_batch(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callable[[int], VecEnv] | None:
+    """
+    What makes the native batch of an environment.
+
+    :param env_id: registered id
+    :param env_kwargs: arguments beside those that the id stands for
+    :return: a function of the number of environments, or None where there is no native batch
+    :raises gymnasium.error.UnregisteredEnv: if the id is unknown
+    """
+    spec = gymnasium.spec(env_id)
+    batch_class = NATIVE.get(str(spec.entry_point))
+    arguments = {**spec.kwargs, **(env_kwargs or {})}
+    wrapped = spec.max_episode_steps or spec.additional_wrappers
+    if batch_class and not wrapped and batch_class.supports(**arguments):
+        return partial(batch_class, **arguments)
+    return None
+
+
 def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
     """
     Make a native batch where the environment has one, else copies of the environment.
@@ -27,10 +47,5 @@ def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = Non
     :param env_kwargs: arguments beside those that the id stands for
     :raises gymnasium.error.UnregisteredEnv: if the id is unknown
     """
-    spec = gymnasium.spec(env_id)
-    batch_class = NATIVE.get(str(spec.entry_point))
-    arguments = {**spec.kwargs, **(env_kwargs or {})}
-    wrapped = spec.max_episode_steps or spec.additional_wrappers
-    if batch_class and not wrapped and batch_class.supports(**arguments):
-        return batch_class(n_envs, **arguments)
-    return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
+    native = native_batch(env_id, env_kwargs)
+    return native(n_envs) if native else make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)

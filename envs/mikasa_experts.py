@@ -48,29 +48,38 @@ class Expert(ABC):
 
     def act(self) -> np.ndarray:
         """The action for the present step."""
+        target = self.target() if self.episodes.elapsed >= self._start else None
+        if target is None:
+            return self.wait()
+        robot = self.simulation.agent
+        return self.touch(robot.tcp.pose.p[0].numpy(), robot.robot.get_qpos()[0].numpy(), target.pose.p[0].numpy())
+
+    def wait(self) -> np.ndarray:
+        """The action of staying where one is, (8,)."""
         action = np.zeros(8, dtype=np.float32)
         action[7] = OPEN
-        target = self.target() if self.episodes.elapsed >= self._start else None
-        if target is not None:
-            action[:7] = self._towards(self._waypoint(target.pose.p[0].numpy()))
         return action
 
-    def _waypoint(self, target: np.ndarray) -> np.ndarray:
-        """Where the tool goes next: down to the target if it is above it, else above it at the height of travel."""
-        tool = self.simulation.agent.tcp.pose.p[0].numpy()
-        beside = np.linalg.norm(tool[:2] - target[:2])
-        return target + np.array([0.0, 0.0, self.HEIGHT if beside < NEAR else HOVER], dtype=np.float32)
+    def touch(self, tool: np.ndarray, positions: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """
+        The action that brings the tool to a target, as far as one step does: down to it from above it, else above it at the
+        height of travel.
 
-    def _towards(self, place: np.ndarray) -> np.ndarray:
-        """Changes of the joints that bring the tool to a place, as far as one step does, (7,)."""
-        robot = self.simulation.agent.robot
-        place = th.as_tensor(place)[None] - robot.pose.p
-        goal = self._pose.create_from_pq(p=place, q=th.tensor([DOWNWARDS]))
-        positions = robot.get_qpos()
-        solution = self._kinematics.compute_ik(goal, positions)
-        if solution is None:  # out of reach, and better luck from the next step's position
-            return np.zeros(7, dtype=np.float32)
-        return ((solution[0] - positions[0, :7]) / RADIANS_PER_UNIT).clamp(-1.0, 1.0).numpy()
+        :param tool: where the tool is, (3,)
+        :param positions: of the joints, (9,)
+        :param target: where the target is, (3,)
+        :return: (8,)
+        """
+        beside = np.linalg.norm(tool[:2] - target[:2])
+        place = target + np.array([0.0, 0.0, self.HEIGHT if beside < NEAR else HOVER], dtype=np.float32)
+        goal = self._pose.create_from_pq(
+            p=th.as_tensor(place)[None] - self.simulation.agent.robot.pose.p, q=th.tensor([DOWNWARDS])
+        )
+        action = self.wait()
+        solution = self._kinematics.compute_ik(goal, th.as_tensor(positions)[None])
+        if solution is not None:  # else out of reach, and better luck from the next step's position
+            action[:7] = ((solution[0].numpy() - positions[:7]) / RADIANS_PER_UNIT).clip(-1.0, 1.0)
+        return action
 
 
 class RememberExpert(Expert):

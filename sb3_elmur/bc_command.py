@@ -23,6 +23,7 @@ from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.config import check_count
 from sb3_elmur.datasets import open_episodes
 from sb3_elmur.distributed import Group, join_group
+from sb3_elmur.dotted import with_classes
 from sb3_elmur.files import atomic_path
 from sb3_elmur.normalizing import FILE as STATISTICS
 from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
@@ -147,7 +148,7 @@ def train(options: argparse.Namespace, group: Group, device: str, arguments: Seq
         env = fit_normalization(env, episodes, **({} if settings["normalize"] is True else settings["normalize"]))
         episodes = NormalizedEpisodes(episodes, env)
     model = RecurrentPPO(
-        settings["policy"], env, policy_kwargs=settings["policy_kwargs"], seed=options.seed, device=device,
+        settings["policy"], env, policy_kwargs=with_classes(settings["policy_kwargs"]), seed=options.seed, device=device,
         tensorboard_log=options.tensorboard_log, verbose=int(first),
     )  # fmt: skip
     trainer = BC(model, episodes, config, eval_env=env)

@@ -60,7 +60,7 @@ def record(
     env_kwargs: dict[str, Any] | None = None,
     format: str = "npz",
     progress_bar: bool = False,
-    noise: float = 0.0,
+    noise: float | tuple[float, float] = 0.0,
 ) -> None:
     """
     Play episodes and write them to disk. Models act deterministically.
@@ -78,6 +78,8 @@ def record(
     :param progress_bar: Whether to show one.
     :param noise: Share of steps at which a random action is played, while the expert's is recorded. The data then shows how to
         recover from mistakes, of which an imitator makes more than the expert (DART, Laskey et al. 2017, arXiv 1703.09327).
+        Of two numbers, each episode draws its own share between them. Up to 1 they yield episodes whose course does not give
+        away where the expert is heading, so that an imitator has to remember it.
     :raises ValueError: If an argument is not as above, or ``output`` was recorded with other settings.
     :raises DataError: If what was played does not belong to the environment's spaces.
     :raises DependencyNotInstalled: If Minari is needed and absent.
@@ -85,24 +87,39 @@ def record(
     check_count("n_episodes", n_episodes, 1)
     check_count("seed", seed, 0)
     check_choice("format", format, tuple(WRITERS))
-    check_range("noise", noise, 0.0, 1.0)
+    least, most = check_noise(noise)
     env_kwargs = env_kwargs or {}
     described = {
         "env": env if isinstance(env, str) else _name(env),
         "env_kwargs": env_kwargs,
         "expert": _describe_expert(expert),
         "seed": seed,
-        "noise": float(noise),
+        "noise": most if least == most else [least, most],
         "format": format,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
     }
     settings = json.loads(json.dumps(described, default=repr))
     made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     try:
-        recorder = Recorder(made, make_act(expert, made), seed, noise)
+        recorder = Recorder(made, make_act(expert, made), seed, (least, most))
         WRITERS[format](recorder, Path(output), n_episodes, settings, progress_bar)
     finally:
         made.close()
+
+
+def check_noise(noise: float | Sequence[float]) -> tuple[float, float]:
+    """
+    The least and the largest share of random actions.
+
+    :param noise: See :func:`record`.
+    :raises ValueError: If it is no share, and no two in ascending order.
+    """
+    shares = tuple(noise) if isinstance(noise, Sequence) else (noise,)
+    for share in shares:
+        check_range("noise", share, 0.0, 1.0)
+    if len(shares) not in (1, 2) or shares[0] > shares[-1]:
+        raise ValueError(f"`noise` must be a share of steps, or two in ascending order. Received {noise!r}.")
+    return float(shares[0]), float(shares[-1])
 
 
 class Recording(NamedTuple):
@@ -126,10 +143,10 @@ class Recorder:
     :param env: Where to play.
     :param act: Who plays, see :func:`make_act`.
     :param seed: Seed of the first episode.
-    :param noise: Share of steps at which a random action is played.
+    :param noise: Least and largest share of an episode's steps at which a random action is played.
     """
 
-    def __init__(self, env: gymnasium.Env, act: Act, seed: int, noise: float = 0.0) -> None:
+    def __init__(self, env: gymnasium.Env, act: Act, seed: int, noise: tuple[float, float] = (0.0, 0.0)) -> None:
         self.env, self.act, self.seed, self.noise = env, act, seed, noise
         self.fields = episode_fields(env.observation_space, env.action_space)
         self.observed = [field.key for field in self.fields[:-2]]
@@ -145,6 +162,8 @@ class Recorder:
         set_random_seed(seed)
         self.env.action_space.seed(np.random.randint(2**31))  # not `seed`, which would draw what the environment draws
         chance = np.random.default_rng((seed, 1))  # a stream of its own, beside the environment's
+        least, most = self.noise
+        noise = chance.uniform(least, most) if least < most else most
         rows: dict[str, list[Any]] = {field.key: [] for field in self.fields}
         successes: list[bool | None] = []
         observation, _ = self.env.reset(seed=seed)
@@ -153,7 +172,7 @@ class Recorder:
         while not (terminated or truncated):
             action = self.act(observation, not successes)
             rows["action"].append(np.array(action))
-            if chance.random() < self.noise:
+            if chance.random() < noise:
                 action = self.env.action_space.sample()
             observation, reward, terminated, truncated, info = self.env.step(action)
             rows["reward"].append(reward)
@@ -378,8 +397,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="arguments of the environment, as Python",
     )
     parser.add_argument(
-        "--noise", type=float, default=0.0, metavar="SHARE",
-        help="share of steps at which a random action is played, while the expert's is recorded (default: %(default)s)",
+        "--noise", type=float, nargs="+", default=[0.0], metavar="SHARE",
+        help="share of steps at which a random action is played, while the expert's is recorded; of two, each episode draws "
+        "its own between them (default: 0)",
     )  # fmt: skip
     parser.add_argument("--format", choices=WRITERS, default="npz", help="format to write (default: %(default)s)")
     parser.add_argument("--gym-packages", nargs="+", default=[], metavar="PACKAGE", help="imported to register environments")
@@ -397,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             env_kwargs=dict(options.env_kwargs),
             format=options.format,
             progress_bar=not options.no_progress,
-            noise=options.noise,
+            noise=tuple(options.noise),
         )
     except (ValueError, TypeError, gymnasium.error.Error) as error:
         sys.exit(f"error: {error}")

@@ -5,7 +5,6 @@ import linecache
 import traceback
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -13,6 +12,7 @@ from gymnasium.envs.registration import load_env_creator
 from sb3_contrib import RecurrentPPO
 
 from sb3_elmur.config import ElmurConfig, check_count
+from sb3_elmur.dotted import find_class
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.typed import argument_types, as_number, check_known, check_type
 
@@ -72,7 +72,7 @@ def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> N
         else:
             check_type(f"`{name}`", value, types[name])
     check_count("n_envs", settings.get("n_envs", 1), 1)
-    if "." in settings["policy"] and not _is_class(settings["policy"]):
+    if "." in settings["policy"] and find_class(settings["policy"]) is None:
         raise ValueError(f"`policy` must be a name, or the dotted path of a class. Received {settings['policy']!r}.")
 
 
@@ -121,17 +121,6 @@ def check_env_arguments(env_id: str, arguments: Mapping[str, Any]) -> None:
         own = [name for name in parameters if name != "self"]
         known = [*own, *(name for name in inspect.signature(gymnasium.make).parameters if name not in ("id", "kwargs"))]
         check_known(f"argument of {env_id} in `env_kwargs`", arguments, known)
-
-
-def _is_class(path: str) -> bool:
-    """Whether a dotted path is that of a class."""
-    module, _, name = path.rpartition(".")
-    try:
-        return isinstance(getattr(import_module(module), name, None), type)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):  # the module is there, but not what it imports
-            raise
-        return False
 
 
 def _initial_value(schedule: Any) -> Any:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import optuna
 import yaml
 from rl_zoo3 import ALGOS
@@ -13,8 +14,10 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
+from sb3_elmur.dotted import with_classes
+from sb3_elmur.envs.batch import native_batch
 from sb3_elmur.typed import check_type
 from sb3_elmur.zoo_checks import SettingsError, check_env_arguments, check_policy_arguments, check_settings, refuses
 
@@ -25,6 +28,8 @@ class CheckedExperimentManager(ExperimentManager):
     """
     Experiment manager that checks the settings of recurrent PPO before it builds anything. What is refused before training is
     a :class:`sb3_elmur.zoo_checks.SettingsError`.
+
+    Environments that have a native batch are one, unless a wrapper or processes (``--vec-env subproc``) are asked for.
 
     In a search it prunes trials whose weights diverge, as the zoo does, but not those that fail for another reason.
     ``--trial-id 0`` is a trial like any other. Neither a search nor an environment that cannot be made leaves an empty run
@@ -47,7 +52,20 @@ class CheckedExperimentManager(ExperimentManager):
             super().create_log_folder()
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+        no_log = no_log or self.optimize_hyperparameters
+        native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
+        if native is None or self.env_wrapper is not None or self.vec_env_class is not DummyVecEnv:
+            return super().create_envs(n_envs, eval_env, no_log)
+        log = None if eval_env or no_log else str(Path(self.save_path) / "0")
+
+        def make(functions: list[Callable[[], gymnasium.Env]]) -> VecEnv:
+            return VecMonitor(native(len(functions)), log, self.monitor_kwargs.get("info_keywords", ()))
+
+        self.vec_env_class = make  # type: ignore[assignment]  # all that the zoo does with it is to call it
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            self.vec_env_class = DummyVecEnv
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial
@@ -82,7 +100,9 @@ class CheckedExperimentManager(ExperimentManager):
         processed = super()._preprocess_hyperparams(hyperparams)
         algorithm = ALGOS[self.algo]
         if issubclass(algorithm, RecurrentPPO):
-            check_policy_arguments(algorithm, processed[0]["policy"], processed[0].get("policy_kwargs") or {})
+            policy_kwargs = with_classes(processed[0].get("policy_kwargs") or {})
+            check_policy_arguments(algorithm, processed[0]["policy"], policy_kwargs)
+            processed[0]["policy_kwargs"] = policy_kwargs
         for arguments in (self.env_kwargs, self.eval_env_kwargs):
             check_env_arguments(self.env_name.gym_id, arguments)
         return processed

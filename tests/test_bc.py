@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.logger import configure
 from torch import distributed as dist
+from torch import nn
 
 import sb3_elmur
 from helpers import ACTION_SPACES, VECTOR, make_model, random_envs
@@ -940,6 +941,17 @@ def test_the_command_trains_logs_and_saves(data: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
     assert run_folder(data, 2).is_dir()
     assert equal(weights(run_folder(data, 2)), weights(run))
+
+
+def test_the_command_takes_classes_by_their_dotted_paths(data: Path) -> None:
+    path = "stable_baselines3.common.torch_layers.FlattenExtractor"
+    main(command(data, "--policy-kwargs", f"features_extractor_class:{path}", "activation_fn:torch.nn.ELU", "net_arch:[4]"))
+    run = run_folder(data)
+    assert yaml.safe_load((run / ENV / "config.yml").read_text())["policy_kwargs"]["features_extractor_class"] == path
+    policy = sb3_elmur.RecurrentPPO.load(run / f"{ENV}.zip", device="cpu").policy
+    assert any(isinstance(module, nn.ELU) for module in policy.mlp_extractor.modules())
+    with pytest.raises(SystemExit, match=r"error: `activation_fn` must be the dotted path of a class. Received 'ELU'."):
+        main(command(data, "--policy-kwargs", "activation_fn:ELU"))
 
 
 def test_a_killed_command_continues_to_the_same_model(data: Path) -> None:

@@ -23,7 +23,7 @@ from sb3_elmur.bc import BC
 from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.datasets import NpzEpisodes
 from sb3_elmur.envs import MikasaEnv, MikasaVecEnv
-from sb3_elmur.envs.mikasa_experts import EXPERTS
+from sb3_elmur.envs.mikasa_experts import EXPERTS, RememberExpert
 from sb3_elmur.envs.mikasa_observations import things
 from sb3_elmur.envs.mikasa_tasks import TASKS
 from sb3_elmur.recording import record
@@ -216,6 +216,41 @@ def test_experts_succeed(task: str, seed: int) -> None:
     run = follow(env, seed, env.oracle_action)
     assert len(run) == TASKS[task].limit + 1
     assert run[-1][-1]["is_success"]
+
+
+def test_what_the_expert_does_follows_from_what_is_seen() -> None:
+    env = make("RememberColor5")
+    observation, _ = env.reset(seed=0)
+    (shown,) = np.flatnonzero(observation[25::4])
+    expert, touches = RememberExpert(env.episodes), 0
+    for step in range(30):
+        cube = observation[26 + 4 * shown :][:3]
+        expected = expert.wait() if step < 10 else expert.touch(observation[:3], observation[7:16], cube)
+        np.testing.assert_array_equal(env.oracle_action(), expected)
+        touches += bool(expected[:7].any())
+        observation, *_ = env.step(env.action_space.sample())
+    assert touches > 15
+
+
+def test_recorded_motions_are_labelled_for_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    answers = import_module("mikasa_answers")
+    env_id = "MikasaRememberColor3-v0"
+    record(env_id, "oracle", tmp_path / "recorded", 1, noise=0.5)
+    for _ in range(2):  # the second time there is nothing left to do
+        answers.label_answers(env_id, tmp_path / "recorded", 1, tmp_path / "labelled")
+    with np.load(tmp_path / "recorded" / "train_data_0.npz") as file:
+        recorded = dict(file)
+    (shown,) = np.flatnonzero(recorded["observation"][0, 25::4])
+    for color in range(3):
+        with np.load(tmp_path / "labelled" / f"train_data_0_{color}.npz") as file:
+            observation, action = file["observation"], file["action"]
+        assert np.flatnonzero(observation[0, 25::4]).tolist() == [color]
+        np.testing.assert_array_equal(observation[10:], recorded["observation"][10:])
+        np.testing.assert_array_equal(action[:10], recorded["action"][:10])
+        same = color == shown
+        assert np.array_equal(observation, recorded["observation"]) == same
+        assert np.array_equal(action, recorded["action"]) == same
 
 
 def test_sparse_rewards_are_successes_and_dense_ones_are_at_most_one() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium.error import ResetNeeded
+from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import VecMonitor
 
 from helpers import SMALL
@@ -16,6 +21,7 @@ from sb3_elmur import RecurrentPPO
 from sb3_elmur.encoders import FourLayerExtractor
 from sb3_elmur.envs import MikasaVecEnv, mikasa_episodes, mikasa_vec
 from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.zoo import register
 
 LIMIT = 60
 
@@ -155,6 +161,23 @@ def test_make_batch_plays_together_on_a_gpu_what_is_not_drawn(made: list[FakeSim
     assert env.config.task == "RememberColor9"
     env.close()
     assert made[0].closed
+
+
+def test_the_zoo_trains_many_together_on_a_gpu(made: list[FakeSimulation], tmp_path: Path) -> None:
+    pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
+    zoo_manager = import_module("sb3_elmur.zoo_manager")
+    register()
+    config = str(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml"))
+    small = {"n_envs": 3, "n_steps": LIMIT, "batch_size": LIMIT, "n_epochs": 1, "env_kwargs": {"obs_mode": "state"}}
+    manager = zoo_manager.CheckedExperimentManager(
+        Namespace(), "ppo_elmur", "MikasaRememberColor3-v0", str(tmp_path), config=config, seed=5, n_timesteps=3 * LIMIT,
+        hyperparams=small, eval_freq=-1, log_interval=-1, verbose=0,
+    )  # fmt: skip
+    model, _ = manager.setup_experiment()
+    assert [simulation.n_envs for simulation in made] == [3]
+    assert isinstance(model.env.unwrapped, MikasaVecEnv)
+    manager.learn(model)
+    assert load_results(manager.save_path)["l"].tolist() == [LIMIT] * 3
 
 
 def test_several_environments_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

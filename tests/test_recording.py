@@ -209,6 +209,19 @@ def test_noise_is_played_but_the_experts_action_is_recorded(noise: float, tmp_pa
     assert not noise or len({tuple(episode.observations) for episode in episodes}) == 10
 
 
+def test_every_episode_draws_its_own_noise(tmp_path: Path) -> None:
+    record(Echo, lambda observation: 2, tmp_path, n_episodes=40, noise=(0.3, 0.9))
+    shares = [np.mean(episode.observations[1:] != 2) * 3 / 2 for episode in read(tmp_path, Echo())]
+    assert 0.2 < min(shares) < 0.45 < 0.75 < max(shares) < 1.0
+    assert abs(np.mean(shares) - 0.6) < 0.08
+
+
+def test_equal_shares_of_noise_are_one(tmp_path: Path) -> None:
+    record(Echo, lambda observation: 2, tmp_path / "one", n_episodes=3, noise=0.5)
+    record(Echo, lambda observation: 2, tmp_path / "two", n_episodes=3, noise=(0.5, 0.5))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
 def test_a_function_is_an_expert(tmp_path: Path) -> None:
     record(TMAZE, lambda observation: 1 if observation[2] else 0, tmp_path, n_episodes=2)
     for episode in read(tmp_path, gymnasium.make(TMAZE)):
@@ -234,7 +247,10 @@ def test_no_expert_is_refused(expert: Any, tmp_path: Path) -> None:
         ({"env": "CartPole-v1"}, "`expert='oracle'` needs an environment with `oracle_action()`."),
         ({"n_episodes": 0}, "`n_episodes` must be an integer of at least 1. Received 0."),
         ({"seed": -1}, "`seed` must be an integer of at least 0. Received -1."),
-        ({"noise": 1.5}, "`noise` must be"),
+        ({"noise": 1.5}, "`noise` must be a number in [0, 1]. Received 1.5."),
+        ({"noise": (0.5, 1.5)}, "`noise` must be a number in [0, 1]. Received 1.5."),
+        ({"noise": (0.6, 0.5)}, "`noise` must be a share of steps, or two in ascending order. Received (0.6, 0.5)."),
+        ({"noise": (0.1, 0.2, 0.3)}, "`noise` must be a share of steps, or two in ascending order. Received (0.1, 0.2, 0.3)."),
         ({"format": "csv"}, "`format` must be one of 'npz', 'minari'. Received 'csv'."),
     ],
 )
@@ -301,6 +317,7 @@ def test_more_episodes_can_be_added(tmp_path: Path) -> None:
         ("expert", {"expert": "random"}),
         ("seed", {"seed": 1}),
         ("noise", {"noise": 0.1}),
+        ("noise", {"noise": (0.0, 0.1)}),
     ],
 )
 def test_a_folder_is_recorded_with_one_setting(name: str, changes: dict[str, Any], tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ from gymnasium.error import DependencyNotInstalled
 from hypothesis import given
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO as HostRecurrentPPO
+from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_elmur
 from sb3_elmur.cli import main
 from sb3_elmur.config import ElmurConfig
+from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.zoo import ALGORITHM, register
 from sb3_elmur.zoo_checks import SettingsError, check_policy_arguments, refuses
 from sb3_elmur.zoo_search import convert_ppo_elmur_params, sample_ppo_elmur_params
@@ -96,6 +99,32 @@ def test_every_key_of_the_settings_trains(algo: str, env_id: str, tmp_path: Path
         pytest.skip(str(error))
     manager.learn(model)
     assert model.num_timesteps == 16
+
+
+def test_a_native_batch_trains_as_single_environments_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, logged = [], []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr("sb3_elmur.zoo_manager.native_batch", lambda *arguments: None)
+        manager = make_manager(MAZE, tmp_path, n_timesteps=64)
+        model, _ = manager.setup_experiment()
+        assert isinstance(model.env.unwrapped, TMazeVecEnv if native else DummyVecEnv)
+        manager.learn(model)
+        model.env.close()
+        logged.append(sorted(load_results(manager.save_path)[["r", "l"]].itertuples(index=False, name=None)))
+        weights.append(model.policy.state_dict())
+    assert len(logged[0]) > 4
+    np.testing.assert_allclose(logged[0], logged[1], atol=1e-5)
+    assert all(th.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"vec_env_type": "subproc"}, {"hyperparams": TINY | {"env_wrapper": "gymnasium.Wrapper"}}]
+)
+def test_processes_and_wrappers_take_single_environments(changes: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = make_manager(MAZE, tmp_path, **changes).setup_experiment()
+    assert not isinstance(model.env.unwrapped, TMazeVecEnv)
+    model.env.close()
 
 
 def test_baseline_and_elmur_train_on_the_same_problems() -> None:
@@ -239,7 +268,8 @@ def test_a_search_prunes_divergence_but_shows_faults(
             "Unknown argument of ElmurPolicy in `policy_kwargs`: 'd_modle'.*d_model",
         ),
         ("policy_kwargs", {"d_model": "8"}, "`d_model` must be int. Received '8'"),
-        ("policy_kwargs", {"activation_fn": "tanh"}, "`activation_fn` must be type.* Received 'tanh'"),
+        ("policy_kwargs", {"activation_fn": "tanh"}, "`activation_fn` must be the dotted path of a class. Received 'tanh'."),
+        ("policy_kwargs", {"activation_fn": 3}, "`activation_fn` must be type.* Received 3"),
         ("policy_kwargs", {"d_model": 30}, "`d_model` must be divisible by `n_heads`"),
         ("env_kwargs", {"reward": "much"}, "`reward` must be one of"),
     ],
@@ -247,6 +277,12 @@ def test_a_search_prunes_divergence_but_shows_faults(
 def test_wrong_settings_are_refused_by_name(key: str, value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         make_manager(MAZE, tmp_path, hyperparams=TINY | {key: value}).setup_experiment()
+
+
+def test_classes_of_a_policy_are_named_by_their_dotted_paths(tmp_path: Path) -> None:
+    policy_kwargs = {"d_model": 8, "activation_fn": "torch.nn.ELU", "net_arch": [4]}
+    model, _ = make_manager(MAZE, tmp_path, hyperparams=TINY | {"policy_kwargs": policy_kwargs}).setup_experiment()
+    assert any(isinstance(module, th.nn.ELU) for module in model.policy.mlp_extractor.modules())
 
 
 def test_a_policy_may_hand_arguments_on_to_its_base_class() -> None:

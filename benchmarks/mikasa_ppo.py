@@ -1,0 +1,187 @@
+"""
+PPO on MIKASA-Robo's RememberColor3 in the "state_cue" mode with dense rewards, from scratch and from a cloned policy.
+
+    python benchmarks/mikasa_ppo.py                                                # every start and agent, one after the other
+    python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --steps 96000
+    python benchmarks/mikasa_ppo.py --report                                       # a table of what is there
+
+The clones are those of ``benchmarks/mikasa_bc.py``. ``benchmarks/results/mikasa_ppo/<start>_<agent>_<seed>.json`` holds the
+curve of training and the evaluation after it. An interrupted run goes on from its last checkpoint, and so does a longer one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from common import RESULTS, markdown_table, provenance, write_file, write_json
+from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, NORMALIZATION, play, run_name
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.evaluation import wilson_interval
+
+FOLDER = RESULTS / "mikasa_ppo"
+TASK = "RememberColor3"
+STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
+    "scratch": {},
+    "cloned": {"learning_rate": 3.0e-5},  # so that the critic learns before the actor forgets
+}
+NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
+CHUNK = 5  # rollouts between checkpoints
+
+
+class Played(BaseCallback):
+    """Keeps return and success of the episodes that end in training."""
+
+    def _on_training_start(self) -> None:
+        self.returns: list[float] = []
+        self.successes: list[bool] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.returns.append(info["episode"]["r"])
+                self.successes.append(info["is_success"])
+        return True
+
+
+class Run:
+    """
+    One training, which goes on from its checkpoint if there is one.
+
+    :param start: One of ``STARTS``.
+    :param agent: One of ``AGENTS``.
+    :param seed: Of everything random.
+    :param runs: Where checkpoints go.
+    :param clones: Where the cloned policies are.
+    """
+
+    def __init__(self, start: str, agent: str, seed: int, runs: Path, clones: Path) -> None:
+        self.name = f"{start}_{agent.replace(' ', '_')}_{seed}"
+        self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
+        zoo = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text())[f"Mikasa{TASK}-v0"]
+        settings = zoo | STARTS[start]
+        env = make_vec_env(f"Mikasa{TASK}-v0", settings["n_envs"])
+        self.chunk = CHUNK * settings["n_steps"] * settings["n_envs"]
+        clone = clones / run_name(TASK, agent, seed)
+        if (self.folder / MODEL).exists() and self.path.exists():
+            self.env = VecNormalize.load(str(self.folder / NORMALIZATION), env)
+            self.model = RecurrentPPO.load(self.folder / MODEL, self.env, device="cpu")
+            self.report = json.loads(self.path.read_text())
+            self.report["curve"] = [point for point in self.report["curve"] if point["steps"] <= self.model.num_timesteps]
+            self.env.seed(seed + self.model.num_timesteps)
+            return
+        arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
+        arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
+        if start == "cloned":
+            self.env = VecNormalize.load(str(clone / NORMALIZATION), env)
+            self.model = RecurrentPPO.load(clone / MODEL, self.env, **arguments)
+        else:
+            self.env = VecNormalize(env, **settings["normalize"])
+            policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
+            self.model = RecurrentPPO("ElmurPolicy", self.env, policy_kwargs=policy_kwargs, **arguments)
+        self.report = {
+            "task": TASK,
+            "start": start,
+            "agent": agent,
+            "settings": settings | {"policy_kwargs": self.model.policy_kwargs},
+            "CPU seconds of this process alone": 0.0,
+            "curve": [],
+            **provenance(seed),
+        }
+
+    def train(self, steps: int) -> None:
+        """
+        Train, evaluate at the end, and keep the result.
+
+        :param steps: Of the environments, from the start of the run.
+        """
+        while self.model.num_timesteps < steps:
+            began, played = time.process_time(), Played()
+            self.model.learn(self.chunk, played, reset_num_timesteps=False)
+            point = {
+                "steps": self.model.num_timesteps,
+                "success once": round(float(np.mean(played.successes)), 4),
+                "mean return": round(float(np.mean(played.returns)), 3),
+            }
+            print(self.name, point, flush=True)
+            self.report["curve"].append(point)
+            seconds = self.report["CPU seconds of this process alone"] + time.process_time() - began
+            self.report["CPU seconds of this process alone"] = round(seconds, 1)
+            self.report.pop("evaluation", None)
+            self._save()
+        if "evaluation" not in self.report:
+            self.report["evaluation"] = self._evaluate()
+            self._save()
+        self.env.close()
+
+    def _save(self) -> None:
+        write_file(self.folder / NORMALIZATION, lambda path: self.env.save(str(path)))
+        write_file(self.folder / MODEL, self.model.save)
+        write_json(self.path, self.report)
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Episodes with the most probable actions."""
+        learning, self.env.training = self.env.training, False
+        played = play(self.model.policy, self.env)
+        self.env.training = learning
+        success = float(np.mean([episode["is_success"] for episode in played]))
+        return {
+            "episodes": EPISODES,
+            "first seed": EVALUATION_SEED,
+            "success once": success,
+            "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
+            "mean return": round(float(np.mean([episode["return"] for episode in played])), 3),
+        }
+
+
+def report() -> None:
+    """Print a table of all results."""
+    rows = []
+    for path in sorted(FOLDER.glob("*.json")):
+        result = json.loads(path.read_text())
+        curve, evaluation = result["curve"], result.get("evaluation", {})
+        rows.append(
+            [
+                result["start"],
+                result["agent"],
+                result["seed"],
+                curve[-1]["steps"],
+                f"{curve[0]['mean return']:.1f} to {curve[-1]['mean return']:.1f}",
+                f"{evaluation['success once']:.2f}" if evaluation else "",
+            ]
+        )
+    print(markdown_table(["start", "agent", "seed", "steps", "mean return in training", "success"], rows))
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), metavar="START")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=["elmur", "no memory"], metavar="AGENT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=288_000, help="of the environments")
+    parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_ppo", help="checkpoints")
+    parser.add_argument("--clones", type=Path, default=Path("logs") / "mikasa_bc", help="--runs of mikasa_bc.py")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    if not options.report:
+        for seed, start, agent in itertools.product(options.seeds, options.starts, options.agents):
+            Run(start, agent, seed, options.runs, options.clones).train(options.steps)
+    report()
+
+
+if __name__ == "__main__":
+    main()
