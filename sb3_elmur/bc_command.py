@@ -84,6 +84,7 @@ def make_parser(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The command line, with one option for each hyper-parameter of :class:`BCConfig`, and those of ``parents``."""
     parser = argparse.ArgumentParser(
         prog=" ".join(COMMAND),
+        allow_abbrev=False,
         description="Train a policy by behaviour cloning. Hyper-parameters come from a YAML file, keyed by environment id or "
         "`default`; those given here replace them. Several GPUs or machines train together under `torchrun -m sb3_elmur.bc`.",
         parents=parents,

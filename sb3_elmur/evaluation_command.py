@@ -242,6 +242,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sb3_elmur.evaluation",
+        allow_abbrev=False,
         description="Evaluate a saved model over many, and very long, episodes, with the most probable actions.",
     )
     parser.add_argument("model", type=Path, help="zip file of sb3_elmur.RecurrentPPO, trained online or cloned")

@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="sb3-elmur inspect",
+        allow_abbrev=False,
         description="Play an episode with a saved model, and report what its memory held, read and wrote: an HTML page and "
         "PNG files.",
     )

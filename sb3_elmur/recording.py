@@ -376,6 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="python -m sb3_elmur.recording",
+        allow_abbrev=False,
         description="Record an expert into a data set for behaviour cloning. An interrupted recording of .npz files goes on "
         "where it stopped when the same command is given again.",
         epilog="example: python -m sb3_elmur.recording --env TMazePassive30-v0 --expert oracle --episodes 2000 "

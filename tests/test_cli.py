@@ -26,3 +26,22 @@ def test_an_unknown_command_is_refused_with_the_known_ones(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bc", "--env", "TMazePassive-v0", "--data", "absent", "--n-epoch", "3"),
+        ("evaluate", "absent.zip", "--episode", "3"),
+        ("inspect", "absent.zip", "--env", "TMazePassive-v0", "--see", "3"),
+        ("record", "--env", "TMazePassive-v0", "--expert", "oracle", "--output", "absent", "--episodes", "2", "--see", "3"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_options_are_not_abbreviated(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sb3-elmur", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"unrecognized arguments: {arguments[-2]} 3" in capsys.readouterr().err
