@@ -112,6 +112,7 @@ def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any
         ({"agents": {"a": {"algo": "ppo", "bptt_segments": 1}}}, "Unknown key .*: 'bptt_segments'"),
         ({"agents": {"a": {"algo": "oracle", "gamma": 1.0}}}, "Unknown key of agent 'a': 'gamma'. Known are none"),
         ({"agents": {"a": {"policy": "GuessPolicy"}}}, "`policy` must be one of MlpLstmPolicy, .*ElmurPolicy"),
+        ({"agents": {"a": {"policy": "absent.Policy"}}}, "or the dotted path of a policy. Received 'absent.Policy'"),
         ({"agents": {"a": {"policy_kwargs": {"cores": "gru"}}}}, "Unknown key in `policy_kwargs` of agent 'a': 'cores'"),
         (
             {"settings": {"policy_kwargs": {"d_modle": 8}}},

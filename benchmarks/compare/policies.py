@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_elmur.dotted import find_class
 from sb3_elmur.typed import argument_types
 from sb3_elmur.zoo_checks import SET_BY_ALGORITHM
 
@@ -18,9 +18,8 @@ def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]
     :param model_class: The algorithm.
     :raises ValueError: If there is no such policy.
     """
-    module, _, attribute = name.rpartition(".")
-    found = getattr(import_module(module), attribute, None) if module else model_class.policy_aliases.get(name)
-    if not (isinstance(found, type) and issubclass(found, BasePolicy)):
+    found = find_class(name) if "." in name else model_class.policy_aliases.get(name)
+    if found is None or not issubclass(found, BasePolicy):
         known = ", ".join(model_class.policy_aliases)
         raise ValueError(f"`policy` must be one of {known}, or the dotted path of a policy. Received {name!r}.")
     return found
