@@ -109,8 +109,8 @@ def test_one_seed_gives_one_episode_and_others_others(task: str) -> None:
         observations = [player.reset(seed=seed)[0]]
         observations += [player.step(action)[0] for action in actions]
         runs.append(np.array(observations))
-    for repeated in (runs[1], runs[3]):  # contacts of the mugs are solved to rounding
-        np.testing.assert_allclose(runs[0], repeated, rtol=0, atol=1e-5)
+    for repeated in (runs[1], runs[3]):  # contacts of mugs and of many shapes are not solved to the last digit
+        np.testing.assert_allclose(runs[0], repeated, rtol=0, atol=1e-4)
     assert np.abs(runs[0] - runs[2]).max() > 1e-3
 
 
