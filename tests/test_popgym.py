@@ -67,7 +67,7 @@ def test_every_task_is_made_by_id_and_passes_sb3s_checker(popgym: Any, task: str
 
 @all_tasks
 def test_observations_are_popgyms_wrappers_in_float32(popgym: Any, task: str) -> None:
-    wrappers = pytest.importorskip("popgym.wrappers")
+    wrappers = pytest.importorskip("popgym.wrappers", reason="popgym lacks its wrappers")
     env, base = POPGymEnv(task), POPGymEnv(task).base
     if isinstance(base.action_space, spaces.MultiDiscrete):
         base = wrappers.DiscreteAction(base)

@@ -463,7 +463,7 @@ def test_oracle_is_perfect_under_sb3_wrappers(reward: str) -> None:
 @pytest.fixture
 def pygame(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    return pytest.importorskip("pygame")
+    return pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
 
 
 def test_pictures_of_different_moments_differ(pygame: Any) -> None:

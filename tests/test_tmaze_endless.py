@@ -323,7 +323,7 @@ def test_walking_is_refused_in_the_active_maze() -> None:
 
 
 def test_pictures_name_the_corridor(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
     written: list[str] = []
     monkeypatch.setattr(tmaze_render, "_write", lambda surface, text, *_, **__: written.append(text))
     env = started(length=3, n_corridors=2, render_mode="rgb_array")
@@ -339,7 +339,7 @@ def test_pictures_name_the_corridor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pictures_tell_the_corridors_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
     env = started(length=3, n_corridors=4, render_mode="rgb_array")
     images = [env.render()]
     for correct in (True, True, False):
@@ -353,7 +353,7 @@ def test_pictures_tell_the_corridors_apart(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_batch_draws_what_singles_draw_in_every_corridor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
     batch = TMazeVecEnv(2, length=5, n_corridors=3, render_mode="rgb_array", seed=0)
     singles = DummyVecEnv([lambda: TMazeEnv(length=5, n_corridors=3, render_mode="rgb_array")] * 2)
     singles.seed(0)

@@ -46,9 +46,6 @@ def swing_up(theta: Real, omega: Real) -> Real:
     so that torque is proportional to velocity times missing energy, as in Astrom and Furuta (2000), and continuous at the
     bottom, where ``rise`` changes its sign.
 
-    The cheapest torque, found by policy iteration on a grid, returns up to 0.015 more. It is one of the two extremes nearly
-    everywhere, and jumps between them along spirals.
-
     :param theta: angle in [-pi, pi) (rad), 0 is upright
     :param omega: angular velocity (rad/s)
     """
