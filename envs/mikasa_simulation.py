@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from gymnasium.error import DependencyNotInstalled
 
+from .mikasa_meshes import simplify_wrist_camera
 from .mikasa_tasks import TASKS
 
 INSTALL = 'pip install "sb3-elmur[maniskill]" && pip install --no-deps "mikasa-robo-suite==1.0.0"'
@@ -80,13 +81,16 @@ def make_simulation(
         with _without_materials():
             return specification.cls(**arguments)
     try:
-        return specification.cls(**arguments)
+        simulation = specification.cls(**arguments)
     except RuntimeError as error:
         if "rendering device" not in str(error) and "physical device" not in str(error):
             raise
         raise DependencyNotInstalled(
             f"Nothing here can render ({error}): SAPIEN needs a Vulkan driver, such as Mesa's from version 23 on."
         ) from error
+    if arguments["render_backend"] == "cpu":
+        simplify_wrist_camera(simulation)
+    return simulation
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from mikasa_fakes import FakeActor, FakeSimulation
 from sb3_elmur.datasets import NpzEpisodes
 from sb3_elmur.envs import MikasaEnv, mikasa_episodes, mikasa_simulation
+from sb3_elmur.envs.mikasa_meshes import Mesh, simplify
 from sb3_elmur.envs.mikasa_observations import visible_things
 from sb3_elmur.envs.mikasa_simulation import Stage
 from sb3_elmur.envs.mikasa_tasks import TASKS, Task
@@ -134,6 +135,50 @@ def test_what_is_lifted_out_of_sight_or_covered_is_not_visible() -> None:
     np.testing.assert_allclose(visible_things(simulation, task), [[0, 0, 0, 0, 1, 0.1, 0.2, 0.02]])
     simulation.mug.raw_pose[:, :3] = th.tensor([0.3, 0.2, 0.04])  # type: ignore[attr-defined]
     assert visible_things(simulation, task)[0, 4] == 1
+
+
+def sheet(x: np.ndarray, y: np.ndarray, up: float) -> Mesh:
+    """A flat mesh at height 0 through a lattice of points, each triangle with vertices of its own."""
+    grid = np.stack(np.meshgrid(x, y, [0.0], indexing="ij"), axis=-1)[:, :, 0]
+    a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
+    corners = np.concatenate([np.stack((a, b, c), axis=2), np.stack((a, c, d), axis=2)]).reshape(-1, 3).astype(np.float32)
+    normals = np.tile(np.array([0, 0, up], dtype=np.float32), (len(corners), 1))
+    triangles = np.arange(len(corners), dtype=np.uint32).reshape(-1, 3)
+    return Mesh(corners, triangles, normals, corners[:, :2])
+
+
+def area(mesh: Mesh) -> float:
+    a, b, c = mesh.vertices[mesh.triangles].transpose(1, 0, 2).astype(np.float64)
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
+def test_a_finely_divided_mesh_becomes_a_coarse_one_of_the_same_shape() -> None:
+    fine = sheet(np.linspace(0.0, 8.0, 41), np.linspace(0.0, 3.0, 16), up=1.0)
+    coarse = simplify(fine, 1.0)
+    assert (len(fine.triangles), len(coarse.triangles), len(coarse.vertices)) == (1200, 48, 36)
+    for bound in (np.min, np.max):
+        np.testing.assert_allclose(bound(coarse.vertices, axis=0), bound(fine.vertices, axis=0), atol=0.5)
+    assert area(coarse) == pytest.approx(
+        np.prod(np.ptp(coarse.vertices[:, :2], axis=0)), rel=0.05
+    )  # no holes, a jagged border
+    np.testing.assert_array_equal(coarse.uvs, coarse.vertices[:, :2])
+    np.testing.assert_array_equal(coarse.normals, np.tile([0.0, 0.0, 1.0], (36, 1)))
+
+
+def test_what_faces_elsewhere_is_not_merged_and_no_triangle_is_drawn_twice() -> None:
+    coarse = np.arange(3.0)
+    top, bottom = sheet(coarse, coarse, up=1.0), sheet(coarse, coarse, up=-1.0)
+    parts = (top, bottom, top)
+    triangles = [np.roll(part.triangles, turn, axis=1) + turn * len(part.vertices) for turn, part in enumerate(parts)]
+    vertices, normals, uvs = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("vertices", "normals", "uvs")
+    )
+    whole = Mesh(vertices, np.concatenate(triangles), normals, uvs)
+    merged = simplify(whole, 0.5)
+    assert (len(merged.vertices), len(merged.triangles)) == (18, 16)
+    assert area(merged) == pytest.approx(8.0)
+    for corners in merged.triangles:
+        assert len({float(merged.normals[corner, 2]) for corner in corners}) == 1
 
 
 @pytest.mark.parametrize("obs_mode", ["rgb", "rgb_joints"])

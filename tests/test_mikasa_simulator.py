@@ -300,6 +300,19 @@ def test_images_show_the_cue_and_not_afterwards() -> None:
     assert min(*changed[:5], changed[10]) > 4 * max(1, *changed[5:10])
 
 
+def test_a_lighter_mesh_of_the_wrists_camera_hardly_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def film() -> np.ndarray:
+        env = make("RememberColor3", obs_mode="rgb")
+        actions = np.random.default_rng(0).uniform(-1, 1, (12, 8))
+        return np.stack([env.reset(seed=0)[0]["rgb"], *(env.step(action)[0]["rgb"] for action in actions)]).astype(int)
+
+    lighter = film()
+    monkeypatch.setattr("sb3_elmur.envs.mikasa_simulation.simplify_wrist_camera", lambda simulation: None)
+    difference = np.abs(lighter - film()).max(axis=3)
+    assert difference.any()
+    assert (difference > 8).mean() < 1e-3
+
+
 def test_a_picture_for_videos_shows_the_table_and_both_cameras() -> None:
     env = make("RememberColor3", render_mode="rgb_array")
     env.reset(seed=0)
