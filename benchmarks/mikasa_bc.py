@@ -58,12 +58,12 @@ BEGINNING = 20  # steps: the cue, and the first decisions
 Phases = dict[str, tuple[int | None, dict[str, Any]]]  # steps of the episodes, if not all, and settings
 
 
-def two_phases(n_beginnings: int, n_whole: int) -> Phases:
-    """So many epochs of the beginnings, and of the whole episodes."""
-    common = {"batch_size": 96, "warmup": 0.1}
+def two_phases(n_beginnings: int, n_whole: int, batch_size: int = 96, learning_rate: float = 2e-3) -> Phases:
+    """So many epochs of the beginnings, and of the whole episodes at half the rate."""
+    common = {"batch_size": batch_size, "warmup": 0.1}
     return {
-        "beginnings": (BEGINNING, {"n_epochs": n_beginnings, "learning_rate": 2e-3} | common),
-        "whole": (None, {"n_epochs": n_whole, "learning_rate": 1e-3} | common),
+        "beginnings": (BEGINNING, {"n_epochs": n_beginnings, "learning_rate": learning_rate} | common),
+        "whole": (None, {"n_epochs": n_whole, "learning_rate": learning_rate / 2} | common),
     }
 
 
@@ -87,8 +87,9 @@ class Beginnings(Episodes):
 
     def __getitem__(self, index: int) -> Episode:
         episode = self.episodes[index]
-        first = slice(self.steps)
-        return Episode(episode.observations[first], episode.actions[first], episode.rewards[first])
+        observed, first = episode.observations, slice(self.steps)
+        seen = {key: values[first] for key, values in observed.items()} if isinstance(observed, dict) else observed[first]
+        return Episode(seen, episode.actions[first], episode.rewards[first])
 
 
 def demonstrate(task: str, data: Path) -> Path:

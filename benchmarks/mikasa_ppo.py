@@ -6,7 +6,8 @@ PPO on MIKASA-Robo's RememberColor3 in the "state_cue" mode with dense rewards, 
     python benchmarks/mikasa_ppo.py --report                                       # a table of what is there
 
 The clones are those of ``benchmarks/mikasa_bc.py``. ``benchmarks/results/mikasa_ppo/<start>_<agent>_<seed>.json`` holds the
-curve of training and the evaluation after it. An interrupted run goes on from its last checkpoint, and so does a longer one.
+curve of training, with sampled actions, and evaluations on the way, with the most probable ones. An interrupted run goes on
+from its last checkpoint, and so does a longer one.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
-from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, NORMALIZATION, play, run_name
+from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, N_ENVS, NORMALIZATION, play, run_name
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.evaluation import wilson_interval
@@ -39,6 +40,7 @@ STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_
 }
 NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
+EVALUATE = 10  # chunks between evaluations
 
 
 class Played(BaseCallback):
@@ -73,13 +75,16 @@ class Run:
         zoo = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text())[f"Mikasa{TASK}-v0"]
         settings = zoo | STARTS[start]
         env = make_vec_env(f"Mikasa{TASK}-v0", settings["n_envs"])
+        judging = make_vec_env(f"Mikasa{TASK}-v0", N_ENVS)
+        self.judging = VecNormalize(judging, training=False, norm_reward=False)
         self.chunk = CHUNK * settings["n_steps"] * settings["n_envs"]
         clone = clones / run_name(TASK, agent, seed)
         if (self.folder / MODEL).exists() and self.path.exists():
             self.env = VecNormalize.load(str(self.folder / NORMALIZATION), env)
             self.model = RecurrentPPO.load(self.folder / MODEL, self.env, device="cpu")
             self.report = json.loads(self.path.read_text())
-            self.report["curve"] = [point for point in self.report["curve"] if point["steps"] <= self.model.num_timesteps]
+            for name in ("curve", "evaluations"):
+                self.report[name] = [point for point in self.report[name] if point["steps"] <= self.model.num_timesteps]
             self.env.seed(seed + self.model.num_timesteps)
             return
         arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
@@ -98,12 +103,14 @@ class Run:
             "settings": settings | {"policy_kwargs": self.model.policy_kwargs},
             "CPU seconds of this process alone": 0.0,
             "curve": [],
+            "evaluation": {"episodes": EPISODES, "first seed": EVALUATION_SEED},
+            "evaluations": [],
             **provenance(seed),
         }
 
     def train(self, steps: int) -> None:
         """
-        Train, evaluate at the end, and keep the result.
+        Train, evaluate on the way and at the end, and keep the result.
 
         :param steps: Of the environments, from the start of the run.
         """
@@ -119,31 +126,29 @@ class Run:
             self.report["curve"].append(point)
             seconds = self.report["CPU seconds of this process alone"] + time.process_time() - began
             self.report["CPU seconds of this process alone"] = round(seconds, 1)
-            self.report.pop("evaluation", None)
-            self._save()
-        if "evaluation" not in self.report:
-            self.report["evaluation"] = self._evaluate()
+            if self.model.num_timesteps >= steps or self.model.num_timesteps % (EVALUATE * self.chunk) == 0:
+                self._evaluate()
             self._save()
         self.env.close()
+        self.judging.close()
 
     def _save(self) -> None:
         write_file(self.folder / NORMALIZATION, lambda path: self.env.save(str(path)))
         write_file(self.folder / MODEL, self.model.save)
         write_json(self.path, self.report)
 
-    def _evaluate(self) -> dict[str, Any]:
-        """Episodes with the most probable actions."""
-        learning, self.env.training = self.env.training, False
-        played = play(self.model.policy, self.env)
-        self.env.training = learning
+    def _evaluate(self) -> None:
+        sync_envs_normalization(self.env, self.judging)
+        played = play(self.model.policy, self.judging)
         success = float(np.mean([episode["is_success"] for episode in played]))
-        return {
-            "episodes": EPISODES,
-            "first seed": EVALUATION_SEED,
+        evaluation = {
+            "steps": self.model.num_timesteps,
             "success once": success,
             "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
             "mean return": round(float(np.mean([episode["return"] for episode in played])), 3),
         }
+        print(self.name, evaluation, flush=True)
+        self.report["evaluations"].append(evaluation)
 
 
 def report() -> None:
@@ -151,7 +156,7 @@ def report() -> None:
     rows = []
     for path in sorted(FOLDER.glob("*.json")):
         result = json.loads(path.read_text())
-        curve, evaluation = result["curve"], result.get("evaluation", {})
+        curve, evaluations = result["curve"], result["evaluations"]
         rows.append(
             [
                 result["start"],
@@ -159,10 +164,10 @@ def report() -> None:
                 result["seed"],
                 curve[-1]["steps"],
                 f"{curve[0]['mean return']:.1f} to {curve[-1]['mean return']:.1f}",
-                f"{evaluation['success once']:.2f}" if evaluation else "",
+                ", ".join(f"{evaluation['success once']:.2f}" for evaluation in evaluations),
             ]
         )
-    print(markdown_table(["start", "agent", "seed", "steps", "mean return in training", "success"], rows))
+    print(markdown_table(["start", "agent", "seed", "steps", "mean return in training", "success on the way"], rows))
 
 
 def main() -> None:

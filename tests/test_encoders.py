@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -21,6 +23,17 @@ def test_four_convolutions_halve_the_image_each() -> None:
     images = th.rand(3, 6, 128, 128)
     assert encoder.cnn[:8](images).shape == (3, 128, 8, 8)
     assert encoder(images).shape == (3, encoder.features_dim) == (3, 7)
+
+
+def test_the_order_of_memory_changes_neither_features_nor_gradients() -> None:
+    images = th.rand(2, 6, 32, 32, dtype=th.float64)
+    encoder = FourLayerCNN(spaces.Box(0, 255, (6, 32, 32), np.uint8)).double()
+    gradients = []
+    for cnn in (encoder, copy.deepcopy(encoder.cnn).to(memory_format=th.contiguous_format)):
+        features = cnn(images)
+        features.square().sum().backward()
+        gradients.append([features, *(parameter.grad for parameter in cnn.parameters())])
+    th.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (64, 48)])

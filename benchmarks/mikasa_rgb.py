@@ -1,0 +1,201 @@
+"""
+Behaviour cloning of MIKASA-Robo's RememberColor3 from the images of both cameras and the joints.
+
+    python benchmarks/mikasa_rgb.py                                # every agent and seed, one after the other
+    python benchmarks/mikasa_rgb.py --agents elmur --seeds 0
+    python benchmarks/mikasa_rgb.py --report                       # a table of what is there
+
+Every motion that is recorded serves once for each colour, as in ``mikasa_answers.py``: the images of the cue are filmed again
+with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming and training go on
+where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not repeated once there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from dataclasses import fields
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch as th
+import yaml
+from common import RESULTS, markdown_table, provenance, write_file, write_json
+from mikasa_answers import JOINTS, THING, act, save
+from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, NOISE, Beginnings, play, two_phases
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc import BC
+from sb3_elmur.bc_config import BCConfig
+from sb3_elmur.datasets import Episode, Episodes, NpzEpisodes
+from sb3_elmur.encoders import FourLayerExtractor
+from sb3_elmur.envs.mikasa import MikasaEnv
+from sb3_elmur.envs.mikasa_experts import RememberExpert
+from sb3_elmur.envs.mikasa_observations import observe_rgb
+from sb3_elmur.evaluation import wilson_interval
+from sb3_elmur.normalizing import FILE as NORMALIZATION
+from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.recording import record
+
+FOLDER = RESULTS / "mikasa_rgb"
+TASK, COLORS, CUE = "RememberColor3", 3, 5  # steps for which the cue is shown
+ENV_ID = f"Mikasa{TASK}-v0"
+SEEN: dict[str, Any] = {"obs_mode": "rgb_joints", "camera_size": 64}
+MOTIONS = 240
+POSITIONS = slice(7, 16)  # of the joints, in an observation
+N_ENVS = 4
+PHASES = two_phases(30, 12, batch_size=48, learning_rate=1e-3)
+POLICY = {"norm_first": True, "features_extractor_class": FourLayerExtractor}
+
+
+class Answers(Episodes):
+    """
+    Filmed motions, each once for every colour.
+
+    :param motions: As they were recorded.
+    :param answers: Folder with the cue and the actions for every colour, a file for each motion.
+    """
+
+    def __init__(self, motions: NpzEpisodes, answers: Path) -> None:
+        self.motions, self.lengths = motions, np.repeat(motions.lengths, COLORS)
+        self.answers = [dict(np.load(answers / path.name)) for path in motions.paths]
+
+    def __getitem__(self, index: int) -> Episode:
+        motion, color = divmod(index, COLORS)
+        episode, answer = self.motions[motion], self.answers[motion]
+        assert isinstance(episode.observations, dict)
+        images = np.concatenate((answer["rgb"][color], episode.observations["rgb"][CUE:]))
+        return Episode(episode.observations | {"rgb": images}, answer["action"][color], episode.rewards)
+
+
+def demonstrate(data: Path) -> tuple[Path, Path]:
+    """Record motions with and without images, and film the cues; return the folders of the images and of the answers."""
+    states, images, answers = data / TASK, data / f"{TASK}_rgb", data / f"{TASK}_rgb_answers"
+    record(ENV_ID, "oracle", states, MOTIONS, noise=NOISE, progress_bar=True)
+    record(ENV_ID, "oracle", images, MOTIONS, noise=NOISE, env_kwargs=SEEN, progress_bar=True)
+    answers.mkdir(exist_ok=True)
+    env = gymnasium.make(ENV_ID, **SEEN).unwrapped
+    assert isinstance(env, MikasaEnv)
+    for index in range(MOTIONS):
+        name = f"train_data_{index}.npz"
+        if not (answers / name).exists():
+            with np.load(states / name) as episode:
+                write_file(answers / name, partial(save, **film_answers(env, index, episode["observation"])))
+    env.close()
+    return images, answers
+
+
+def film_answers(env: MikasaEnv, seed: int, observation: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    What the cameras would have seen of each colour's cue, and what the expert would have done.
+
+    :param env: Of images.
+    :param seed: Of the episode.
+    :param observation: Its states, in the mode "state_cue".
+    :return: ``rgb`` (colours, steps of the cue, height, width, 6) and ``action`` (colours, T, 8).
+    """
+    env.reset(seed=seed)
+    expert = RememberExpert(env.episodes)
+    things = observation[:, JOINTS:].reshape(len(observation), -1, THING)
+    actions = [act(expert, observation, things, color) for color in range(COLORS)]
+    return {"rgb": np.stack([film_cue(env, observation, color) for color in range(COLORS)]), "action": np.stack(actions)}
+
+
+def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
+    """The images of the cue, with the arm where it was, and a cube of some colour."""
+    simulation, images = env.episodes.simulation, []
+    simulation.true_color_indices[:] = color
+    for step in range(CUE):
+        simulation._elapsed_steps[:] = step
+        simulation.agent.robot.set_qpos(observation[step : step + 1, POSITIONS])
+        images.append(observe_rgb(simulation, simulation.get_obs(), env.episodes.task)["rgb"][0].numpy())
+    return np.stack(images)
+
+
+def run(agent: str, seed: int, data: Path, runs: Path) -> None:
+    """Record, train and evaluate, and write the result."""
+    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[ENV_ID]
+    policy_kwargs = settings["policy_kwargs"] | POLICY | AGENTS[agent]
+    images, answers = demonstrate(data)
+    env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=SEEN)
+    motions = NpzEpisodes(images, env.observation_space, env.action_space)
+    normalized = fit_normalization(env, motions, norm_obs_keys=["joints"])
+    episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
+    model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
+    names = {field.name for field in fields(BCConfig)}
+    folder, start = runs / f"{agent.replace(' ', '_')}_{seed}", time.process_time()
+    for phase, (steps, changes) in PHASES.items():
+        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
+        trainer = BC(model, episodes if steps is None else Beginnings(episodes, steps), config)
+        trainer.train(folder / phase, progress_bar=True)
+    trained = time.process_time()
+    trainer.save(folder / MODEL)
+    normalized.save(str(folder / NORMALIZATION))
+    played = play(model.policy, model.get_env())
+    success = float(np.mean([episode["is_success"] for episode in played]))
+    report = {
+        "task": TASK,
+        "agent": agent,
+        "observation": SEEN,
+        "settings": settings | {"policy_kwargs": policy_kwargs | {"features_extractor_class": FourLayerExtractor.__name__}},
+        "phases": PHASES,
+        "demonstrations": {"recorded": MOTIONS, "noise": NOISE, "labelled": len(episodes)},
+        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+        "success once": success,
+        "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
+        "mean return": float(np.mean([episode["return"] for episode in played])),
+        "evaluation": {"episodes": EPISODES, "first seed": EVALUATION_SEED},
+        "CPU seconds": {
+            "training, of this process alone": round(trained - start, 1),
+            "evaluation": round(time.process_time() - trained, 1),
+        },
+        **provenance(seed),
+    }
+    write_json(result_path(agent, seed), report)
+    normalized.close()
+
+
+def result_path(agent: str, seed: int) -> Path:
+    """Where a result goes."""
+    return FOLDER / f"{agent.replace(' ', '_')}_{seed}.json"
+
+
+def report() -> None:
+    """Print a table of all results."""
+    rows = []
+    for path in sorted(FOLDER.glob("*.json")):
+        result = json.loads(path.read_text())
+        low, high = result["95% interval"]
+        seconds = round(result["CPU seconds"]["training, of this process alone"])
+        shown = f"{result['success once']:.2f} ({low:.2f} to {high:.2f})"
+        rows.append([result["agent"], result["seed"], result["demonstrations"]["recorded"], seconds, shown])
+    print(markdown_table(["agent", "seed", "motions", "training, CPU s", "success (95 % interval)"], rows))
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=["elmur", "no memory"], metavar="AGENT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
+    parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_rgb", help="checkpoints")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    if not options.report:
+        for seed, agent in itertools.product(options.seeds, options.agents):
+            if not result_path(agent, seed).exists():
+                run(agent, seed, options.data, options.runs)
+    report()
+
+
+if __name__ == "__main__":
+    main()
