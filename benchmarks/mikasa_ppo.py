@@ -5,9 +5,10 @@ PPO on MIKASA-Robo's RememberColor3 in the "state_cue" mode with dense rewards, 
     python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --steps 96000
     python benchmarks/mikasa_ppo.py --report                                       # a table of what is there
 
-The clones are those of ``benchmarks/mikasa_bc.py``. ``benchmarks/results/mikasa_ppo/<start>_<agent>_<seed>.json`` holds the
-curve of training, with sampled actions, and evaluations on the way, with the most probable ones. An interrupted run goes on
-from its last checkpoint, and so does a longer one.
+The clones are those of ``benchmarks/mikasa_bc.py``, which makes them if they are not there.
+``benchmarks/results/mikasa_ppo/<start>_<agent>_<seed>.json`` holds the curve of training, with sampled actions, and
+evaluations on the way, with the most probable ones. An interrupted run goes on from its last checkpoint, and so does a longer
+one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
-from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, N_ENVS, NORMALIZATION, play, run_name
+from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, N_ENVS, NORMALIZATION, play, run, run_name
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
@@ -66,10 +68,11 @@ class Run:
     :param agent: One of ``AGENTS``.
     :param seed: Of everything random.
     :param runs: Where checkpoints go.
-    :param clones: Where the cloned policies are.
+    :param clones: Where the cloned policies are, or will be.
+    :param data: Where the demonstrations are, or will be.
     """
 
-    def __init__(self, start: str, agent: str, seed: int, runs: Path, clones: Path) -> None:
+    def __init__(self, start: str, agent: str, seed: int, runs: Path, clones: Path, data: Path) -> None:
         self.name = f"{start}_{agent.replace(' ', '_')}_{seed}"
         self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
         zoo = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text())[f"Mikasa{TASK}-v0"]
@@ -90,6 +93,8 @@ class Run:
         arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
         arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
         if start == "cloned":
+            if not (clone / MODEL).exists():
+                run(TASK, agent, seed, data, clones)
             self.env = VecNormalize.load(str(clone / NORMALIZATION), env)
             self.model = RecurrentPPO.load(clone / MODEL, self.env, **arguments)
         else:
@@ -179,12 +184,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=288_000, help="of the environments")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_ppo", help="checkpoints")
     parser.add_argument("--clones", type=Path, default=Path("logs") / "mikasa_bc", help="--runs of mikasa_bc.py")
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
     parser.add_argument("--report", action="store_true", help="only show what is there")
     options = parser.parse_args()
     th.set_num_threads(1)
     if not options.report:
         for seed, start, agent in itertools.product(options.seeds, options.starts, options.agents):
-            Run(start, agent, seed, options.runs, options.clones).train(options.steps)
+            Run(start, agent, seed, options.runs, options.clones, options.data).train(options.steps)
     report()
 
 

@@ -98,23 +98,38 @@ class Record:
             with atomic_path(self.path) as temporary:
                 temporary.write_text(json.dumps(self.content, indent=2) + "\n")
 
-    def table(self) -> str:
-        """The results as text, with one line for each length, or for each kind of outcome of the episodes."""
+    def rows(self) -> list[tuple[str, float, Sequence[float] | None]]:
+        """Label, value and confidence interval for each length, or for each kind of outcome of the episodes."""
         outcomes = self.results.get("episodes")
         if outcomes is None:
-            rows = [(f"{int(length):,}", "is_success", result) for length, result in self.results.items()]
-            lines = [f"{'length':>12}{'success':>12}    95% interval"]
+            found = [(f"{int(length):,}", "is_success", result) for length, result in self.results.items()]
         else:
-            rows = [(name, name, outcomes) for name in outcomes if name != "n" and not name.endswith(INTERVAL)]
-            lines = [f"{'':>12}{'mean':>12}    95% interval"]
-        for label, name, result in rows:
-            interval = "    {:.3f} - {:.3f}".format(*result[name + INTERVAL]) if name + INTERVAL in result else ""
-            lines.append(f"{label:>12}{result[name]:>12,.3f}{interval}")
-        content = self.content
+            found = [(name, name, outcomes) for name in outcomes if name != "n" and not name.endswith(INTERVAL)]
+        return [(label, result[name], result.get(name + INTERVAL)) for label, name, result in found]
+
+    def table(self) -> str:
+        """The results as text."""
+        of_lengths, content = "episodes" not in self.results, self.content
+        lines = [f"{'length' if of_lengths else '':>12}{'success' if of_lengths else 'mean':>12}    95% interval"]
+        for label, value, interval in self.rows():
+            lines.append(f"{label:>12}{value:>12,.3f}" + ("    {:.3f} - {:.3f}".format(*interval) if interval else ""))
         return "\n".join(lines) + (
-            f"\n{self.settings['n_episodes']:,} episodes{' of each length' if outcomes is None else ''}, "
+            f"\n{self.settings['n_episodes']:,} episodes{' of each length' if of_lengths else ''}, "
             f"{content['steps']:,} steps in {content['seconds']:,.0f} s: {content['steps_per_second']:,.0f} steps per second"
         )
+
+
+def compare_models(records: Sequence[Record]) -> str:
+    """
+    Mean and standard error over models, such as those of several seeds, as text.
+
+    :param records: Of the same evaluation, of at least two models.
+    """
+    lines = [f"{'':>12}{'mean':>12}    standard error over {len(records)} models"]
+    for same in zip(*(record.rows() for record in records), strict=True):
+        values = np.array([value for _, value, _ in same])
+        lines.append(f"{same[0][0]:>12}{values.mean():>12,.3f}    {values.std(ddof=1) / len(values) ** 0.5:,.3f}")
+    return "\n".join(lines)
 
 
 def _types(content: dict[str, Any]) -> dict[str, type]:
@@ -245,14 +260,22 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Evaluate a saved model over many, and very long, episodes, with the most probable actions.",
     )
-    parser.add_argument("model", type=Path, help="zip file of sb3_elmur.RecurrentPPO, trained online or cloned")
+    parser.add_argument(
+        "models", nargs="+", type=Path, metavar="model",
+        help="zip file of sb3_elmur.RecurrentPPO, trained online or cloned; of several, such as those of several seeds, mean "
+        "and standard error are shown, too",
+    )  # fmt: skip
     parser.add_argument("--env", default="TMazePassive-v0", help="id of the environment (default %(default)s)")
     parser.add_argument("--env-kwargs", nargs="+", type=key_value, default=[], metavar="KEY:VALUE")
     parser.add_argument("--lengths", nargs="+", type=int, help="evaluate passive T-Maze corridors of all these step limits")
     parser.add_argument("--episodes", type=int, default=100, help="episodes (of each length; default %(default)s)")
     parser.add_argument("--n-envs", type=int, help="environments stepped together (default: all episodes, at most 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; the others follow")
-    parser.add_argument("-o", "--output", type=Path, help="JSON record; an interrupted evaluation continues from it")
+    parser.add_argument(
+        "-o", "--output", type=Path,
+        help="JSON record, from which an interrupted evaluation continues; of several models a folder of records, 0.json, "
+        "1.json and so on",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto")
     parser.add_argument("--gym-packages", nargs="*", default=[], help="packages to import, that register environments")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -261,7 +284,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Evaluate a saved model, and print what was found.
+    Evaluate saved models, and print what was found.
 
     :param arguments: Command line; ``None`` means that of the process.
     """
@@ -269,16 +292,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         for package in options.gym_packages:
             importlib.import_module(package)
-        record = evaluate(options)
+        records = []
+        for index, model in enumerate(options.models):
+            single = len(options.models) == 1 or options.output is None
+            records.append(evaluate(model, options.output if single else options.output / f"{index}.json", options))
+            print(records[-1].table() if len(options.models) == 1 else f"{model}\n{records[-1].table()}")
     except (ValueError, TypeError, ImportError, OSError, gymnasium.error.Error) as error:
         sys.exit(f"error: {error}")
-    print(record.table())
+    if len(records) > 1:
+        print(compare_models(records))
 
 
-def evaluate(options: argparse.Namespace) -> Record:
+def evaluate(model: Path, output: Path | None, options: argparse.Namespace) -> Record:
     """
-    Evaluate as the options say.
+    Evaluate a model as the options say.
 
+    :param model: Its zip file.
+    :param output: Where its record goes.
     :param options: Of :func:`make_parser`.
     :return: The finished record.
     :raises ValueError: If an option or a file does not fit.
@@ -288,22 +318,22 @@ def evaluate(options: argparse.Namespace) -> Record:
     if lengths and (options.env != "TMazePassive-v0" or env_kwargs or options.n_envs):
         raise ValueError("`--lengths` is for `--env TMazePassive-v0` without `--env-kwargs` and `--n-envs`.")
     settings = {
-        "model_sha256": hashlib.sha256(options.model.read_bytes()).hexdigest(),
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "env": options.env,
         "env_kwargs": env_kwargs,
         "lengths": lengths and sorted(lengths),
         "n_episodes": n_episodes,
         "seed": options.seed,
     }
-    policy = load_policy(options.model, options.device)
-    statistics = find_normalization(options.model)
+    policy = load_policy(model, options.device)
+    statistics = find_normalization(model)
     if statistics is not None:
         settings["vecnormalize_sha256"] = hashlib.sha256(statistics.read_bytes()).hexdigest()
-    record = Record(options.output, json.loads(json.dumps(settings)))
+    record = Record(output, json.loads(json.dumps(settings)))
     progress_bar = not options.no_progress
     if lengths:
         if statistics is not None:
-            raise ValueError(f"`--lengths` is for policies that see the T-Maze as it is. {options.model} has {statistics}.")
+            raise ValueError(f"`--lengths` is for policies that see the T-Maze as it is. {model} has {statistics}.")
         evaluate_corridors(policy, lengths, n_episodes, options.seed, record, progress_bar)
     else:
         n_envs = min(n_episodes, 100) if options.n_envs is None else check_integer("n_envs", options.n_envs, minimum=1)

@@ -338,6 +338,30 @@ def test_record_needs_no_output(models: Path, capsys: pytest.CaptureFixture) -> 
     assert "1.23k/1.23k" in printed.err
 
 
+def test_several_models_have_records_of_their_own_and_a_mean(
+    run: Callable[..., dict[str, Any]], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    left = make_model(RecurrentPPO, TMazeVecEnv(2, seed=0), seed=7, policy_kwargs={"segment_length": 3})
+    left.save(tmp_path / "left")
+    paths, options = [models / "tmaze", tmp_path / "left", models / "other"], (*LENGTHS, "--no-progress", "--device", "cpu")
+    alone = [run(*LENGTHS, model=str(path), folder=path.name)["results"] for path in paths]
+    capsys.readouterr()
+    for _ in range(2):  # the second time all is there
+        main([*(f"{path}.zip" for path in paths), *options, "-o", str(tmp_path / "several")])
+        records = [json.loads((tmp_path / "several" / f"{index}.json").read_text()) for index in range(3)]
+        assert [record["results"] for record in records] == alone
+        printed = capsys.readouterr().out.splitlines()
+        assert [Path(line).stem for line in printed if line.endswith(".zip")] == [path.name for path in paths]
+        assert printed[-4].split() == ["mean", "standard", "error", "over", "3", "models"]
+        for line, length in zip(printed[-3:], ("3", "10", "40"), strict=True):
+            successes = [results[length]["is_success"] for results in alone]
+            label, mean, error = line.split()
+            assert label == length
+            assert float(mean) == pytest.approx(np.mean(successes), abs=5e-4)
+            assert float(error) == pytest.approx(np.std(successes, ddof=1) / 3**0.5, abs=5e-4)
+    assert len({results["40"]["is_success"] for results in alone}) > 1
+
+
 @pytest.mark.parametrize("n_segments", [0, 1, 5])
 def test_killed_evaluation_of_corridors_is_continued(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_segments: int

@@ -40,7 +40,7 @@ def clone(data: Path, *more: str) -> Path:
 
 def evaluate(model: Path, *more: str) -> evaluation_command.Record:
     options: argparse.Namespace = evaluation_command.make_parser().parse_args([str(model), "--no-progress", *more])
-    return evaluation_command.evaluate(options)
+    return evaluation_command.evaluate(model, None, options)
 
 
 def test_statistics_are_those_of_all_steps(data: Path) -> None:
