@@ -69,8 +69,8 @@ def two_phases(n_beginnings: int, n_whole: int, batch_size: int = 96, learning_r
 
 PLAIN: Phases = {"whole": (None, {})}
 PHASES = {"RememberColor3": PLAIN, "RememberColor5": two_phases(16, 16), "RememberColor9": two_phases(7, 6)}
-EPISODES = 100
-EVALUATION_SEED = 100_000
+EPISODES, EVALUATION_SEED = 100, 100_000
+EVALUATION = {"episodes": EPISODES, "first seed": EVALUATION_SEED}
 N_ENVS = 10
 
 
@@ -109,20 +109,9 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
     episodes = NpzEpisodes(demonstrate(task, data), env.observation_space, env.action_space)
     normalized = fit_normalization(env, episodes)
-    model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
-    names = {field.name for field in fields(BCConfig)}
-    folder = runs / run_name(task, agent, seed)
     start = time.process_time()
-    for phase, (steps, changes) in PHASES[task].items():
-        whole = NormalizedEpisodes(episodes, normalized)
-        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
-        trainer = BC(model, whole if steps is None else Beginnings(whole, steps), config)
-        trainer.train(folder / phase, progress_bar=True)
-    trained = time.process_time()
-    trainer.save(folder / MODEL)
-    normalized.save(str(folder / NORMALIZATION))
-    played = play(model.policy, normalized)
-    success = float(np.mean([episode["is_success"] for episode in played]))
+    model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
+    clone(model, NormalizedEpisodes(episodes, normalized), settings, PHASES[task], runs / run_name(task, agent, seed))
     report = {
         "task": task,
         "agent": agent,
@@ -130,26 +119,45 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
         "phases": PHASES[task],
         "demonstrations": {"recorded": DEMONSTRATIONS[task], "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
-        "success once": success,
-        "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
-        "mean return": float(np.mean([episode["return"] for episode in played])),
-        "evaluation": {"episodes": EPISODES, "first seed": EVALUATION_SEED},
-        "CPU seconds": {
-            "training, of this process alone": round(trained - start, 1),
-            "evaluation": round(time.process_time() - trained, 1),
-        },
+        "CPU seconds": {"training, of this process alone": round(time.process_time() - start, 1)},
+        "evaluation": EVALUATION,
+        **judge(model.policy, normalized),
         **provenance(seed),
     }
     write_json(result_path(task, agent, seed), report)
     env.close()
 
 
-def play(policy: ElmurPolicy, env: VecEnv) -> list[dict[str, float]]:
-    """What :func:`run_episodes` says of the episodes of evaluation, whose seeds follow one another."""
+def clone(model: RecurrentPPO, episodes: Episodes, settings: dict[str, Any], phases: Phases, folder: Path) -> None:
+    """
+    Train on episodes in phases, and save model and normalisation.
+
+    :param model: With a normalised environment.
+    :param episodes: Normalised, too.
+    :param settings: Of ``bc_elmur.yml``.
+    :param phases: What they change.
+    :param folder: Where all files go.
+    """
+    names = {field.name for field in fields(BCConfig)}
+    for phase, (steps, changes) in phases.items():
+        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
+        trainer = BC(model, episodes if steps is None else Beginnings(episodes, steps), config)
+        trainer.train(folder / phase, progress_bar=True)
+    trainer.save(folder / MODEL)
+    model.get_vec_normalize_env().save(str(folder / NORMALIZATION))
+
+
+def judge(policy: ElmurPolicy, env: VecEnv) -> dict[str, Any]:
+    """Success and return of the most probable actions in the episodes of evaluation."""
     played: list[dict[str, float]] = []
-    while len(played) < EPISODES:
+    while len(played) < EPISODES:  # their seeds follow one another
         played += run_episodes(policy, env, EVALUATION_SEED + len(played))
-    return played[:EPISODES]
+    success = float(np.mean([episode["is_success"] for episode in played[:EPISODES]]))
+    return {
+        "success once": success,
+        "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
+        "mean return": round(float(np.mean([episode["return"] for episode in played[:EPISODES]])), 3),
+    }
 
 
 def run_name(task: str, agent: str, seed: int) -> str:

@@ -26,13 +26,12 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
-from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, N_ENVS, NORMALIZATION, play, run, run_name
+from mikasa_bc import AGENTS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.evaluation import wilson_interval
 
 FOLDER = RESULTS / "mikasa_ppo"
 TASK = "RememberColor3"
@@ -108,7 +107,7 @@ class Run:
             "settings": settings | {"policy_kwargs": self.model.policy_kwargs},
             "CPU seconds of this process alone": 0.0,
             "curve": [],
-            "evaluation": {"episodes": EPISODES, "first seed": EVALUATION_SEED},
+            "evaluation": EVALUATION,
             "evaluations": [],
             **provenance(seed),
         }
@@ -144,14 +143,7 @@ class Run:
 
     def _evaluate(self) -> None:
         sync_envs_normalization(self.env, self.judging)
-        played = play(self.model.policy, self.judging)
-        success = float(np.mean([episode["is_success"] for episode in played]))
-        evaluation = {
-            "steps": self.model.num_timesteps,
-            "success once": success,
-            "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
-            "mean return": round(float(np.mean([episode["return"] for episode in played])), 3),
-        }
+        evaluation = {"steps": self.model.num_timesteps, **judge(self.model.policy, self.judging)}
         print(self.name, evaluation, flush=True)
         self.report["evaluations"].append(evaluation)
 

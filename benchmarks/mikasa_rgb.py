@@ -17,7 +17,6 @@ import itertools
 import json
 import tempfile
 import time
-from dataclasses import fields
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -29,19 +28,15 @@ import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_answers import JOINTS, THING, act, save
-from mikasa_bc import AGENTS, EPISODES, EVALUATION_SEED, MODEL, NOISE, Beginnings, play, two_phases
+from mikasa_bc import AGENTS, EVALUATION, NOISE, clone, judge, two_phases
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc import BC
-from sb3_elmur.bc_config import BCConfig
 from sb3_elmur.datasets import Episode, Episodes, NpzEpisodes
 from sb3_elmur.encoders import FourLayerExtractor
 from sb3_elmur.envs.mikasa import MikasaEnv
 from sb3_elmur.envs.mikasa_experts import RememberExpert
 from sb3_elmur.envs.mikasa_observations import observe_rgb
-from sb3_elmur.evaluation import wilson_interval
-from sb3_elmur.normalizing import FILE as NORMALIZATION
 from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.recording import record
 
@@ -130,17 +125,8 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     normalized = fit_normalization(env, motions, norm_obs_keys=["joints"])
     episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
-    names = {field.name for field in fields(BCConfig)}
-    folder, start = runs / f"{agent.replace(' ', '_')}_{seed}", time.process_time()
-    for phase, (steps, changes) in PHASES.items():
-        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
-        trainer = BC(model, episodes if steps is None else Beginnings(episodes, steps), config)
-        trainer.train(folder / phase, progress_bar=True)
-    trained = time.process_time()
-    trainer.save(folder / MODEL)
-    normalized.save(str(folder / NORMALIZATION))
-    played = play(model.policy, model.get_env())
-    success = float(np.mean([episode["is_success"] for episode in played]))
+    start = time.process_time()
+    clone(model, episodes, settings, PHASES, runs / f"{agent.replace(' ', '_')}_{seed}")
     report = {
         "task": TASK,
         "agent": agent,
@@ -149,14 +135,9 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
         "phases": PHASES,
         "demonstrations": {"recorded": MOTIONS, "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
-        "success once": success,
-        "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)],
-        "mean return": float(np.mean([episode["return"] for episode in played])),
-        "evaluation": {"episodes": EPISODES, "first seed": EVALUATION_SEED},
-        "CPU seconds": {
-            "training, of this process alone": round(trained - start, 1),
-            "evaluation": round(time.process_time() - trained, 1),
-        },
+        "CPU seconds": {"training, of this process alone": round(time.process_time() - start, 1)},
+        "evaluation": EVALUATION,
+        **judge(model.policy, model.get_env()),
         **provenance(seed),
     }
     write_json(result_path(agent, seed), report)
