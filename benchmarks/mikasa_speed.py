@@ -1,0 +1,63 @@
+"""
+Time of a step of MIKASA-Robo's environments on a CPU, without images and with them.
+
+    python benchmarks/mikasa_speed.py
+
+Images are drawn with the lighter mesh of the wrist's camera, as users get them, and with ManiSkill's own. The result is
+``benchmarks/results/mikasa_speed.json``. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch as th
+from common import RESULTS, markdown_table, provenance, write_json
+
+from sb3_elmur.envs import MikasaEnv
+from sb3_elmur.envs.mikasa_meshes import simplify_wrist_camera
+
+IMAGES = {f"rgb_joints, {size} pixels": {"obs_mode": "rgb_joints", "camera_size": size} for size in (64, 128)}
+CASES: dict[str, tuple[dict[str, Any], bool]] = {  # arguments, and whether the mesh is lighter
+    "state_cue": ({"obs_mode": "state_cue"}, True),
+    **{name: (arguments, True) for name, arguments in IMAGES.items()},
+    **{f"{name}, own mesh": (arguments, False) for name, arguments in IMAGES.items()},
+}
+
+
+def milliseconds(task: str, arguments: dict[str, Any], lighter: bool, n_steps: int) -> dict[str, float]:
+    """Time of the steps of an episode with random actions, after a few to warm up, as the clock and the CPUs have it."""
+    simplify = simplify_wrist_camera if lighter else lambda simulation: None
+    with mock.patch("sb3_elmur.envs.mikasa_simulation.simplify_wrist_camera", simplify):
+        env = MikasaEnv(task, **arguments)
+    actions = np.random.default_rng(0).uniform(-1, 1, (n_steps + 5, 8))
+    env.reset(seed=0)
+    for action in actions[:5]:
+        env.step(action)
+    clock, cpus = time.perf_counter(), time.process_time()
+    for action in actions[5:]:
+        env.step(action)
+    elapsed = {"clock": time.perf_counter() - clock, "CPUs": time.process_time() - cpus}
+    env.close()
+    return {name: round(1e3 * seconds / n_steps, 2) for name, seconds in elapsed.items()}
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="RememberColor3")
+    parser.add_argument("--steps", type=int, default=50, help="timed steps, fewer than an episode has (default %(default)s)")
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    found = {case: milliseconds(options.task, *CASES[case], options.steps) for case in CASES}
+    write_json(RESULTS / "mikasa_speed.json", {"task": options.task, "milliseconds per step": found, **provenance(0)})
+    rows = [[case, *times.values()] for case, times in found.items()]
+    print(markdown_table(["observation", "ms/step", "CPU ms/step"], rows))
+
+
+if __name__ == "__main__":
+    main()
