@@ -27,6 +27,7 @@ import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_bc import AGENTS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
+from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
@@ -37,9 +38,10 @@ FOLDER = RESULTS / "mikasa_ppo"
 TASK = "RememberColor3"
 STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
     "scratch": {},
-    "cloned": {"learning_rate": 3.0e-5},  # so that the critic learns before the actor forgets
+    "trained noise": {"callback": None},
+    "cloned": {"learning_rate": 3.0e-5, "callback": None},  # so that the critic learns before the actor forgets
 }
-NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
+NOT_OF_THE_MODEL = ("callback", "normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
 EVALUATE = 10  # chunks between evaluations
 
@@ -72,13 +74,14 @@ class Run:
     """
 
     def __init__(self, start: str, agent: str, seed: int, runs: Path, clones: Path, data: Path) -> None:
-        self.name = f"{start}_{agent.replace(' ', '_')}_{seed}"
+        self.name = f"{start} {agent} {seed}".replace(" ", "_")
         self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
         zoo = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text())[f"Mikasa{TASK}-v0"]
         settings = zoo | STARTS[start]
         env = make_vec_env(f"Mikasa{TASK}-v0", settings["n_envs"])
         judging = make_vec_env(f"Mikasa{TASK}-v0", N_ENVS)
         self.judging = VecNormalize(judging, training=False, norm_reward=False)
+        self.callbacks = get_callback_list(settings)
         self.chunk = CHUNK * settings["n_steps"] * settings["n_envs"]
         clone = clones / run_name(TASK, agent, seed)
         if (self.folder / MODEL).exists() and self.path.exists():
@@ -120,7 +123,7 @@ class Run:
         """
         while self.model.num_timesteps < steps:
             began, played = time.process_time(), Played()
-            self.model.learn(self.chunk, played, reset_num_timesteps=False)
+            self.model.learn(self.chunk, [*self.callbacks, played], reset_num_timesteps=False)
             point = {
                 "steps": self.model.num_timesteps,
                 "success once": round(float(np.mean(played.successes)), 4),
@@ -170,10 +173,10 @@ def report() -> None:
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), metavar="START")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=["scratch", "cloned"], metavar="START")
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=["elmur", "no memory"], metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=288_000, help="of the environments")
+    parser.add_argument("--steps", type=int, default=960_000, help="of the environments")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_ppo", help="checkpoints")
     parser.add_argument("--clones", type=Path, default=Path("logs") / "mikasa_bc", help="--runs of mikasa_bc.py")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")

@@ -72,6 +72,7 @@ MAY_IMPORT = {
     "panels": {"tracing"},
     "monitor": {"elmur", "failure_signs", "feedforward", "measures", "memory", "panels", "policies", "tracing"},
     "callbacks": {"config", "memory", "monitor", "ppo"},
+    "exploration": {"config"},
     "cloning_callback": {"bc", "config", "memory", "monitor"},
     "probing": set(),
     "inspection": {"memory", "monitor", "policies", "probing", "tracing"},

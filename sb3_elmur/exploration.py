@@ -1,0 +1,55 @@
+"""A callback of Stable-Baselines3 that makes Gaussian actions precise once they have explored."""
+
+import math
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_elmur.config import check_count, check_range
+
+SMALLEST_STD = 1e-6
+
+
+class ActionNoiseDecay(BaseCallback):
+    """
+    Sets the standard deviation of continuous actions by a schedule, instead of training it.
+
+    It falls from that of the policy's ``log_std_init`` to ``final_std``, by the same factor in every step, and stays there.
+    An arm that must come to rest to succeed is not rewarded for it while its actions are noisy, and finds nothing if they are
+    not.
+
+    :param final_std: What it falls to.
+    :param n_timesteps: Environment steps, of all training of the model, until it is there.
+    :param verbose: See :class:`stable_baselines3.common.callbacks.BaseCallback`.
+    :raises ValueError: If an argument is out of range, or, when training starts, the policy has no such standard deviation.
+    """
+
+    def __init__(self, final_std: float, n_timesteps: int, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        check_range("final_std", final_std, SMALLEST_STD, float("inf"))
+        check_count("n_timesteps", n_timesteps, 1)
+        self.final_std, self.n_timesteps = final_std, n_timesteps
+
+    def _on_training_start(self) -> None:
+        policy = self.model.policy
+        if not isinstance(policy, ActorCriticPolicy) or not hasattr(policy, "log_std") or policy.use_sde:
+            raise ValueError(
+                f"`policy` must have Gaussian actions without gSDE. Received actions in {self.model.action_space}."
+            )
+        policy.log_std.requires_grad_(False)
+        self._set(policy)
+
+    def _on_rollout_start(self) -> None:
+        self._set(self.model.policy)
+
+    def _on_training_end(self) -> None:
+        self.model.policy.log_std.requires_grad_(True)
+
+    def _set(self, policy: ActorCriticPolicy) -> None:
+        share = min(1.0, self.num_timesteps / self.n_timesteps)
+        with th.no_grad():
+            policy.log_std.fill_((1.0 - share) * policy.log_std_init + share * math.log(self.final_std))
+
+    def _on_step(self) -> bool:
+        return True
