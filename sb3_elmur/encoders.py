@@ -35,7 +35,7 @@ class FourLayerCNN(BaseFeaturesExtractor):
             layers += [nn.Conv2d(n_channels, n_filters, kernel_size=3, stride=2, padding=1), nn.ReLU()]
             n_channels, height, width = n_filters, (height + 1) // 2, (width + 1) // 2
         self.cnn = nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_channels * height * width, features_dim), nn.ReLU())
-        self.cnn.to(memory_format=th.channels_last)  # 1.7 times as fast on a CPU
+        self.cnn.to(memory_format=th.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, observations: Tensor) -> Tensor:
         """

@@ -1,6 +1,7 @@
 """A callback of Stable-Baselines3 that makes Gaussian actions precise once they have explored."""
 
 import math
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
@@ -38,18 +39,16 @@ class ActionNoiseDecay(BaseCallback):
                 f"`policy` must have Gaussian actions without gSDE. Received actions in {self.model.action_space}."
             )
         policy.log_std.requires_grad_(False)
-        self._set(policy)
 
     def _on_rollout_start(self) -> None:
-        self._set(self.model.policy)
-
-    def _on_training_end(self) -> None:
-        self.model.policy.log_std.requires_grad_(True)
-
-    def _set(self, policy: ActorCriticPolicy) -> None:
+        policy: Any = self.model.policy
         share = min(1.0, self.num_timesteps / self.n_timesteps)
         with th.no_grad():
             policy.log_std.fill_((1.0 - share) * policy.log_std_init + share * math.log(self.final_std))
+
+    def _on_training_end(self) -> None:
+        policy: Any = self.model.policy
+        policy.log_std.requires_grad_(True)
 
     def _on_step(self) -> bool:
         return True
