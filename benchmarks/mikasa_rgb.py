@@ -5,9 +5,11 @@ Behaviour cloning of MIKASA-Robo's RememberColor3 from the images of both camera
     python benchmarks/mikasa_rgb.py --agents elmur --seeds 0
     python benchmarks/mikasa_rgb.py --report                       # a table of what is there
 
-Every motion that is recorded serves once for each colour, as in ``mikasa_answers.py``: the images of the cue are filmed again
-with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming and training go on
-where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not repeated once there.
+The recorded episodes come first: from where the arm is going, networks learn to see the cubes. Then every motion serves once
+for each colour, as in ``mikasa_answers.py``, so that nothing but the cue tells the answer: the images of the cue are filmed
+again with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming and training
+go on where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not repeated once
+there.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_answers import JOINTS, THING, act, save
-from mikasa_bc import AGENTS, EVALUATION, NOISE, clone, judge, two_phases
+from mikasa_bc import AGENTS, EVALUATION, NOISE, Phases, clone, judge, two_phases
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_elmur import RecurrentPPO
@@ -47,7 +49,8 @@ SEEN: dict[str, Any] = {"obs_mode": "rgb_joints", "camera_size": 64}
 MOTIONS = 240
 POSITIONS = slice(7, 16)  # of the joints, in an observation
 N_ENVS = 4
-PHASES = two_phases(30, 12, batch_size=48, learning_rate=1e-3)
+RECORDED: Phases = {"recorded": (None, {"n_epochs": 40, "batch_size": 16, "learning_rate": 1e-3})}
+ANSWERED = two_phases(40, 10, batch_size=48, learning_rate=1e-3)
 POLICY = {"norm_first": True, "features_extractor_class": FourLayerExtractor}
 
 
@@ -126,13 +129,15 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     start = time.process_time()
-    clone(model, episodes, settings, PHASES, runs / f"{agent.replace(' ', '_')}_{seed}")
+    folder = runs / f"{agent.replace(' ', '_')}_{seed}"
+    clone(model, NormalizedEpisodes(motions, normalized), settings, RECORDED, folder)
+    clone(model, episodes, settings, ANSWERED, folder)
     report = {
         "task": TASK,
         "agent": agent,
         "observation": SEEN,
         "settings": settings | {"policy_kwargs": policy_kwargs | {"features_extractor_class": FourLayerExtractor.__name__}},
-        "phases": PHASES,
+        "phases": RECORDED | ANSWERED,
         "demonstrations": {"recorded": MOTIONS, "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "CPU seconds": {"training, of this process alone": round(time.process_time() - start, 1)},
