@@ -17,6 +17,8 @@ class ActionNoiseDecay(BaseCallback):
     Sets the standard deviation of continuous actions by a schedule, instead of training it.
 
     It falls from that of the policy's ``log_std_init`` to ``final_std``, by the same factor in every step, and stays there.
+    What is smaller already, as in a cloned policy, is not raised.
+
     An arm that must come to rest to succeed is not rewarded for it while its actions are noisy, and finds nothing if they are
     not.
 
@@ -44,7 +46,7 @@ class ActionNoiseDecay(BaseCallback):
         policy: Any = self.model.policy
         share = min(1.0, self.num_timesteps / self.n_timesteps)
         with th.no_grad():
-            policy.log_std.fill_((1.0 - share) * policy.log_std_init + share * math.log(self.final_std))
+            policy.log_std.clamp_(max=(1.0 - share) * policy.log_std_init + share * math.log(self.final_std))
 
     def _on_training_end(self) -> None:
         policy: Any = self.model.policy

@@ -56,6 +56,15 @@ def test_noise_falls_by_the_same_factor_and_stays(name: str) -> None:
     assert model.policy.log_std.requires_grad
 
 
+def test_smaller_noise_is_not_raised() -> None:
+    model, noise = make("elmur"), Noise()
+    with th.no_grad():
+        model.policy.log_std.fill_(math.log(0.3))
+    model.learn(3 * N_STEPS, [ActionNoiseDecay(0.1, 2 * N_STEPS), noise])
+    stds = [float(std) for std in noise.seen[::N_STEPS]]
+    assert stds == pytest.approx([0.3, 0.3, 0.1])
+
+
 def test_training_that_goes_on_goes_on_with_its_noise() -> None:
     model = make("ppo")
     model.learn(N_STEPS, ActionNoiseDecay(0.25, 4 * N_STEPS))
