@@ -36,10 +36,19 @@ from sb3_elmur import RecurrentPPO
 
 FOLDER = RESULTS / "mikasa_ppo"
 TASK = "RememberColor3"
+CLONED: dict[str, Any] = {  # so that the critic, whose values are not cloned, learns before the actor forgets
+    "learning_rate": 3.0e-5,
+    "n_epochs": 4,
+    "gamma": 0.8,
+    "gae_lambda": 0.9,
+    "vf_coef": 0.1,
+    "target_kl": 0.02,
+    "callback": None,
+}
 STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
     "scratch": {},
     "trained noise": {"callback": None},
-    "cloned": {"learning_rate": 3.0e-5, "callback": None},  # so that the critic learns before the actor forgets
+    "cloned": CLONED,
 }
 NOT_OF_THE_MODEL = ("callback", "normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
