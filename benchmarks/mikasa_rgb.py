@@ -5,11 +5,11 @@ Behaviour cloning of MIKASA-Robo's RememberColor3 from the images of both camera
     python benchmarks/mikasa_rgb.py --agents elmur --seeds 0
     python benchmarks/mikasa_rgb.py --report                       # a table of what is there
 
-The recorded episodes come first: from where the arm is going, networks learn to see the cubes. Then every motion serves once
-for each colour, as in ``mikasa_answers.py``, so that nothing but the cue tells the answer: the images of the cue are filmed
-again with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming and training
-go on where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not repeated once
-there.
+The encoder is trained first, to say where each cube is: the simulator's state is recorded beside the images. Then every motion
+serves once for each colour, as in ``mikasa_answers.py``, so that nothing but the cue tells the answer: the images of the cue
+are filmed again with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming
+and cloning go on where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not
+repeated once there.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ import numpy as np
 import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
-from mikasa_answers import JOINTS, THING, act, save
-from mikasa_bc import AGENTS, EVALUATION, NOISE, Phases, clone, judge, two_phases
+from mikasa_answers import JOINTS, THING, act, save, with_cue
+from mikasa_bc import AGENTS, EVALUATION, NOISE, clone, judge, two_phases
 from stable_baselines3.common.env_util import make_vec_env
+from torch import nn
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.datasets import Episode, Episodes, NpzEpisodes
-from sb3_elmur.encoders import FourLayerExtractor
+from sb3_elmur.encoders import FourLayerCNN, FourLayerExtractor
 from sb3_elmur.envs.mikasa import MikasaEnv
 from sb3_elmur.envs.mikasa_experts import RememberExpert
 from sb3_elmur.envs.mikasa_observations import observe_rgb
@@ -49,8 +50,8 @@ SEEN: dict[str, Any] = {"obs_mode": "rgb_joints", "camera_size": 64}
 MOTIONS = 240
 POSITIONS = slice(7, 16)  # of the joints, in an observation
 N_ENVS = 4
-RECORDED: Phases = {"recorded": (None, {"n_epochs": 40, "batch_size": 16, "learning_rate": 1e-3})}
-ANSWERED = two_phases(40, 10, batch_size=48, learning_rate=1e-3)
+PHASES = two_phases(40, 15, batch_size=48)
+SEEING = {"epochs": 15, "batch_size": 240, "learning_rate": 1e-3, "held out": 24}  # motions
 POLICY = {"norm_first": True, "features_extractor_class": FourLayerExtractor}
 
 
@@ -118,6 +119,62 @@ def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
     return np.stack(images)
 
 
+def sights(data: Path, images: Path, answers: Path) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Images and what they show, for each motion all its steps, and those of the cue in every colour.
+
+    :return: images (motions, n, height, width, 6), and for each cube whether it is there and where, (motions, n, 12)
+    """
+    seen, shown = [], []
+    for index in range(MOTIONS):
+        name = f"train_data_{index}.npz"
+        with np.load(data / TASK / name) as states, np.load(images / name) as recorded, np.load(answers / name) as answer:
+            observation = states["observation"]
+            (color,) = np.flatnonzero(observation[0, JOINTS::THING])
+            cues = [with_cue(observation, color, other)[:CUE] for other in range(COLORS)]
+            seen.append(np.concatenate((*answer["rgb"], recorded["rgb"][CUE:])))
+            shown.append(np.concatenate((*cues, observation[CUE:]))[:, JOINTS:])
+    return np.stack(seen), np.stack(shown)
+
+
+def learn_to_see(encoder: FourLayerCNN, images: np.ndarray, shown: np.ndarray, rng: np.random.Generator) -> float:
+    """
+    Train an encoder to tell where each cube is.
+
+    :param encoder: Of images.
+    :param images: See :func:`sights`.
+    :param shown: See :func:`sights`.
+    :param rng: Shuffles.
+    :return: Root of the mean squared distance between where cubes are and where they are said to be, in centimetres, in
+        motions that were held out.
+    """
+    scale = shown.reshape(-1, shown.shape[-1]).std(axis=0) + 1e-3
+    head = nn.Linear(encoder.features_dim, shown.shape[-1])
+    optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], SEEING["learning_rate"])
+    schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, SEEING["epochs"])
+
+    def say(pictures: np.ndarray) -> th.Tensor:
+        return head(encoder(th.as_tensor(pictures).permute(0, 3, 1, 2).float() / 255.0))
+
+    trained = len(images) - SEEING["held out"]
+    pictures, places = images[:trained].reshape(-1, *images.shape[2:]), shown[:trained].reshape(-1, shown.shape[-1])
+    for epoch in range(SEEING["epochs"]):
+        losses = []
+        for chosen in np.array_split(rng.permutation(len(pictures)), len(pictures) // SEEING["batch_size"]):
+            loss = (say(pictures[chosen]) - th.as_tensor(places[chosen] / scale).float()).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        schedule.step()
+        print(f"encoder, epoch {epoch}: loss {np.mean(losses):.4f}", flush=True)
+    with th.no_grad():
+        said = np.stack([say(motion).numpy() for motion in images[trained:]]) * scale
+    cubes, truth = (values.reshape(-1, COLORS, THING) for values in (said, shown[trained:]))
+    there = truth[..., 0] > 0.5
+    return round(float(100 * np.sqrt(np.square(cubes - truth)[there][:, 1:].sum(axis=1).mean())), 2)
+
+
 def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[ENV_ID]
@@ -129,18 +186,24 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     start = time.process_time()
-    folder = runs / f"{agent.replace(' ', '_')}_{seed}"
-    clone(model, NormalizedEpisodes(motions, normalized), settings, RECORDED, folder)
-    clone(model, episodes, settings, ANSWERED, folder)
+    encoder = model.policy.features_extractor.extractors["rgb"]
+    error = learn_to_see(encoder, *sights(data, images, answers), np.random.default_rng(seed))
+    encoder.requires_grad_(False)
+    seen = time.process_time()
+    clone(model, episodes, settings, PHASES, runs / f"{agent.replace(' ', '_')}_{seed}")
     report = {
         "task": TASK,
         "agent": agent,
         "observation": SEEN,
         "settings": settings | {"policy_kwargs": policy_kwargs | {"features_extractor_class": FourLayerExtractor.__name__}},
-        "phases": RECORDED | ANSWERED,
+        "encoder": SEEING | {"error of held-out places, cm": error},
+        "phases": PHASES,
         "demonstrations": {"recorded": MOTIONS, "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
-        "CPU seconds": {"training, of this process alone": round(time.process_time() - start, 1)},
+        "CPU seconds": {
+            "encoder, of this process alone": round(seen - start, 1),
+            "training, of this process alone": round(time.process_time() - seen, 1),
+        },
         "evaluation": EVALUATION,
         **judge(model.policy, model.get_env()),
         **provenance(seed),
