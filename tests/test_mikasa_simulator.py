@@ -255,11 +255,11 @@ def test_recorded_motions_are_labelled_for_every_answer(tmp_path: Path, monkeypa
 
 def test_the_cue_is_filmed_again_in_every_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    rgb = import_module("mikasa_rgb")
+    filming = import_module("mikasa_filming")
     seen = {"obs_mode": "rgb_joints", "camera_size": 32}
     env = make("RememberColor3", **seen)
-    record(rgb.ENV_ID, "oracle", tmp_path / "states", 1, noise=1.0)
-    record(rgb.ENV_ID, "oracle", tmp_path / "images", 1, noise=1.0, env_kwargs=seen)
+    record(filming.ENV_ID, "oracle", tmp_path / "states", 1, noise=1.0)
+    record(filming.ENV_ID, "oracle", tmp_path / "images", 1, noise=1.0, env_kwargs=seen)
     with (
         np.load(tmp_path / "states" / "train_data_0.npz") as states,
         np.load(tmp_path / "images" / "train_data_0.npz") as images,
@@ -267,7 +267,7 @@ def test_the_cue_is_filmed_again_in_every_colour(tmp_path: Path, monkeypatch: py
         observation, action, filmed = states["observation"], states["action"], images["rgb"].astype(int)
         np.testing.assert_array_equal(observation[:, :25], images["joints"])
     (shown,) = np.flatnonzero(observation[0, 25::4])
-    answers = rgb.film_answers(env, 0, observation)
+    answers = filming.film_answers(env, 0, observation)
     assert answers["rgb"].shape == (3, 5, 32, 32, 6)
     for color in range(3):
         difference = np.abs(answers["rgb"][color] - filmed[:5]).max(axis=(1, 2, 3))  # of every step of the cue
