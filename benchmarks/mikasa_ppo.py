@@ -27,7 +27,7 @@ import torch as th
 import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_bc import AGENTS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
-from rl_zoo3.utils import get_callback_list
+from rl_zoo3.utils import get_callback_list, linear_schedule
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
@@ -47,20 +47,28 @@ CLONED: dict[str, Any] = {  # so that the critic, whose values are not cloned, l
 }
 STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
     "scratch": {},
-    "trained noise": {"callback": None},
     "cloned": CLONED,
 }
 NOT_OF_THE_MODEL = ("callback", "normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
-EVALUATE = 10  # chunks between evaluations
+EVALUATE = 5  # chunks between evaluations
 
 
-class Played(BaseCallback):
-    """Keeps return and success of the episodes that end in training."""
+class Keeper(BaseCallback):
+    """
+    Keeps how the episodes of training ended, and a checkpoint every few rollouts.
+
+    :param run: What is trained.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
 
     def _on_training_start(self) -> None:
         self.returns: list[float] = []
         self.successes: list[bool] = []
+        self.began = time.process_time()
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -68,6 +76,14 @@ class Played(BaseCallback):
                 self.returns.append(info["episode"]["r"])
                 self.successes.append(info["is_success"])
         return True
+
+    def _on_rollout_start(self) -> None:
+        if self.returns and self.num_timesteps % self.run.chunk == 0:
+            self.run.note(self.returns, self.successes, time.process_time() - self.began)
+            self._on_training_start()
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
 
 
 class Run:
@@ -102,6 +118,8 @@ class Run:
             self.env.seed(seed + self.model.num_timesteps)
             return
         arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
+        if isinstance(settings["learning_rate"], str):
+            arguments["learning_rate"] = linear_schedule(float(settings["learning_rate"].removeprefix("lin_")))
         arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
         if start == "cloned":
             if not (clone / MODEL).exists():
@@ -126,27 +144,35 @@ class Run:
 
     def train(self, steps: int) -> None:
         """
-        Train, evaluate on the way and at the end, and keep the result.
+        Train, evaluate on the way, and keep the result.
 
-        :param steps: Of the environments, from the start of the run.
+        :param steps: Of the environments, from the start of the run; schedules end there.
         """
-        while self.model.num_timesteps < steps:
-            began, played = time.process_time(), Played()
-            self.model.learn(self.chunk, [*self.callbacks, played], reset_num_timesteps=False)
-            point = {
-                "steps": self.model.num_timesteps,
-                "success once": round(float(np.mean(played.successes)), 4),
-                "mean return": round(float(np.mean(played.returns)), 3),
-            }
-            print(self.name, point, flush=True)
-            self.report["curve"].append(point)
-            seconds = self.report["CPU seconds of this process alone"] + time.process_time() - began
-            self.report["CPU seconds of this process alone"] = round(seconds, 1)
-            if self.model.num_timesteps >= steps or self.model.num_timesteps % (EVALUATE * self.chunk) == 0:
-                self._evaluate()
-            self._save()
+        left = steps - self.model.num_timesteps
+        if left > 0:
+            self.model.learn(left, [*self.callbacks, Keeper(self)], reset_num_timesteps=False)
         self.env.close()
         self.judging.close()
+
+    def note(self, returns: list[float], successes: list[bool], seconds: float) -> None:
+        """
+        Keep a point of the curve, with an evaluation now and then, and a checkpoint.
+
+        :param returns: Of the episodes since the last point.
+        :param successes: Of these.
+        :param seconds: Of the CPU since then.
+        """
+        point = {
+            "steps": self.model.num_timesteps,
+            "success once": round(float(np.mean(successes)), 4),
+            "mean return": round(float(np.mean(returns)), 3),
+        }
+        print(self.name, point, flush=True)
+        self.report["curve"].append(point)
+        self.report["CPU seconds of this process alone"] = round(self.report["CPU seconds of this process alone"] + seconds, 1)
+        if self.model.num_timesteps % (EVALUATE * self.chunk) == 0:
+            self._evaluate()
+        self._save()
 
     def _save(self) -> None:
         write_file(self.folder / NORMALIZATION, lambda path: self.env.save(str(path)))
@@ -185,7 +211,7 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=["scratch", "cloned"], metavar="START")
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=["elmur", "no memory"], metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=960_000, help="of the environments")
+    parser.add_argument("--steps", type=int, default=480_000, help="of the environments (default %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_ppo", help="checkpoints")
     parser.add_argument("--clones", type=Path, default=Path("logs") / "mikasa_bc", help="--runs of mikasa_bc.py")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")

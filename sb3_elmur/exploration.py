@@ -7,9 +7,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_elmur.config import check_count, check_range
+from sb3_elmur.config import check_range
 
-SMALLEST_STD = 1e-6
+SMALLEST_STD, SMALLEST_FRACTION = 1e-6, 1e-6
 
 
 class ActionNoiseDecay(BaseCallback):
@@ -23,16 +23,16 @@ class ActionNoiseDecay(BaseCallback):
     not.
 
     :param final_std: What it falls to.
-    :param n_timesteps: Environment steps, of all training of the model, until it is there.
+    :param fraction: Share of the training after which it is there, as DQN's ``exploration_fraction``.
     :param verbose: See :class:`stable_baselines3.common.callbacks.BaseCallback`.
     :raises ValueError: If an argument is out of range, or, when training starts, the policy has no such standard deviation.
     """
 
-    def __init__(self, final_std: float, n_timesteps: int, verbose: int = 0) -> None:
+    def __init__(self, final_std: float, fraction: float = 0.5, verbose: int = 0) -> None:
         super().__init__(verbose)
         check_range("final_std", final_std, SMALLEST_STD, float("inf"))
-        check_count("n_timesteps", n_timesteps, 1)
-        self.final_std, self.n_timesteps = final_std, n_timesteps
+        check_range("fraction", fraction, SMALLEST_FRACTION, 1.0)
+        self.final_std, self.fraction = final_std, fraction
 
     def _on_training_start(self) -> None:
         policy = self.model.policy
@@ -44,7 +44,7 @@ class ActionNoiseDecay(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         policy: Any = self.model.policy
-        share = min(1.0, self.num_timesteps / self.n_timesteps)
+        share = min(1.0, self.num_timesteps / (self.fraction * self.model._total_timesteps))
         with th.no_grad():
             policy.log_std.clamp_(max=(1.0 - share) * policy.log_std_init + share * math.log(self.final_std))
 
