@@ -35,14 +35,13 @@ class FourLayerCNN(BaseFeaturesExtractor):
             layers += [nn.Conv2d(n_channels, n_filters, kernel_size=3, stride=2, padding=1), nn.ReLU()]
             n_channels, height, width = n_filters, (height + 1) // 2, (width + 1) // 2
         self.cnn = nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_channels * height * width, features_dim), nn.ReLU())
-        self.cnn.to(memory_format=th.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, observations: Tensor) -> Tensor:
         """
         :param observations: Images (B, C, H, W), already divided by 255.
         :return: (B, features_dim).
         """
-        return self.cnn(observations.contiguous(memory_format=th.channels_last))
+        return self.cnn(observations.contiguous(memory_format=th.channels_last))  # faster on CPUs
 
 
 class FourLayerExtractor(BaseFeaturesExtractor):

@@ -29,7 +29,7 @@ def test_the_order_of_memory_changes_neither_features_nor_gradients() -> None:
     images = th.rand(2, 6, 32, 32, dtype=th.float64)
     encoder = FourLayerCNN(spaces.Box(0, 255, (6, 32, 32), np.uint8)).double()
     gradients = []
-    for cnn in (encoder, copy.deepcopy(encoder.cnn).to(memory_format=th.contiguous_format)):
+    for cnn in (encoder, copy.deepcopy(encoder.cnn)):
         features = cnn(images)
         features.square().sum().backward()
         gradients.append([features, *(parameter.grad for parameter in cnn.parameters())])
