@@ -14,6 +14,7 @@ from .mikasa_meshes import simplify_wrist_camera
 from .mikasa_tasks import TASKS
 
 INSTALL = 'pip install "sb3-elmur[maniskill]" && pip install --no-deps "mikasa-robo-suite==1.0.0"'
+LIBRARIES = "apt-get install libgl1 libglib2.0-0"
 MUG_FILES = ("info_pick_v0.json", "models/025_mug/collision.ply", "models/025_mug/textured.obj")
 REWARDS = {"dense": "normalized_dense", "sparse": "sparse"}  # ours: ManiSkill's
 CAMERAS = ("base_camera", "hand_camera")
@@ -31,6 +32,8 @@ def import_tasks() -> dict[str, Any]:
         import_module("mikasa_robo_suite.rl.memory_envs")  # registers the tasks; the suite's root registers nothing
     except ModuleNotFoundError as error:
         raise DependencyNotInstalled(f"{error.name} is missing: run `{INSTALL}`.") from error
+    except ImportError as error:
+        raise DependencyNotInstalled(f"{error}. ManiSkill's OpenCV needs it: on Debian `{LIBRARIES}`.") from error
     return registration.REGISTERED_ENVS
 
 

@@ -52,6 +52,17 @@ def test_what_is_missing_is_named_with_the_lines_that_install_it(monkeypatch: py
         gymnasium.make("MikasaRememberColor3-v0")
 
 
+def test_a_missing_system_library_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str, *arguments: Any) -> ModuleType:
+        raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(mikasa_simulation, "import_module", broken)
+    with pytest.raises(
+        DependencyNotInstalled, match=r"^libGL.so.1: cannot .* on Debian `apt-get install libgl1 libglib2.0-0`.$"
+    ):
+        mikasa_simulation.import_tasks()
+
+
 def test_a_missing_mug_is_an_error_and_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     suite = ModuleType("mani_skill")
     suite.ASSET_DIR = tmp_path / "data"  # type: ignore[attr-defined]
