@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from sb3_elmur.envs.batch import make_batch
@@ -22,7 +22,7 @@ from sb3_elmur.envs.tmaze import check_integer
 from sb3_elmur.evaluation import Corridors, Walk, run_episodes, wilson_interval
 from sb3_elmur.files import atomic_path
 from sb3_elmur.memory import Memory
-from sb3_elmur.normalizing import find_normalization
+from sb3_elmur.normalizing import as_in_training, find_normalization
 from sb3_elmur.options import key_value
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
@@ -337,10 +337,7 @@ def evaluate(model: Path, output: Path | None, options: argparse.Namespace) -> R
         evaluate_corridors(policy, lengths, n_episodes, options.seed, record, progress_bar)
     else:
         n_envs = min(n_episodes, 100) if options.n_envs is None else check_integer("n_envs", options.n_envs, minimum=1)
-        env = RecurrentPPO._wrap_env(make_batch(options.env, n_envs, env_kwargs))
-        if statistics is not None:
-            env = VecNormalize.load(str(statistics), env)
-            env.training = env.norm_reward = False
+        env = as_in_training(make_batch(options.env, n_envs, env_kwargs), statistics)
         evaluate_episodes(policy, env, n_episodes, options.seed, record, progress_bar)
         env.close()
     return record

@@ -9,7 +9,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_elmur.config import check_count
 from sb3_elmur.envs.batch import make_batch
@@ -18,10 +17,9 @@ from sb3_elmur.facts import find_events, summarise_slots
 from sb3_elmur.inspection import FEWEST_EPISODES, Played, inspect_episodes, play
 from sb3_elmur.inspection_page import tell, write_report
 from sb3_elmur.monitor import memory_of
-from sb3_elmur.normalizing import find_normalization
+from sb3_elmur.normalizing import as_in_training, find_normalization
 from sb3_elmur.options import key_value
 from sb3_elmur.panels import require_matplotlib
-from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.probing import make_label
 
 INFO = "info"
@@ -90,11 +88,7 @@ def inspect(options: argparse.Namespace) -> str:
     policy = load_policy(options.model, options.device)
     config = memory_of(policy).config
     n_envs = 1 if options.label is None else options.episodes
-    env = RecurrentPPO._wrap_env(make_batch(options.env, n_envs, dict(options.env_kwargs)))
-    statistics = find_normalization(options.model)
-    if statistics is not None:
-        env = VecNormalize.load(str(statistics), env)
-        env.training = env.norm_reward = False
+    env = as_in_training(make_batch(options.env, n_envs, dict(options.env_kwargs)), find_normalization(options.model))
     played = play(policy, env, options.seed, not options.stochastic)
     env.close()
     label = None if options.label is None else make_label(*find_label(options.label, played))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_elmur.datasets import Episode, Episodes
@@ -48,6 +49,23 @@ def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNorm
         else:
             normalized.obs_rms.update(observations)
     return normalized
+
+
+def as_in_training(env: VecEnv, statistics: Path | None) -> VecEnv:
+    """
+    Show environments as a saved model was shown its own: normalised, and then images with their channels first.
+
+    :param env: The environments, as they are.
+    :param statistics: What :func:`find_normalization` found.
+    :raises ValueError: If the statistics are of other observations.
+    """
+    if statistics is not None:
+        try:
+            env = VecNormalize.load(str(statistics), env)
+        except AssertionError as error:
+            raise ValueError(f"{statistics} must be of the environment's observations: {error}") from error
+        env.training = env.norm_reward = False
+    return BaseAlgorithm._wrap_env(env)
 
 
 def find_normalization(model: Path) -> Path | None:

@@ -107,6 +107,25 @@ def test_evaluation_shows_the_model_what_it_was_trained_on(data: Path) -> None:
         evaluate(model, "--lengths", "10")
 
 
+def test_images_are_evaluated_as_they_were_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = spaces.Dict({"far": OBSERVED["far"], "image": spaces.Box(0, 255, (16, 16, 3), np.uint8)})
+    spec = gym.envs.registration.EnvSpec("Camera-v0", lambda: RandomEnv(space, spaces.Discrete(2)), max_episode_steps=9)
+    monkeypatch.setitem(gym.registry, "Camera-v0", spec)
+    record("Camera-v0", "random", tmp_path / "data", 2)
+    settings = {
+        "policy": "ElmurMultiInputPolicy",
+        "policy_kwargs": SMALL | {"features_extractor_class": "sb3_elmur.encoders.FourLayerExtractor"},
+        "normalize": {"norm_obs_keys": ["far"]},
+        **{"n_epochs": 1, "batch_size": 2, "n_eval_episodes": 1},
+    }
+    (tmp_path / "bc.yml").write_text(yaml.safe_dump({"default": settings}))
+    model = clone(tmp_path / "data", "--env", "Camera-v0")
+    found = evaluate(model.parents[1] / "Camera-v0_1" / "Camera-v0.zip", "--env", "Camera-v0", "--episodes", "3")
+    assert len(found.episodes) == 3
+    with pytest.raises(ValueError, match="must be of the environment's observations"):
+        evaluate(model.parents[1] / "Camera-v0_1" / "Camera-v0.zip", "--env", ENV)
+
+
 @pytest.mark.parametrize("value", [1, "yes", [True]])
 def test_normalize_must_be_a_truth_value_or_arguments(data: Path, value: object) -> None:
     (data.parent / "bc.yml").write_text(yaml.safe_dump({"default": {"normalize": value}}))
