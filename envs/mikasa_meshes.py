@@ -46,7 +46,7 @@ def simplify(mesh: Mesh, grid: float) -> Mesh:
 
 def simplify_wrist_camera(simulation: Any) -> None:
     """
-    Draw the housing of the wrist's camera with fewer triangles, which more than halves the time of a step with images.
+    Draw the housing of the wrist's camera with fewer triangles, which halves the time of a step with images.
 
     :param simulation: the suite's environment of a task, drawn on the CPU
     """
