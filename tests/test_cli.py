@@ -1,6 +1,7 @@
 """The command ``sb3-elmur``."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,11 @@ def test_an_unknown_command_is_refused_with_the_known_ones(
     ids=lambda arguments: arguments[0],
 )
 def test_options_are_not_abbreviated(
-    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sb3-elmur", *arguments])
     with pytest.raises(SystemExit, match="2"):
         main()
+    assert not list(tmp_path.iterdir())
     assert f"unrecognized arguments: {arguments[-2]} 3" in capsys.readouterr().err

@@ -90,7 +90,6 @@ MAY_IMPORT = {
         "normalizing",
         "options",
         "panels",
-        "ppo",
         "probing",
     },
     "__init__": {"callbacks", "envs", "policies", "ppo", "resizing"},
