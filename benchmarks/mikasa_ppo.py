@@ -2,7 +2,7 @@
 PPO on MIKASA-Robo's RememberColor3 in the "state_cue" mode with dense rewards, from scratch and from a cloned policy.
 
     python benchmarks/mikasa_ppo.py                                                # every start and agent, one after the other
-    python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --steps 96000
+    python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --steps 48000
     python benchmarks/mikasa_ppo.py --report                                       # a table of what is there
 
 The clones are those of ``benchmarks/mikasa_bc.py``, which makes them if they are not there.
