@@ -3,7 +3,7 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = pyproject.toml $(wildcard sb3_elmur/*.py envs/*.py envs/*/*.py zoo_configs/*)
+SOURCES = pyproject.toml $(shell find sb3_elmur envs zoo_configs -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo test test-slow test-mikasa lint types format clean
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import configure
 
 from sb3_elmur import MemoryCallback, RecurrentPPO
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.tracing import SegmentTrace
+from sb3_elmur.monitoring.tracing import SegmentTrace
 
 ALGORITHM_KEYS = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "bptt_segments")
 SETTINGS: dict[str, dict[str, Any]] = {  # environment id: what differs from zoo_configs/ppo_elmur.yml

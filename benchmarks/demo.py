@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.evaluation import Corridors
+from sb3_elmur.evaluation.corridors import Corridors
 
 ENV_ID = "TMazePassive30-v0"
 LENGTH = 30

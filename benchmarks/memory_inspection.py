@@ -22,9 +22,9 @@ from tmaze_memory import EVALUATION_SEED, EXPERIMENTS, Experiment, load_settings
 
 from sb3_elmur import MemoryCallback
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.facts import find_events, summarise_slots
-from sb3_elmur.inspection import inspect_episodes, play
-from sb3_elmur.probing import make_label
+from sb3_elmur.inspection.episodes import inspect_episodes, play
+from sb3_elmur.inspection.events import find_events, summarise_slots
+from sb3_elmur.inspection.probing import make_label
 
 SEED, LENGTH, EPISODES = 0, 1000, 100
 CUE = 1  # component of the first observation

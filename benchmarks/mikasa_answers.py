@@ -15,8 +15,8 @@ import gymnasium
 import numpy as np
 from common import write_file
 
-from sb3_elmur.envs.mikasa import MikasaEnv
-from sb3_elmur.envs.mikasa_experts import RememberExpert
+from sb3_elmur.envs.mikasa.env import MikasaEnv
+from sb3_elmur.envs.mikasa.experts import RememberExpert
 
 JOINTS = 25  # numbers of an observation: place (3) and orientation (4) of the tool, positions (9) and velocities of the joints
 THING = 4  # then for each cube: whether it is seen, and where

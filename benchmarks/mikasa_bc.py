@@ -31,14 +31,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc import BC
-from sb3_elmur.bc_config import BCConfig
-from sb3_elmur.datasets import Episode, Episodes, NpzEpisodes
-from sb3_elmur.evaluation import run_episodes, wilson_interval
-from sb3_elmur.normalizing import FILE as NORMALIZATION
-from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.trainer import BC
+from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
+from sb3_elmur.datasets.normalizing import FILE as NORMALIZATION
+from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.evaluation.corridors import run_episodes, wilson_interval
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.recording import record
+from sb3_elmur.recording.recorder import record
 
 FOLDER = RESULTS / "mikasa_bc"
 MODEL = "model.zip"

@@ -33,9 +33,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.datasets.episodes import NpzEpisodes
+from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.encoders import FourLayerCNN, FourLayerExtractor
-from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
 
 FOLDER = RESULTS / "mikasa_rgb"
 N_ENVS = 4

@@ -19,7 +19,7 @@ import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
 
 from sb3_elmur.envs import MikasaEnv
-from sb3_elmur.envs.mikasa_meshes import simplify_wrist_camera
+from sb3_elmur.envs.mikasa.meshes import simplify_wrist_camera
 
 WARM_UP = 5  # steps
 VISIBLE = 8  # of 255
@@ -38,7 +38,7 @@ def play(task: str, arguments: dict[str, Any], lighter: bool, n_steps: int) -> t
     :return: milliseconds per step, as the clock and the CPUs have it, and the images, (n_steps, height, width, 6)
     """
     simplify = simplify_wrist_camera if lighter else lambda simulation: None
-    with mock.patch("sb3_elmur.envs.mikasa_simulation.simplify_wrist_camera", simplify):
+    with mock.patch("sb3_elmur.envs.mikasa.simulation.simplify_wrist_camera", simplify):
         env = MikasaEnv(task, **arguments)
     actions, seen = np.random.default_rng(0).uniform(-1, 1, (n_steps + WARM_UP, 8)), []
     env.reset(seed=0)

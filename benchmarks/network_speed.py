@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from yardstick import StraightforwardElmur
 
-from sb3_elmur.config import ElmurConfig
-from sb3_elmur.elmur import Elmur
+from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.elmur import Elmur
 
 SEGMENTS = 3  # consecutive segments of one training run
 OURS, COMPILED, YARDSTICK, PLAIN = "ours", "ours, compiled", "straightforward", "plain transformer"

@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_elmur.envs import POPGymEnv, POPGymVecEnv
-from sb3_elmur.envs.popgym_vec import FAMILIES
+from sb3_elmur.envs.popgym.vec import FAMILIES
 
 SIZES = (64, 256)
 BLOCK = 10

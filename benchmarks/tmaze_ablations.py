@@ -19,7 +19,7 @@ import torch as th
 from common import RESULTS, markdown_table
 from tmaze_memory import Experiment, command_line
 
-import sb3_elmur.elmur
+import sb3_elmur.core.elmur
 from sb3_elmur import RecurrentPPO
 
 FOLDER = RESULTS / "tmaze_ablations"

@@ -37,14 +37,14 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import RecurrentPPO, resize_memory
-from sb3_elmur.bc import BC
-from sb3_elmur.bc_config import BCConfig
-from sb3_elmur.datasets import NpzEpisodes
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.trainer import BC
+from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.evaluation import Corridors, run_episodes
+from sb3_elmur.evaluation.corridors import Corridors, run_episodes
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.recording import record
+from sb3_elmur.recording.recorder import record
 
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)

@@ -1,7 +1,7 @@
 """
 A straightforward ELMUR in batched PyTorch, to measure the package against.
 
-It computes what ``sb3_elmur.elmur.Elmur`` computes, as one would write it first: attention by hand, masks and sinusoids
+It computes what ``sb3_elmur.core.elmur.Elmur`` computes, as one would write it first: attention by hand, masks and sinusoids
 made when they are needed, one linear layer per projection, a Python loop over experts, candidates for all slots of which
 one is kept, and a whole open segment run again for each of its steps. Without dropout.
 
@@ -17,8 +17,8 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_elmur.config import ElmurConfig
-from sb3_elmur.elmur import Elmur
+from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.elmur import Elmur
 
 
 class SwiGLU(nn.Module):

@@ -4,13 +4,10 @@ from typing import Any
 
 import gymnasium
 
-from .mikasa import MikasaEnv
-from .mikasa_tasks import TASKS as MIKASA_TASKS
-from .mikasa_vec import MikasaVecEnv
-from .popgym import TASKS, POPGymEnv
-from .popgym_vec import POPGymVecEnv
-from .tmaze import TMazeConfig, TMazeEnv
-from .tmaze_vec import TMazeVecEnv
+from .mikasa import TASKS as MIKASA_TASKS
+from .mikasa import MikasaEnv, MikasaVecEnv
+from .popgym import TASKS, POPGymEnv, POPGymVecEnv
+from .tmaze import TMazeConfig, TMazeEnv, TMazeVecEnv
 
 __all__ = ["MikasaEnv", "MikasaVecEnv", "POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeEnv", "TMazeVecEnv", "register_envs"]
 

@@ -8,10 +8,10 @@ import gymnasium
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from .mikasa_vec import MikasaVecEnv
+from .mikasa.vec import MikasaVecEnv
 from .native import NativeVecEnv
-from .popgym_vec import POPGymVecEnv
-from .tmaze_vec import TMazeVecEnv
+from .popgym.vec import POPGymVecEnv
+from .tmaze.vec import TMazeVecEnv
 
 NATIVE: dict[str, type[NativeVecEnv] | type[MikasaVecEnv]] = {
     f"{__package__}.tmaze:TMazeEnv": TMazeVecEnv,

@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from .tmaze import check_integer
+from .arguments import check_integer
 
 
 def action_bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:

@@ -17,9 +17,9 @@ if not (Path(__file__).parent / "envs").exists():
 
 from sb3_elmur import envs
 from sb3_elmur.callbacks import MemoryCallback
+from sb3_elmur.models import resize_memory
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
-from sb3_elmur.resizing import resize_memory
 
 __version__ = version("sb3-elmur")
 __all__ = [

@@ -16,8 +16,8 @@ from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamp
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from sb3_elmur.backbone import Chains
-from sb3_elmur.memory import Memory
+from sb3_elmur.core.backbone import Chains
+from sb3_elmur.core.memory import Memory
 
 
 class _ChainIndex(NamedTuple):

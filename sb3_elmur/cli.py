@@ -6,20 +6,20 @@ from importlib import import_module
 
 from gymnasium.error import DependencyNotInstalled
 
-from sb3_elmur.zoo_checks import SettingsError
+from sb3_elmur.command_line import SettingsError
 
 COMMANDS = {
-    "train": ("sb3_elmur.zoo:train", "train an agent by rl_zoo3"),
-    "enjoy": ("sb3_elmur.zoo:enjoy", "watch a trained agent"),
-    "record-video": ("sb3_elmur.zoo:record_video", "record a video of a trained agent"),
-    "tune": ("sb3_elmur.zoo:tune", "search hyper-parameters"),
-    "plot": ("sb3_elmur.zoo:plot", "plot training or evaluation"),
-    "push-to-hub": ("sb3_elmur.zoo:push_to_hub", "upload a trained agent to the Hugging Face hub"),
-    "load-from-hub": ("sb3_elmur.zoo:load_from_hub", "download a trained agent from there"),
-    "bc": ("sb3_elmur.bc_command:main", "train a policy by behaviour cloning"),
-    "evaluate": ("sb3_elmur.evaluation_command:main", "evaluate a saved model over very long episodes"),
-    "inspect": ("sb3_elmur.inspection_command:main", "look into the memory of a saved model in an episode"),
-    "record": ("sb3_elmur.recording:main", "record an expert's episodes for behaviour cloning"),
+    "train": ("sb3_elmur.zoo.commands:train", "train an agent by rl_zoo3"),
+    "enjoy": ("sb3_elmur.zoo.commands:enjoy", "watch a trained agent"),
+    "record-video": ("sb3_elmur.zoo.commands:record_video", "record a video of a trained agent"),
+    "tune": ("sb3_elmur.zoo.commands:tune", "search hyper-parameters"),
+    "plot": ("sb3_elmur.zoo.commands:plot", "plot training or evaluation"),
+    "push-to-hub": ("sb3_elmur.zoo.commands:push_to_hub", "upload a trained agent to the Hugging Face hub"),
+    "load-from-hub": ("sb3_elmur.zoo.commands:load_from_hub", "download a trained agent from there"),
+    "bc": ("sb3_elmur.bc.command:main", "train a policy by behaviour cloning"),
+    "evaluate": ("sb3_elmur.evaluation.command:main", "evaluate a saved model over very long episodes"),
+    "inspect": ("sb3_elmur.inspection.command:main", "look into the memory of a saved model in an episode"),
+    "record": ("sb3_elmur.recording.recorder:main", "record an expert's episodes for behaviour cloning"),
 }
 
 

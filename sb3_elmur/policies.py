@@ -2,7 +2,7 @@
 ELMUR as a recurrent policy of Stable-Baselines3: features extractor -> Linear -> memory core -> ``mlp_extractor`` -> heads.
 
 The policy works with the unmodified ``sb3_contrib.RecurrentPPO``, whose (hidden, cell) pair carries memory, anchors,
-position and the inputs of the open segment (:class:`sb3_elmur.memory.PackedLayout`). There the open segment is recomputed
+position and the inputs of the open segment (:class:`sb3_elmur.core.memory.PackedLayout`). There the open segment is recomputed
 from them at every step; acting, and the segment-wise class, step with caches.
 """
 
@@ -21,11 +21,18 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_elmur import checks
-from sb3_elmur.backbone import Backbone, Chains, LiveState, Pair, PolicyState, RememberingPair, StateShape
-from sb3_elmur.config import ElmurConfig
-from sb3_elmur.elmur import CoreState
-from sb3_elmur.memory import Memory
+from sb3_elmur.core.backbone import Backbone, Chains, LiveState, Pair, PolicyState, RememberingPair, StateShape
+from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.elmur import CoreState
+from sb3_elmur.core.memory import Memory
+from sb3_elmur.policy_checks import (
+    check_episode_start,
+    check_finite,
+    check_packed_state,
+    check_pair,
+    check_step_state,
+    refuse_unknown_arguments,
+)
 
 State = TypeVar("State", LiveState, CoreState)
 
@@ -146,7 +153,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         compile: bool = ElmurConfig.compile,
         **unknown: Any,
     ) -> None:
-        checks.refuse_unknown_arguments(type(self), unknown)
+        refuse_unknown_arguments(type(self), unknown)
         takes_dict = self.default_features_extractor_class is CombinedExtractor
         if features_extractor_class is None and isinstance(observation_space, spaces.Dict) != takes_dict:
             kind = type(observation_space).__name__
@@ -388,13 +395,13 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
-        checks.check_pair(state)
+        check_pair(state)
         version = self._weights_version()
 
         def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, LiveState]:
             shape = (1, len(features), self.lstm_actor.hidden_size)
             given = (np.zeros(shape, dtype=np.float32),) * 2 if state is None else state
-            checks.check_packed_state(given, shape)
+            check_packed_state(given, shape)
             live = given.live(version) if isinstance(given, RememberingPair) else None
             if live is None:
                 live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in given))
@@ -425,7 +432,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
 
         def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, CoreState]:
             given = self.backbone.core.initial_state(len(features)) if state is None else state
-            checks.check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
+            check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
             return self.backbone.step(features, given, starts)
 
         return self._act(observation, advance, episode_start, deterministic)
@@ -438,13 +445,13 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         deterministic: bool,
     ) -> tuple[np.ndarray, State]:
         """Actions for the environments; ``advance(features, starts)`` gives the actor's latents and the next state."""
-        checks.check_finite(observation)
+        check_finite(observation)
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features, _ = self._features(obs)
             starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
-            checks.check_episode_start(starts, len(features))
+            check_episode_start(starts, len(features))
             latent, state = advance(features, starts.to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
             actions = distribution.get_actions(deterministic=deterministic)

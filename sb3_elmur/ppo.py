@@ -14,8 +14,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_elmur.backbone import PolicyState
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.core.backbone import PolicyState
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 
 

@@ -10,16 +10,19 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import ElmurPolicy
-from sb3_elmur.datasets import Episode, NpzEpisodes
+from sb3_elmur.datasets.episodes import Episode, NpzEpisodes
 
 SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 2, "max_distance": 16}
 
 VECTOR = spaces.Box(-1, 1, (3,))
 UNBOUNDED = spaces.Box(-np.inf, np.inf, (3,))
 TURN = spaces.Discrete(4)
+IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)  # channels last
+DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR})
 ACTION_SPACES = [spaces.Discrete(3), spaces.Box(-2, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
@@ -123,3 +126,16 @@ def assert_episode(episode: Episode, stored: dict[str, Any]) -> None:
         assert isinstance(left, np.ndarray)
         assert left.dtype == stored[key].dtype
         np.testing.assert_array_equal(left, stored[key])
+
+
+class Kept(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.dumps: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.dumps.append(dict(key_values))
+
+    def close(self) -> None:
+        pass

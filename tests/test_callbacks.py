@@ -10,33 +10,18 @@ import pytest
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.logger import KVWriter, Logger, configure
+from stable_baselines3.common.logger import Logger, configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sb3_elmur
-from helpers import SMALL, VECTOR, make_model, random_envs
+from helpers import DICT, IMAGE, SMALL, Kept, make_model, random_envs
 from sb3_elmur import MemoryCallback
+from sb3_elmur.core.memory import Memory
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.failure_signs import PATIENCE
-from sb3_elmur.memory import Memory
-from sb3_elmur.monitor import MemoryMonitor
+from sb3_elmur.monitoring.failure_signs import PATIENCE
+from sb3_elmur.monitoring.monitor import MemoryMonitor
 
 CLASSES = [sb3_elmur.RecurrentPPO, sb3_contrib.RecurrentPPO]
-IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
-DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR})
-
-
-class Kept(KVWriter):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.dumps: list[dict[str, Any]] = []
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        self.dumps.append(dict(key_values))
-
-    def close(self) -> None:
-        pass
 
 
 def learn(cls: type, callback: MemoryCallback | None, rollouts: int = 4, env: Any = None, **arguments: Any) -> Any:

@@ -11,13 +11,12 @@ from sb3_elmur.cli import COMMANDS, main
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     module, _ = COMMANDS[command][0].split(":")
-    if module.endswith("zoo"):
+    if module.startswith("sb3_elmur.zoo"):
         pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
     monkeypatch.setattr(sys, "argv", ["sb3-elmur", command, "--help"])
     with pytest.raises(SystemExit, match="0"):
         main()
-    names = (f"sb3-elmur {command}", module.removesuffix("_command"))
-    assert capsys.readouterr().out.split("usage: ")[1].removeprefix("python -m ").startswith(names)
+    assert capsys.readouterr().out.split("usage: ")[1].startswith(f"sb3-elmur {command}")
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from sb3_elmur.dotted import find_class, with_classes
 from sb3_elmur.encoders import FourLayerExtractor
+from sb3_elmur.settings import find_class, with_classes
 
 EXTRACTOR = "sb3_elmur.encoders.FourLayerExtractor"
 

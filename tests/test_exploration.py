@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_elmur
 from helpers import SMALL
-from sb3_elmur.exploration import ActionNoiseDecay
+from sb3_elmur.callbacks import ActionNoiseDecay
 
 N_STEPS = 16
 FACTORIES = {

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,88 +17,34 @@ import sb3_elmur
 ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
-    "files": set(),
-    "options": set(),
-    "distributed": set(),
-    "config": set(),
-    "memory": set(),
-    "feedforward": {"config"},
-    "attention": {"config"},
-    "blending": {"config"},
-    "unroll": {"memory"},
-    "layer": {"config", "feedforward", "attention", "blending"},
-    "elmur": {"config", "memory", "feedforward", "attention", "layer", "unroll"},
-    "cells": {"config", "elmur", "memory"},
-    "backbone": {"cells", "config", "elmur", "layer", "memory"},
-    "checks": {"elmur"},
-    "policies": {"config", "checks", "memory", "elmur", "backbone"},
+    "core": set(),
+    "datasets": set(),
+    "settings": set(),
+    "command_line": set(),
+    "atomic_files": set(),
     "encoders": set(),
-    "buffers": {"backbone", "memory"},
-    "ppo": {"backbone", "buffers", "policies"},
-    "fields": set(),
-    "npz": {"fields"},
-    "datasets": {"fields", "npz"},
-    "normalizing": {"datasets"},
-    "recording": {"config", "datasets", "files", "options", "ppo"},
-    "evaluation": {"elmur", "envs", "memory", "policies", "evaluation_command"},
-    "evaluation_command": {"envs", "evaluation", "files", "memory", "normalizing", "options", "policies", "ppo"},
-    "bc_config": {"config"},
-    "cloning_loss": {"policies"},
+    "policy_checks": {"core"},
+    "buffers": {"core"},
+    "policies": {"core", "policy_checks"},
+    "ppo": {"core", "policies", "buffers"},
+    "models": {"core", "policies", "ppo"},
+    "monitoring": {"core", "policies"},
+    "callbacks": {"core", "monitoring", "ppo"},
+    "recording": {"core", "datasets", "atomic_files", "command_line", "ppo"},
     "bc": {
-        "bc_config",
-        "cloning_loss",
-        "datasets",
-        "distributed",
-        "feedforward",
-        "files",
-        "memory",
-        "policies",
-        "ppo",
-        "bc_command",
+        "core", "datasets", "atomic_files", "settings", "command_line", "models", "monitoring", "policies", "ppo",
     },
-    "dotted": set(),
-    "bc_command": {"bc", "bc_config", "config", "datasets", "distributed", "dotted", "files", "normalizing", "options", "ppo"},
-    "typed": set(),
-    "zoo_checks": {"config", "dotted", "policies", "typed"},
-    "zoo_search": set(),
-    "zoo_manager": {"dotted", "envs", "typed", "zoo_checks"},
-    "zoo_hub": set(),
-    "zoo_video": {"memory", "ppo"},
-    "zoo": {"ppo", "zoo_checks", "zoo_search"},
-    "cli": {"zoo_checks"},
-    "resizing": {"config", "ppo"},
-    "tracing": {"attention", "blending", "elmur", "feedforward", "memory"},
-    "measures": {"elmur", "memory", "tracing"},
-    "failure_signs": {"config", "measures"},
-    "panels": {"tracing"},
-    "monitor": {"elmur", "failure_signs", "feedforward", "measures", "memory", "panels", "policies", "tracing"},
-    "callbacks": {"config", "memory", "monitor", "ppo"},
-    "exploration": {"config"},
-    "cloning_callback": {"bc", "config", "memory", "monitor"},
-    "probing": set(),
-    "inspection": {"memory", "monitor", "policies", "probing", "tracing"},
-    "inspection_figures": {"inspection", "panels", "probing"},
-    "facts": {"inspection", "probing"},
-    "inspection_page": {"facts", "files", "inspection", "inspection_figures", "probing"},
-    "inspection_command": {
-        "config",
-        "envs",
-        "evaluation_command",
-        "facts",
-        "inspection",
-        "inspection_page",
-        "monitor",
-        "normalizing",
-        "options",
-        "panels",
-        "probing",
+    "evaluation": {"core", "envs", "atomic_files", "command_line", "models", "policies", "ppo"},
+    "inspection": {
+        "core", "envs", "atomic_files", "command_line", "models", "policies", "ppo", "monitoring",
     },
-    "__init__": {"callbacks", "envs", "policies", "ppo", "resizing"},
-}
-PLAIN_PYTORCH = (
-    "config", "memory", "feedforward", "attention", "blending", "layer", "unroll", "elmur", "cells", "backbone", "tracing",
-    "measures", "failure_signs",
-)  # fmt: skip
+    "zoo": {"core", "envs", "settings", "command_line", "policies", "ppo"},
+    "cli": {"command_line"},
+    "__init__": {"callbacks", "envs", "policies", "ppo", "models"},
+}  # fmt: skip
+"""The rooms of the package, and which others each may import. A room is a module, or a folder of modules."""
+PLAIN_PYTORCH = ("core", "monitoring/tracing.py", "monitoring/measures.py", "monitoring/failure_signs.py")
+HOSTS = {"stable_baselines3", "sb3_contrib", "gymnasium"}
 
 
 def imported(path: Path) -> set[str]:
@@ -112,16 +59,46 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sb3_elmur").glob("*.py")), ids=lambda path: path.stem)
+def modules(folder: str) -> list[Path]:
+    """All modules below a folder of the checkout."""
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules("sb3_elmur"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_flow_one_way(path: Path) -> None:
     names = imported(path)
-    own = {name.split(".")[1] for name in names if name.startswith("sb3_elmur.")}
-    assert own <= MAY_IMPORT[path.stem]
-    if path.stem in PLAIN_PYTORCH:
-        assert not {name.split(".")[0] for name in names} & {"stable_baselines3", "sb3_contrib", "gymnasium"}
+    place = path.relative_to(ROOT / "sb3_elmur")
+    room = place.parts[0].removesuffix(".py")
+    others = {name.split(".")[1] for name in names if name.startswith("sb3_elmur.")} - {room}
+    assert others <= MAY_IMPORT[room]
+    if place.as_posix().startswith(PLAIN_PYTORCH):
+        assert not {name.split(".")[0] for name in names} & HOSTS
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.py")), ids=lambda path: path.stem)
+def module_name(path: Path) -> str:
+    """The dotted name of a module of the checkout; a folder's ``__init__`` is the folder."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def absolute_imports(path: Path) -> set[str]:
+    """Dotted names of the modules that a file imports, relative imports resolved; a package's own ``__init__`` left out."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for name in imported(path):
+        level = len(name) - len(name.lstrip("."))
+        base = ".".join(package[: len(package) - level + 1]) + "." if level else ""
+        names.add((base + name.lstrip(".")).rstrip("."))
+    return names
+
+
+@pytest.mark.parametrize("folder", ["sb3_elmur", "envs"])
+def test_no_modules_import_each_other(folder: str) -> None:
+    arrows = {module_name(path): {*absolute_imports(path)} for path in modules(folder)}
+    order = TopologicalSorter({name: targets & arrows.keys() for name, targets in arrows.items()})
+    order.prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("path", modules("envs"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_environments_import_nothing_of_the_package(path: Path) -> None:
     assert not {name for name in imported(path) if name.split(".")[0] in ("sb3_elmur", "envs")}
 
@@ -138,8 +115,10 @@ def test_the_wheel_has_one_top_level_package(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"sb3_elmur", f"sb3_elmur-{sb3_elmur.__version__}.dist-info"}
-    for expected in ("py.typed", "envs/tmaze.py", "zoo_configs/ppo_elmur.yml", "policies.py"):
-        assert f"sb3_elmur/{expected}" in names
+    own = {path.relative_to(ROOT).as_posix() for path in modules("sb3_elmur")}
+    mapped = {f"sb3_elmur/{path.relative_to(ROOT).as_posix()}" for path in modules("envs") + modules("zoo_configs")}
+    settings = {f"sb3_elmur/zoo_configs/{path.name}" for path in (ROOT / "zoo_configs").glob("*.yml")}
+    assert {name for name in names if ".dist-info/" not in name} == own | mapped | settings | {"sb3_elmur/py.typed"}
 
 
 def test_the_package_imports_from_the_root_of_a_checkout() -> None:

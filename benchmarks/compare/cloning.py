@@ -13,12 +13,12 @@ from compare.matrix import Budget
 from compare.policies import find_policy, policy_hints
 from compare.wrappers import Wrappers
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc import BC
-from sb3_elmur.bc_config import BCConfig
-from sb3_elmur.datasets import Episodes, NpzEpisodes
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.trainer import BC
+from sb3_elmur.datasets.episodes import Episodes, NpzEpisodes
+from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.normalizing import NormalizedEpisodes, fit_normalization
-from sb3_elmur.zoo_checks import check_policy_ranges
+from sb3_elmur.zoo.checks import check_policy_ranges
 
 MODEL_HINTS: dict[str, Any] = {
     "policy": str,
@@ -31,7 +31,7 @@ TRIAL = 0.05  # share of a budget of CPU seconds that predicts the rest
 
 @dataclass(frozen=True)
 class Cloning:
-    """:class:`sb3_elmur.bc.BC`; evaluation is the runner's."""
+    """:class:`sb3_elmur.bc.trainer.BC`; evaluation is the runner's."""
 
     settings_file: str = "bc_elmur.yml"
     defaults: Mapping[str, Any] = field(default_factory=dict)

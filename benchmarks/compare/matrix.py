@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from compare.success import may_report_success
-from sb3_elmur.typed import build, check_known, check_type
+from sb3_elmur.settings import build, check_known, check_type
 
 KINDS = ("online", "bc")
 ENV_KEYS = ("evaluate", "score", "demonstrations", "budget")  # beside settings
@@ -51,7 +51,7 @@ class Demonstrations:
     What behaviour cloning learns from.
 
     :param episodes: Number of episodes.
-    :param expert: See :func:`sb3_elmur.recording.record`.
+    :param expert: See :func:`sb3_elmur.recording.recorder.record`.
     :param noise: Share of steps at which a random action is played, while the expert's is recorded.
     :param env_kwargs: Arguments of the environment in which they are recorded.
     """

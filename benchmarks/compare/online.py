@@ -16,7 +16,7 @@ from compare.algorithm import Job, Played, Trained
 from compare.evaluation import make_monitored, play
 from compare.policies import find_policy, policy_hints
 from compare.wrappers import Wrappers
-from sb3_elmur.zoo_checks import check_policy_ranges
+from sb3_elmur.zoo.checks import check_policy_ranges
 
 RUN_HINTS: dict[str, Any] = {
     "env_kwargs": dict[str, Any],

@@ -7,9 +7,8 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_elmur.dotted import find_class
-from sb3_elmur.typed import argument_types
-from sb3_elmur.zoo_checks import SET_BY_ALGORITHM
+from sb3_elmur.settings import argument_types, find_class
+from sb3_elmur.zoo.checks import SET_BY_ALGORITHM
 
 
 def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]:

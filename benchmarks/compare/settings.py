@@ -14,7 +14,7 @@ from compare.algorithm import Algorithm
 from compare.algorithms import ALGORITHMS
 from compare.matrix import Agent, Environment, Matrix
 from compare.online import SCHEDULES
-from sb3_elmur.typed import check_known, check_type
+from sb3_elmur.settings import check_known, check_type
 
 EVALUATED = ("policy_kwargs", "normalize")  # strings are Python, as rl_zoo3 has it
 

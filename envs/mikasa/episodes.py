@@ -1,0 +1,143 @@
+"""Episodes of one MIKASA-Robo task that run in step, as tensors on the simulator's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import Tensor
+
+from ..arguments import check_integer
+from .observations import IMAGE_MODES, OBS_MODES, observation_space
+from .simulation import REWARDS, Stage, make_simulation
+from .tasks import TASKS, Task
+
+ACTION_SHAPE = (8,)  # seven joints and the gripper
+SMALLEST_IMAGE = 16
+SEED_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class MikasaConfig:
+    """
+    What is played, and what of it is seen.
+
+    :param task: one of ``TASKS``
+    :param obs_mode: one of ``OBS_MODES``
+    :param reward_mode: "dense" or "sparse"
+    :param camera_size: height and width of images in pixels
+    :raises ValueError: for another value
+    """
+
+    task: str
+    obs_mode: str = "state_cue"
+    reward_mode: str = "dense"
+    camera_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name, choices in (("task", TASKS), ("obs_mode", OBS_MODES), ("reward_mode", REWARDS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.")
+        object.__setattr__(self, "camera_size", check_integer("camera_size", self.camera_size, minimum=SMALLEST_IMAGE))
+
+    @property
+    def spec(self) -> Task:
+        """The task's own facts."""
+        return TASKS[self.task]
+
+
+class Step(NamedTuple):
+    """
+    What a step of B episodes brings, as tensors.
+
+    :param observation: by key, each (B, ...)
+    :param reward: (B,) float
+    :param success: whether the task is solved at the moment, (B,) bool
+    :param succeeded: whether it has been at any moment of the episode, (B,) bool
+    """
+
+    observation: dict[str, Tensor]
+    reward: Tensor
+    success: Tensor
+    succeeded: Tensor
+
+
+class Episodes:
+    """
+    B episodes that begin together and all last until the task's limit: success does not end them.
+
+    The suite draws the hidden targets of all episodes whenever it resets any, so that no other way would be right.
+
+    :param config: what is played
+    :param n_envs: number of episodes B
+    :param render_mode: of ManiSkill
+    """
+
+    def __init__(self, config: MikasaConfig, n_envs: int, render_mode: str | None = None) -> None:
+        self.config, self.task = config, config.spec
+        images = config.obs_mode in IMAGE_MODES
+        self.simulation = make_simulation(config.task, n_envs, config.reward_mode, images, config.camera_size, render_mode)
+        on_gpu = self.simulation.gpu_sim_enabled
+        self.stage = Stage(self.simulation) if not on_gpu or (images and self.simulation._hidden_objects) else None
+        self.elapsed = 0
+        self.succeeded = th.zeros(n_envs, dtype=th.bool, device=self.simulation.device)
+        self.action_space = spaces.Box(-1.0, 1.0, ACTION_SHAPE, np.float32)
+        self.observation_space = observation_space(self.reset(np.zeros(n_envs, dtype=np.int64)))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are taken."""
+        return self.elapsed == self.task.limit
+
+    def reset(self, seeds: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        """
+        Start all episodes.
+
+        :param seeds: of each, from 0 to 2**32 - 1
+        :return: first observations
+        """
+        self._clear()
+        observed, _ = self.simulation.reset(seed=[int(seed) for seed in seeds])
+        self.elapsed = 0
+        self.succeeded = th.zeros_like(self.succeeded)
+        return self._observe(observed)
+
+    def step(self, actions: np.ndarray) -> Step:
+        """
+        Take a step in all episodes.
+
+        :param actions: (B, 8), clipped to [-1, 1]
+        """
+        self._clear()
+        given = th.as_tensor(actions, dtype=th.float32, device=self.simulation.device).clamp(-1.0, 1.0)
+        observed, reward, _, _, info = self.simulation.step(given)
+        self.elapsed += 1
+        success = info["success"].bool()
+        self.succeeded = self.succeeded | success
+        return Step(self._observe(observed), reward.float(), success, self.succeeded)
+
+    def _clear(self) -> None:
+        if self.stage is not None:
+            self.stage.clear()
+
+    def _observe(self, observed: Any) -> dict[str, Tensor]:
+        return OBS_MODES[self.config.obs_mode](self.simulation, observed, self.task)
+
+
+def check_actions(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """
+    Return actions as float32.
+
+    :param actions: numbers, of which those beyond [-1, 1] will be clipped
+    :param shape: that they must have
+    :raises ValueError: for another shape, or for what is no finite number
+    """
+    array = np.asarray(actions)
+    if array.shape != shape or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ValueError(f"`actions` must be finite numbers of shape {shape}. Received {actions!r}.")
+    return array.astype(np.float32)

@@ -1,0 +1,155 @@
+"""Building MIKASA-Robo's simulations in ManiSkill 3, and keeping what they show apart from what physics does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch as th
+from gymnasium.error import DependencyNotInstalled
+
+from .meshes import simplify_wrist_camera
+from .tasks import TASKS
+
+INSTALL = 'pip install "sb3-elmur[maniskill]" && pip install --no-deps "mikasa-robo-suite==1.0.0"'
+LIBRARIES = "apt-get install libgl1 libglib2.0-0"
+MUG_FILES = ("info_pick_v0.json", "models/025_mug/collision.ply", "models/025_mug/textured.obj")
+REWARDS = {"dense": "normalized_dense", "sparse": "sparse"}  # ours: ManiSkill's
+CAMERAS = ("base_camera", "hand_camera")
+
+
+def import_tasks() -> dict[str, Any]:
+    """
+    Import ManiSkill and the suite.
+
+    :return: ManiSkill's specifications of environments, by id
+    :raises DependencyNotInstalled: if one of them is missing
+    """
+    try:
+        registration = import_module("mani_skill.utils.registration")
+        import_module("mikasa_robo_suite.rl.memory_envs")  # registers the tasks; the suite's root registers nothing
+    except ModuleNotFoundError as error:
+        raise DependencyNotInstalled(f"{error.name} is missing: run `{INSTALL}`.") from error
+    except ImportError as error:
+        raise DependencyNotInstalled(f"{error}. ManiSkill's OpenCV needs it: on Debian `{LIBRARIES}`.") from error
+    return registration.REGISTERED_ENVS
+
+
+def require_mug() -> None:
+    """
+    Look for the mug of the shell games, for which ManiSkill would ask at the prompt, and end the process.
+
+    :raises DependencyNotInstalled: if a file is missing
+    """
+    folder = import_module("mani_skill").ASSET_DIR / "assets" / "mani_skill2_ycb"
+    for name in MUG_FILES:
+        if not (folder / name).is_file():
+            raise DependencyNotInstalled(
+                f"{folder / name} is missing, a part of the mug of the shell games: run `python -m "
+                "mani_skill.utils.download_asset ycb`, or unpack mani_skill2_ycb.zip of the data set haosulab/ManiSkill2 "
+                f"into {folder.parent}. The variable MS_ASSET_DIR moves {folder.parents[2]} elsewhere."
+            )
+
+
+def make_simulation(
+    task: str, n_envs: int, reward_mode: str, images: bool, camera_size: int, render_mode: str | None = None
+) -> Any:
+    """
+    Make the suite's own environment of a task.
+
+    :param task: one of ``TASKS``
+    :param n_envs: episodes that it plays at once; more than one need an NVIDIA GPU
+    :param reward_mode: one of ``REWARDS``
+    :param images: whether observations are the two cameras' images, rather than the state
+    :param camera_size: height and width of these images in pixels
+    :param render_mode: of ManiSkill
+    :raises DependencyNotInstalled: if ManiSkill, the suite, the mug, or what renders is missing
+    """
+    specification = import_tasks()[f"{task}-v0"]
+    if TASKS[task].needs_mug:
+        require_mug()
+    rendering = images or render_mode is not None
+    arguments = {
+        "num_envs": n_envs,
+        "obs_mode": "rgb" if images else "state",
+        "reward_mode": REWARDS[reward_mode],
+        "sensor_configs": {"width": camera_size, "height": camera_size},
+        "render_mode": render_mode,
+        "render_backend": ("gpu" if th.cuda.is_available() else "cpu") if rendering else "none",
+        "reconfiguration_freq": 0,  # the shell games would build the scene anew for every episode, with the same mugs
+    }
+    if not rendering:
+        with _without_materials():
+            return specification.cls(**arguments)
+    try:
+        simulation = specification.cls(**arguments)
+    except RuntimeError as error:
+        if "rendering device" not in str(error) and "physical device" not in str(error):
+            raise
+        raise DependencyNotInstalled(
+            f"Nothing here can render ({error}): SAPIEN needs a Vulkan driver, such as Mesa's from version 23 on."
+        ) from error
+    if arguments["render_backend"] == "cpu":
+        simplify_wrist_camera(simulation)
+    return simulation
+
+
+@contextmanager
+def _without_materials() -> Iterator[None]:
+    """Let scenes that are never drawn be built without a Vulkan driver, which SAPIEN's materials would ask for."""
+    sapien = import_module("sapien")
+    owners: list[Any] = [sapien.render, sapien.pysapien.render, import_module("sapien.wrapper.urdf_loader")]
+    kept = [owner.RenderMaterial for owner in owners]
+    for owner in owners:
+        owner.RenderMaterial = _NoMaterial
+    try:
+        yield
+    finally:
+        for owner, material in zip(owners, kept, strict=True):
+            owner.RenderMaterial = material
+
+
+class _NoMaterial:
+    """Stands for a material of what is never drawn."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        pass
+
+
+class Stage:
+    """
+    Lets a task show things elsewhere than where they physically are.
+
+    The tasks hide what must not be seen by setting its pose in ``evaluate()``. For the simulator on the GPU that changes what
+    is seen, and the next step overwrites it with what physics says; on the CPU it is physics, and what is hidden a kilometre
+    above the table falls for good. This puts every body that ``evaluate()`` has moved back before physics goes on.
+
+    On the GPU that is needed where images hide objects of the task's own (``_hidden_objects``): to that end ManiSkill hands
+    all that is shown to physics.
+
+    :param simulation: the suite's environment of a task, whose ``evaluate`` is replaced
+    """
+
+    def __init__(self, simulation: Any) -> None:
+        self._simulation, self._evaluate = simulation, simulation.evaluate
+        self._moved: list[tuple[Any, th.Tensor]] = []
+        simulation.evaluate = self.evaluate
+
+    def evaluate(self) -> dict[str, Any]:
+        """What the task says of the moment, with everything shown where the task wants it."""
+        self.clear()
+        bodies = [actor for actor in self._simulation.scene.actors.values() if actor.px_body_type == "dynamic"]
+        physical = [(actor, actor.pose.raw_pose.clone()) for actor in bodies]
+        info = self._evaluate()
+        self._moved = [(actor, pose) for actor, pose in physical if not th.equal(actor.pose.raw_pose, pose)]
+        return info
+
+    def clear(self) -> None:
+        """Put what is shown elsewhere back to where it physically is."""
+        for actor, pose in self._moved:
+            actor.pose = pose
+        if self._moved and self._simulation.gpu_sim_enabled:
+            self._simulation.scene.px.gpu_apply_rigid_dynamic_data()
+        self._moved = []

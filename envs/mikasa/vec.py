@@ -1,0 +1,169 @@
+"""Hundreds of episodes of one MIKASA-Robo task on a GPU, as a Stable-Baselines3 ``VecEnv``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch as th
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from torch import Tensor
+
+from ..arguments import check_integer
+from .episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
+
+
+class MikasaVecEnv(VecEnv):
+    """``n_envs`` episodes of one task that ManiSkill simulates together.
+
+    All begin together and last until the task's limit, as the suite plays them. Observations, rewards and successes of a step
+    leave the GPU in one copy. With one environment this runs on the CPU and equals ``MikasaEnv`` in a ``DummyVecEnv``. In a
+    batch the hidden targets of environment i are those of ``MikasaEnv`` with the same seed, while places come from one random
+    stream for the whole batch.
+
+    :param n_envs: number of environments; more than one need an NVIDIA GPU
+    :param task: one of ``TASKS``
+    :param obs_mode: see ``MikasaEnv``, as for the next two
+    :param reward_mode: "dense" or "sparse"
+    :param camera_size: height and width of images in pixels
+    :param seed: seed of the first environment; None seeds from the operating system
+    :raises ValueError: for an argument that is none of these, or several environments without a GPU
+    :raises DependencyNotInstalled: see ``MikasaEnv``
+    """
+
+    render_mode = None
+
+    def __init__(
+        self,
+        n_envs: int,
+        task: str,
+        obs_mode: str = "state_cue",
+        reward_mode: str = "dense",
+        camera_size: int = 128,
+        seed: int | None = None,
+    ) -> None:
+        n_envs = check_integer("n_envs", n_envs, minimum=1)
+        self.config = MikasaConfig(task, obs_mode, reward_mode, camera_size)
+        if n_envs > 1 and not self.supports():
+            raise ValueError(
+                f"`n_envs` must be 1 without an NVIDIA GPU; a SubprocVecEnv of MikasaEnv plays several. Received {n_envs}."
+            )
+        self.episodes = Episodes(self.config, n_envs)
+        super().__init__(n_envs, self.episodes.observation_space, self.episodes.action_space)
+        self._actions = np.zeros((n_envs, *ACTION_SHAPE), dtype=np.float32)
+        self._rngs = [seeding.np_random(None)[0] for _ in range(n_envs)]
+        self._running = False
+        if seed is not None:
+            self.seed(seed)
+
+    @classmethod
+    def supports(cls, render_mode: str | None = None, **arguments: Any) -> bool:
+        """Tell whether several environments of these arguments can be played together: on a GPU, not drawn."""
+        return render_mode is None and th.cuda.is_available()
+
+    def reset(self) -> VecEnvObs:
+        """Start an episode in every environment, with the seeds given since the last reset.
+
+        :return: observations, each (n_envs, ...)
+        """
+        seeds = self._draw_seeds()
+        for i, seed in enumerate(self._seeds):
+            if seed is not None:
+                self._rngs[i], _ = seeding.np_random(seed)
+                seeds[i] = seed
+        self._reset_seeds()
+        self._reset_options()
+        self._running = True
+        return self._observations(to_host(self.episodes.reset(seeds)))
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions of the next step.
+
+        :param actions: (n_envs, 8), clipped to [-1, 1]
+        :raises ResetNeeded: before the first reset
+        :raises ValueError: if they are something else
+        """
+        if not self._running:
+            raise ResetNeeded("No episode is running: call `reset` first.")
+        self._actions = check_actions(actions, self._actions.shape)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Take the step that :meth:`step_async` said; at the limit all environments start their next episodes.
+
+        :return: observations, rewards and dones, each (n_envs, ...), and one info per environment
+        """
+        step = self.episodes.step(self._actions)
+        measured = {"reward": step.reward, "success": step.success, "succeeded": step.succeeded}
+        ended = self.episodes.ended
+        next_observation = (
+            {f"next {key}": values for key, values in self.episodes.reset(self._draw_seeds()).items()} if ended else {}
+        )
+        host = to_host(step.observation | measured | next_observation)
+        infos: list[dict[str, Any]] = [
+            {"TimeLimit.truncated": ended, "is_success": succeeded, "success_at_end": success}
+            for succeeded, success in zip(host.pop("succeeded").tolist(), host.pop("success").tolist(), strict=True)
+        ]
+        rewards = host.pop("reward")
+        if ended:
+            for i, info in enumerate(infos):
+                info["terminal_observation"] = self._observations({key: host[key][i] for key in step.observation})
+            host = {key: host[f"next {key}"] for key in step.observation}
+        return self._observations(host), rewards, np.full(self.num_envs, ended), infos
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute, which all environments share, once for each."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of all environments.
+
+        :raises ValueError: if it is to change in some of them only
+        """
+        if indices is not None:
+            raise ValueError(f"`indices` must be None for {attr_name!r}, which all environments share. Received {indices!r}.")
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Refuse: single environments of the batch have no methods.
+
+        :raises AttributeError: always
+        """
+        raise AttributeError(f"`method_name` must be one of none. Received {method_name!r}.")
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Return False for each environment."""
+        return [False for _ in self._get_indices(indices)]
+
+    def close(self) -> None:
+        """Release the simulation."""
+        self.episodes.simulation.close()
+
+    def _draw_seeds(self) -> list[int]:
+        """Draw the seeds of the next episodes."""
+        return [int(rng.integers(SEED_LIMIT)) for rng in self._rngs]
+
+    def _observations(self, arrays: dict[str, np.ndarray]) -> Any:
+        return arrays if isinstance(self.observation_space, gymnasium.spaces.Dict) else arrays["observation"]
+
+
+def to_host(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """
+    Copy tensors of any types from their common device in one go.
+
+    :param tensors: by name
+    :return: arrays of the same shapes and types, which share one new block of memory
+    """
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # so that each begins where its type may
+    flat = [values.contiguous().view(-1).view(th.uint8) for _, values in ordered]
+    block = th.cat(flat).cpu().numpy()
+    arrays, begin = {}, 0
+    for (name, values), part in zip(ordered, flat, strict=True):
+        dtype = th.zeros((), dtype=values.dtype).numpy().dtype
+        arrays[name] = block[begin : begin + part.numel()].view(dtype).reshape(tuple(values.shape))
+        begin += part.numel()
+    return arrays

@@ -1,0 +1,6 @@
+"""POPGym's 48 tasks, as single environments and as native batches, and their scripted experts."""
+
+from .env import TASKS, POPGymEnv
+from .vec import POPGymVecEnv
+
+__all__ = ["TASKS", "POPGymEnv", "POPGymVecEnv"]

@@ -1,0 +1,6 @@
+"""The T-Maze: one corridor or several in a row, as a single environment and as a native batch."""
+
+from .env import TMazeConfig, TMazeEnv
+from .vec import TMazeVecEnv
+
+__all__ = ["TMazeConfig", "TMazeEnv", "TMazeVecEnv"]

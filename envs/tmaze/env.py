@@ -1,0 +1,371 @@
+"""The T-Maze: one bit shown at the start of a corridor decides the turn at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from numbers import Integral
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from ..arguments import check_integer
+from .render import Scene, Window, draw
+
+REWARDS = ("sparse", "penalty", "eased")
+NOISE_BLOCK = 1024
+
+
+class Action(IntEnum):
+    """The four moves."""
+
+    RIGHT = 0
+    UP = 1
+    LEFT = 2
+    DOWN = 3
+
+
+DX = (1, 0, -1, 0)
+DY = (0, 1, 0, -1)
+
+
+@dataclass(frozen=True)
+class TMazeConfig:
+    """Validated arguments of a T-Maze; :class:`TMazeEnv` explains them.
+
+    Integers become Python ints; ``corridor_range`` is the pair (shortest, longest) that ``corridor_length`` stands for.
+
+    :param length: step limit T of each corridor
+    :param corridor_length: cells C between the start and the junction, or an inclusive range of them (None: the longest
+        corridor that leaves one spare step)
+    :param hint_steps: number of observations that show the hint (passive maze)
+    :param reward: "sparse", "penalty" or "eased"
+    :param active: whether the hint is shown at an oracle cell left of the start instead of at the first observations
+    :param n_corridors: corridors in a row, each with a goal of its own
+    :raises ValueError: for an argument outside its range, or a corridor that cannot be finished within ``length`` steps
+    """
+
+    length: int = 30
+    corridor_length: int | tuple[int, int] | None = None
+    hint_steps: int = 1
+    reward: str = "sparse"
+    active: bool = False
+    n_corridors: int = 1
+    corridor_range: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.active, bool | np.bool_):
+            raise ValueError(f"`active` must be a bool. Received {self.active!r}.")
+        if self.reward not in REWARDS:
+            raise ValueError(f"`reward` must be one of {', '.join(map(repr, REWARDS))}. Received {self.reward!r}.")
+        length = check_integer("length", self.length, minimum=3 + self.detour)
+        hint_steps = check_integer("hint_steps", self.hint_steps, minimum=1)
+        if self.active and hint_steps != 1:
+            raise ValueError(
+                f"`hint_steps` must be 1 in the active maze, which shows the hint by place. Received {hint_steps}."
+            )
+        object.__setattr__(self, "length", length)
+        object.__setattr__(self, "hint_steps", hint_steps)
+        object.__setattr__(self, "n_corridors", check_integer("n_corridors", self.n_corridors, minimum=1))
+        object.__setattr__(self, "corridor_range", self._check_corridor())
+
+    def _check_corridor(self) -> tuple[int, int]:
+        given = self.corridor_length
+        if given is None:
+            return (self.length - 2 - self.detour,) * 2
+        pair = given if isinstance(given, tuple | list) else (given, given)
+        if len(pair) != 2 or not all(isinstance(cells, Integral) for cells in pair):
+            raise ValueError(f"`corridor_length` must be an integer or a pair (low, high). Received {given!r}.")
+        low, high = (check_integer("corridor_length", cells, minimum=1) for cells in pair)
+        if low > high:
+            raise ValueError(f"`corridor_length` must be a pair (low, high) with low <= high. Received {given!r}.")
+        longest = self.length - 1 - self.detour
+        if high > longest:
+            raise ValueError(
+                f"`corridor_length` must be at most {longest} to be finished within {self.length} steps. Received {given!r}."
+            )
+        return low, high
+
+    @property
+    def detour(self) -> int:
+        """Steps that an expert spends on the way to the oracle and back."""
+        return 2 if self.active else 0
+
+    @property
+    def leftmost(self) -> int:
+        """Position of the leftmost cell, which is the oracle cell of an active maze."""
+        return -1 if self.active else 0
+
+    @property
+    def late_reward(self) -> float:
+        """Reward of a step behind schedule ("penalty")."""
+        return -1 / (self.length - 1)
+
+    @property
+    def idle_reward(self) -> float:
+        """Reward of a step that brings the agent no further ("eased")."""
+        return -1 / self.length
+
+    def draw_corridor(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw what tells one corridor from another.
+
+        :param rng: source of the draws
+        :return: the goal (+1 up, -1 down) and the number of corridor cells
+        """
+        goal = 1 if rng.integers(2) else -1
+        low, high = self.corridor_range
+        return goal, low if low == high else int(rng.integers(low, high, endpoint=True))
+
+
+def make_spaces() -> tuple[spaces.Box, spaces.Discrete]:
+    """Build new observation and action spaces, whose samplers are shared with no other environment."""
+    low = np.array([-1, -1, 0, -1], dtype=np.float32)
+    return spaces.Box(low=low, high=np.ones(4, dtype=np.float32)), spaces.Discrete(len(Action))
+
+
+def make_noise_generator(rng: np.random.Generator) -> np.random.Generator:
+    """Split the generator of the noise off the one of goals and corridors."""
+    return np.random.default_rng(rng.integers(2**63))
+
+
+def draw_noise(rng: np.random.Generator) -> np.ndarray:
+    """Draw the next ``NOISE_BLOCK`` noise values, uniform in {-1, 0, 1}."""
+    return rng.integers(-1, 2, size=NOISE_BLOCK, dtype=np.int8)
+
+
+class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """The T-Maze, passive or active, of one corridor or of several in a row.
+
+    ## Description
+    The agent walks along a corridor of C cells from x = 0 to the junction at x = C, and turns up or down there. Which
+    turn is right was shown once, long before: in the passive maze by the first observation, in the active maze at an
+    oracle cell one step left of the start. Position is hidden, so nothing but memory tells the two turns apart.
+
+    With `n_corridors` above 1, every turn but the last, right or wrong, leads to the start of another corridor, which has a
+    goal of its own and shows it as the first one did.
+
+    The maze and its sparse reward are those of ELMUR (https://arxiv.org/abs/2510.07151); the active maze and the
+    "penalty" reward are from Ni et al. 2023 (https://arxiv.org/abs/2307.03864), the "eased" reward from AMAGO
+    (https://arxiv.org/abs/2310.09971).
+
+    ## Action Space
+    ``Discrete(4)``: 0 right, 1 up, 2 left, 3 down. A move into a wall leaves the agent where it is.
+
+    ## Observation Space
+    ``Box`` of four float32 values:
+
+    | index | name  | values    | meaning                                                                                  |
+    |-------|-------|-----------|------------------------------------------------------------------------------------------|
+    | 0     | y     | -1, 0, 1  | 0 in the corridors, +-1 after the last turn                                              |
+    | 1     | hint  | -1, 0, 1  | the goal in a corridor's first `hint_steps` observations (active: at the oracle), else 0 |
+    | 2     | flag  | 0, 1      | 1 at the junction and its two ends                                                       |
+    | 3     | noise | -1, 0, 1  | uniform, drawn anew for every observation                                                |
+
+    ## Rewards
+    A turn at the junction gives 1 if it is the right one, else 0; a step that meets the deadline gives 0. With t the steps
+    taken so far in the corridor, every other step gives
+
+    - "sparse": 0;
+    - "penalty": -1 / (T - 1) if it leaves the agent behind schedule, x < t (active: x < t - 2), else 0;
+    - "eased": -1 / T unless it increases x or, in the active maze, reaches the oracle for the first time.
+
+    An expert returns exactly 1 per corridor in all of them.
+
+    ## Starting State
+    x = 0, y = 0, in every corridor. Its goal is +1 (up) or -1 (down) with equal probability; a ranged corridor length is
+    drawn uniformly.
+
+    ## Episode End
+    The episode terminates with the turn at the last junction, or after T steps in one corridor. The deadline belongs to the
+    task and leaves nothing to bootstrap, so it terminates too; nothing is ever truncated. The last ``info`` holds
+    ``is_success``, whether every turn was right, and ``turn_success``, the share of the `n_corridors` turns that were.
+
+    ## Arguments
+    - `length` (30): step limit T of each corridor.
+    - `corridor_length` (None): cells C, or an inclusive range (low, high) drawn from for each corridor. None is T - 2
+      (active: T - 4), which leaves one spare step.
+    - `hint_steps` (1): number of observations in each corridor that show the hint; passive maze only.
+    - `reward` ("sparse"): "sparse", "penalty" or "eased".
+    - `active` (False): whether the hint has to be fetched from the oracle cell x = -1.
+    - `n_corridors` (1): corridors in a row.
+    - `render_mode` (None): "human" or "rgb_array".
+
+    ## Version History
+    - v0: first version.
+
+    :param length: step limit T of each corridor
+    :param corridor_length: number of corridor cells, an inclusive range of them, or None
+    :param hint_steps: number of observations that show the hint
+    :param reward: name of the reward variant
+    :param active: whether the hint has to be fetched from the oracle cell
+    :param n_corridors: corridors in a row, each with a goal of its own
+    :param render_mode: None, "human" or "rgb_array"
+    :raises ValueError: for an argument that :class:`TMazeConfig` refuses, or an unknown render mode
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 8}  # noqa: RUF012
+
+    def __init__(
+        self,
+        length: int = 30,
+        corridor_length: int | tuple[int, int] | None = None,
+        hint_steps: int = 1,
+        reward: str = "sparse",
+        active: bool = False,
+        n_corridors: int = 1,
+        render_mode: str | None = None,
+    ) -> None:
+        self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active, n_corridors)
+        if render_mode not in (None, "human", "rgb_array"):
+            raise ValueError(f"`render_mode` must be None, 'human' or 'rgb_array'. Received {render_mode!r}.")
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = make_spaces()
+        self.x = self.y = self.steps = self.corridor = self.goal = self.turns = self.correct_turns = 0
+        self._informed = False
+        self._running = False
+        self._last_action: Action | None = None
+        self._noise_rng: np.random.Generator | None = None
+        self._noise = np.empty(0, dtype=np.int8)
+        self._cursor = NOISE_BLOCK
+        self._window: Window | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode.
+
+        :param seed: restarts both random streams; None continues them
+        :param options: unused
+        :return: the first observation, shape (4,), and an empty info
+        """
+        super().reset(seed=seed)
+        if seed is not None or self._noise_rng is None:
+            self._noise_rng = make_noise_generator(self.np_random)
+            self._cursor = NOISE_BLOCK
+        self.turns = self.correct_turns = 0
+        self._start_corridor()
+        self._running = True
+        self._last_action = None
+        observation = self._observe()
+        if self.render_mode == "human":
+            self.render()
+        return observation, {}
+
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move the agent.
+
+        :param action: 0 right, 1 up, 2 left, 3 down
+        :return: observation of shape (4,), reward, terminated, False, and the info
+        :raises ResetNeeded: before the first reset and after the end of an episode
+        :raises ValueError: if ``action`` is not in the action space
+        """
+        self._require(self._running)
+        if not self.action_space.contains(action):
+            raise ValueError(f"`action` must be an integer from 0 to 3. Received {action!r}.")
+        x = self.x
+        self.x = min(max(x + DX[action], self.config.leftmost), self.corridor)
+        self.y = DY[action] if x == self.corridor else 0
+        self.steps += 1
+        turned = self.y != 0
+        correct = self.y == self.goal
+        self.turns += turned
+        self.correct_turns += correct
+        terminated = self.turns == self.config.n_corridors if turned else self.steps == self.config.length
+        found_oracle = not self._informed and self.x < 0
+        self._informed |= found_oracle
+        reward = float(correct) if turned or terminated else self._shaping(progress=self.x > x or found_oracle)
+        if turned and not terminated:
+            self._start_corridor()
+        self._running = not terminated
+        self._last_action = Action(int(action))
+        observation = self._observe()
+        if self.render_mode == "human":
+            self.render()
+        return observation, reward, terminated, False, self._summary() if terminated else {}
+
+    def oracle_action(self) -> int:
+        """Return the action of an expert that knows the goal.
+
+        :raises ResetNeeded: before the first reset and after the end of an episode
+        """
+        self._require(self._running)
+        if not self._informed:
+            return int(Action.LEFT)
+        if self.x < self.corridor:
+            return int(Action.RIGHT)
+        return int(Action.UP if self.goal > 0 else Action.DOWN)
+
+    def render(self) -> np.ndarray | None:
+        """Draw the maze.
+
+        :return: an RGB image, uint8 of shape (height, width, 3), in the mode "rgb_array", else None
+        :raises ResetNeeded: before the first reset
+        :raises DependencyNotInstalled: without pygame
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn("`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., 'rgb_array').")
+            return None
+        self._require(self.goal != 0)
+        scene = Scene(
+            x=self.x,
+            y=self.y,
+            goal=self.goal,
+            hint=self._hint(),
+            corridor=self.corridor,
+            leftmost=self.config.leftmost,
+            steps=self.steps,
+            length=self.config.length,
+            turns=self.turns,
+            correct_turns=self.correct_turns,
+            n_corridors=self.config.n_corridors,
+            last_action=None if self._last_action is None else self._last_action.name.lower(),
+        )
+        image = draw(scene)
+        if self.render_mode == "rgb_array":
+            return image
+        if self._window is None:
+            self._window = Window(self.metadata["render_fps"])
+        self._window.show(image)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _require(self, condition: bool) -> None:
+        if not condition:
+            raise ResetNeeded("No episode is running: call `reset` first.")
+
+    def _start_corridor(self) -> None:
+        self.goal, self.corridor = self.config.draw_corridor(self.np_random)
+        self.x = self.y = self.steps = 0
+        self._informed = not self.config.active
+
+    def _summary(self) -> dict[str, Any]:
+        n_corridors = self.config.n_corridors
+        return {"is_success": self.correct_turns == n_corridors, "turn_success": self.correct_turns / n_corridors}
+
+    def _hint(self) -> int:
+        visible = self.x < 0 if self.config.active else self.steps < self.config.hint_steps
+        return self.goal if visible else 0
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self.y, self._hint(), self.x == self.corridor, self._next_noise()], dtype=np.float32)
+
+    def _next_noise(self) -> np.int8:
+        assert self._noise_rng is not None
+        if self._cursor == NOISE_BLOCK:
+            self._noise = draw_noise(self._noise_rng)
+            self._cursor = 0
+        self._cursor += 1
+        return self._noise[self._cursor - 1]
+
+    def _shaping(self, progress: bool) -> float:
+        if self.config.reward == "penalty" and self.x < self.steps - self.config.detour:
+            return self.config.late_reward
+        if self.config.reward == "eased" and not progress:
+            return self.config.idle_reward
+        return 0.0

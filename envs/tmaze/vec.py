@@ -1,0 +1,253 @@
+"""Many T-Mazes at once, as a Stable-Baselines3 ``VecEnv`` in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..native import NativeVecEnv
+from .env import (
+    DX,
+    DY,
+    NOISE_BLOCK,
+    Action,
+    TMazeConfig,
+    TMazeEnv,
+    check_integer,
+    draw_noise,
+    make_noise_generator,
+    make_spaces,
+)
+from .render import Scene, draw
+
+NO_ACTION = -1
+
+
+class TMazeVecEnv(NativeVecEnv):
+    """``n_envs`` T-Mazes that step together, equal step by step to a ``DummyVecEnv`` of :class:`TMazeEnv`.
+
+    After ``seed(s)`` (or with ``seed=s``), environment i draws what ``TMazeEnv`` draws after ``reset(seed=s + i)``.
+    ``get_attr`` and ``set_attr`` reach the state of each environment under the names ``x``, ``steps``, ``goal``,
+    ``corridor``, ``turns`` and ``correct_turns``; ``env_method`` knows ``oracle_action`` and ``render``.
+
+    In a passive maze :meth:`look_ahead` and :meth:`move_right` cross a corridor many steps at a time: on the way right no
+    observation depends on what the agent does.
+
+    :param n_envs: number of environments
+    :param length: step limit T of each corridor
+    :param corridor_length: number of corridor cells, an inclusive range of them, or None
+    :param hint_steps: number of observations that show the hint
+    :param reward: name of the reward variant
+    :param active: whether the hint has to be fetched from the oracle cell
+    :param n_corridors: corridors in a row, each with a goal of its own
+    :param render_mode: None or "rgb_array", which SB3 also shows on screen
+    :param seed: seed of the first environment; None seeds from the operating system
+    :raises ValueError: for an argument that :class:`TMazeConfig` refuses, an unknown render mode, or ``n_envs`` below 1
+    """
+
+    STATE = ("x", "steps", "goal", "corridor", "turns", "correct_turns")
+
+    def __init__(
+        self,
+        n_envs: int,
+        length: int = 30,
+        corridor_length: int | tuple[int, int] | None = None,
+        hint_steps: int = 1,
+        reward: str = "sparse",
+        active: bool = False,
+        n_corridors: int = 1,
+        render_mode: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active, n_corridors)
+        super().__init__(n_envs, *make_spaces(), render_mode, seed)
+        self.metadata = TMazeEnv.metadata
+        self.x, self.steps, self.goal, self.corridor = np.zeros((4, self.num_envs), dtype=np.int64)
+        self.turns, self.correct_turns = np.zeros((2, self.num_envs), dtype=np.int64)
+        self._informed = np.zeros(self.num_envs, dtype=bool)
+        self._last_action = np.full(self.num_envs, NO_ACTION)
+        self._dx, self._dy = np.array(DX), np.array(DY)
+        self._noise_rngs = [make_noise_generator(rng) for rng in self._rngs]
+        self._noise = np.empty((self.num_envs, NOISE_BLOCK), dtype=np.int8)
+        self._cursor = np.full(self.num_envs, NOISE_BLOCK - 1)
+
+    def _seeded(self, i: int) -> None:
+        self._noise_rngs[i] = make_noise_generator(self._rngs[i])
+        self._cursor[i] = self._noise.shape[1] - 1
+
+    def _start(self, rows: np.ndarray) -> np.ndarray:
+        self.turns[rows] = 0
+        self.correct_turns[rows] = 0
+        self._last_action[rows] = NO_ACTION
+        self._start_corridor(rows)
+        return self._next_observations(rows)
+
+    def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        config, x = self.config, self.x
+        self._last_action = actions
+        self.x = np.minimum(np.maximum(x + self._dx[actions], config.leftmost), self.corridor)
+        y = self._dy[actions] * (x == self.corridor)
+        self.steps += 1
+        turned = y != 0
+        correct = y == self.goal
+        self.turns += turned
+        self.correct_turns += correct
+        found_oracle = ~self._informed & (self.x < 0)
+        self._informed |= found_oracle
+        terminated = turned | (self.steps == config.length)
+        rewards = np.where(terminated, correct, self._shaping((self.x > x) | found_oracle)).astype(np.float32)
+        passed = (turned & (self.turns != config.n_corridors)).nonzero()[0]
+        if passed.size:
+            self._start_corridor(passed)
+            y[passed] = 0
+            terminated[passed] = False
+        observations = self._next_observations(self._all)
+        observations[:, 0] = y
+        return observations, rewards, terminated, np.zeros_like(terminated)
+
+    def _summary(self, i: int) -> dict[str, Any]:
+        n_correct, n_corridors = int(self.correct_turns[i]), self.config.n_corridors
+        return {"is_success": n_correct == n_corridors, "turn_success": n_correct / n_corridors}
+
+    def _methods(self) -> dict[str, Callable[..., Any]]:
+        return {"oracle_action": self._oracle_action, "render": self._render}
+
+    def oracle_actions(self) -> np.ndarray:
+        """Return the actions of an expert that knows the goals.
+
+        :return: int64, shape (n_envs,)
+        :raises ResetNeeded: before the first reset
+        """
+        self._require_reset()
+        turn = np.where(self.goal > 0, Action.UP, Action.DOWN)
+        onward = np.where(self.x < self.corridor, Action.RIGHT, turn)
+        return np.where(self._informed, onward, Action.LEFT)
+
+    def at_junction(self) -> np.ndarray:
+        """Tell which agents stand at the junction.
+
+        :return: bool, shape (n_envs,)
+        :raises ResetNeeded: before the first reset
+        """
+        self._require_reset()
+        return self.x == self.corridor
+
+    def look_ahead(self, n_steps: int) -> np.ndarray:
+        """Return the observations of agents that move right from here, without moving them.
+
+        :param n_steps: number of observations: the current one and the ``n_steps - 1`` next ones
+        :return: float32, shape (n_envs, n_steps, 4)
+        :raises ResetNeeded: before the first reset
+        :raises ValueError: in an active maze, or if an episode ends on the way
+        """
+        n_steps = self._check_walk(n_steps, spare=0)
+        self._extend_noise(n_steps)
+        ahead = np.arange(n_steps)
+        observations = np.zeros((self.num_envs, n_steps, 4), dtype=np.float32)
+        observations[:, :, 1] = self.goal[:, None] * (self.steps[:, None] + ahead < self.config.hint_steps)
+        observations[:, :, 2] = self.x[:, None] + ahead >= self.corridor[:, None]
+        observations[:, :, 3] = self._noise[self._all[:, None], self._cursor[:, None] + ahead]
+        return observations
+
+    def move_right(self, n_steps: int) -> np.ndarray:
+        """Move every agent right, as ``n_steps`` calls of ``step`` do; agents at the junction stay there.
+
+        Rewards are not returned, and wrappers such as ``VecMonitor`` do not see these steps.
+
+        :param n_steps: number of moves
+        :return: the observations after them, shape (n_envs, 4)
+        :raises ResetNeeded: before the first reset
+        :raises ValueError: in an active maze, or if an episode ends on the way
+        """
+        n_steps = self._check_walk(n_steps, spare=1)
+        for start in range(0, n_steps, NOISE_BLOCK):
+            n_values = min(NOISE_BLOCK, n_steps - start)
+            self._extend_noise(n_values + 1)
+            self._cursor += n_values
+        self.x = np.minimum(self.x + n_steps, self.corridor)
+        self.steps += n_steps
+        self._last_action = np.full(self.num_envs, Action.RIGHT)
+        return self._observe(self._all)
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Draw every maze, as :meth:`TMazeEnv.render` does."""
+        return self.env_method("render")
+
+    def _oracle_action(self, i: int) -> int:
+        return int(self.oracle_actions()[i])
+
+    def _render(self, i: int) -> np.ndarray:
+        self._require_reset()
+        action = int(self._last_action[i])
+        return draw(
+            Scene(
+                x=int(self.x[i]),
+                y=0,
+                goal=int(self.goal[i]),
+                hint=int(self._hint(self._all)[i]),
+                corridor=int(self.corridor[i]),
+                leftmost=self.config.leftmost,
+                steps=int(self.steps[i]),
+                length=self.config.length,
+                turns=int(self.turns[i]),
+                correct_turns=int(self.correct_turns[i]),
+                n_corridors=self.config.n_corridors,
+                last_action=None if action == NO_ACTION else Action(action).name.lower(),
+            )
+        )
+
+    def _check_walk(self, n_steps: int, spare: int) -> int:
+        self._require_reset()
+        if self.config.active:
+            raise ValueError("`active` must be False to look ahead or to move right many steps at once. Received True.")
+        n_steps = check_integer("n_steps", n_steps, minimum=1)
+        most = self.config.length - spare - int(self.steps.max())
+        if n_steps > most:
+            raise ValueError(f"`n_steps` must be at most {most} before the next deadline. Received {n_steps}.")
+        return n_steps
+
+    def _start_corridor(self, rows: np.ndarray) -> None:
+        for i in rows.tolist():
+            self.goal[i], self.corridor[i] = self.config.draw_corridor(self._rngs[i])
+        self.x[rows] = 0
+        self.steps[rows] = 0
+        self._informed[rows] = not self.config.active
+
+    def _hint(self, rows: np.ndarray) -> np.ndarray:
+        visible = self.x[rows] < 0 if self.config.active else self.steps[rows] < self.config.hint_steps
+        return self.goal[rows] * visible
+
+    def _observe(self, rows: np.ndarray) -> np.ndarray:
+        observations = np.zeros((len(rows), 4), dtype=np.float32)
+        observations[:, 1] = self._hint(rows)
+        observations[:, 2] = self.x[rows] == self.corridor[rows]
+        observations[:, 3] = self._noise[rows, self._cursor[rows]]
+        return observations
+
+    def _next_observations(self, rows: np.ndarray) -> np.ndarray:
+        self._cursor[rows] += 1
+        self._extend_noise(1)
+        return self._observe(rows)
+
+    def _extend_noise(self, n_values: int) -> None:
+        """Hold the next ``n_values`` of every environment, from its cursor on, at the right end of the array."""
+        missing = NOISE_BLOCK + n_values - 1 - self._noise.shape[1]
+        if missing > 0:
+            self._noise = np.pad(self._noise, ((0, 0), (missing, 0)))
+            self._cursor += missing
+        first_lacking = self._noise.shape[1] - n_values + 1
+        for i in (self._cursor >= first_lacking).nonzero()[0].tolist():
+            n_blocks = 1 + (int(self._cursor[i]) - first_lacking) // NOISE_BLOCK
+            n_new = n_blocks * NOISE_BLOCK
+            self._noise[i, :-n_new] = self._noise[i, n_new:]
+            self._noise[i, -n_new:] = np.concatenate([draw_noise(self._noise_rngs[i]) for _ in range(n_blocks)])
+            self._cursor[i] -= n_new
+
+    def _shaping(self, progress: np.ndarray) -> np.ndarray | float:
+        if self.config.reward == "penalty":
+            return np.where(self.x < self.steps - self.config.detour, self.config.late_reward, 0.0)
+        if self.config.reward == "eased":
+            return np.where(progress, 0.0, self.config.idle_reward)
+        return 0.0

@@ -1,0 +1,6 @@
+"""Behaviour cloning: supervised training of a policy on recorded episodes. ``python -m sb3_elmur.bc`` runs it."""
+
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.trainer import BC
+
+__all__ = ["BC", "BCConfig"]

@@ -1,0 +1,183 @@
+"""
+The attentions of the ELMUR layer: causal self-attention with relative positions, and cross-attention with a relative bias.
+
+Sequences run on ``torch.nn.functional.scaled_dot_product_attention`` with an additive bias, single tokens on plain products.
+"""
+
+import torch as th
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sb3_elmur.core.config import ElmurConfig
+
+_ALIGNMENT = 8  # numbers
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """(..., T, D) to (..., H, T, D / H); heads are contiguous blocks of the width."""
+    return x.unflatten(-1, (n_heads, -1)).transpose(-3, -2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(..., H, T, D / H) to (..., T, D)."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
+    """
+    Attention of one query per row, by two products: for so little work a fused kernel takes longer.
+
+    :param q: (B, D).
+    :param keys: (B, H, S, D / H).
+    :param values: As the keys.
+    :param bias: Added to the scaled scores, (B, H, S).
+    :param scale: Of the scores, ``(D / H)^(-1/2)``.
+    :param dropout: Probability with which attention weights are dropped.
+    :return: (B, D).
+    """
+    size = keys.shape[-1]
+    q, bias = q.reshape(-1, 1, size), bias.reshape(-1, 1, keys.shape[-2])
+    scores = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=scale)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    return th.bmm(weights, values.flatten(0, 1)).view(len(keys), -1)
+
+
+def sinusoids(distances: int, d_model: int) -> Tensor:
+    """
+    Sine and cosine features of the distances 0, 1, ... in steps, (distances, D); frequency k is ``10000^(-2k/D)``.
+
+    :param distances: Number of distances.
+    :param d_model: Width D, even.
+    """
+    frequencies = 10000.0 ** (-th.arange(0, d_model, 2, dtype=th.float64) / d_model)
+    angles = th.arange(distances, dtype=th.float64)[:, None] * frequencies
+    return th.cat((angles.sin(), angles.cos()), dim=1).to(th.get_default_dtype())
+
+
+class SelfAttention(nn.Module):
+    """
+    Causal self-attention within a segment, with Transformer-XL relative positions.
+
+    ``score(i, j) = ((q_i + u) k_j + (q_i + w) r_{i-j}) / sqrt(D / H)`` with ``r_d = W_r sinusoid(d)``; u (``content_bias``)
+    and w (``distance_bias``), each (H, D / H), are shared by all layers and passed in.
+    """
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.scale = (config.d_model // config.n_heads) ** -0.5
+        self.dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.distance = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def projection(self, sinusoids: Tensor, biases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """
+        Weight and bias of one linear map from a token to all that its attention needs; it depends on the weights alone.
+
+        ``(q + w) r_d`` is linear in the token, so the scores of all distances need no product of their own.
+
+        :param sinusoids: Of the distances 0 ... L-1, (L, D).
+        :param biases: u and w, each (H, D / H).
+        :return: Weight (3 D + H P, D) and bias for: the query with u added, every head's key and value, and every head's
+            scores of all distances, scaled, and of -inf for tokens that do not exist; P is L + 1, rounded up to what fused
+            kernels of GPUs ask of strides.
+        """
+        content_bias, distance_bias = biases
+        query, key_value = self.qkv.weight.split((content_bias.numel(), 2 * content_bias.numel()))
+        r = split_heads(self.distance(sinusoids), self.n_heads) * content_bias.shape[1] ** -0.5  # (H, L, D / H)
+        by_distance = r @ query.unflatten(0, (self.n_heads, -1))  # (H, L, D)
+        scores = (r @ distance_bias[..., None]).squeeze(-1)  # (H, L)
+        key_value = key_value.unflatten(0, (2, self.n_heads, -1)).transpose(0, 1).flatten(0, 2)
+        rest = _ALIGNMENT - scores.shape[1] % _ALIGNMENT
+        weight = th.cat((query, key_value, F.pad(by_distance, (0, 0, 0, rest)).flatten(0, 1)))
+        bias = F.pad(content_bias.flatten(), (0, len(key_value)))
+        return weight, th.cat((bias, F.pad(scores, (0, rest), value=float("-inf")).flatten()))
+
+    def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (..., D), keys and values (..., H, 2 D / H), and distance scores (..., H, P) of projected tokens."""
+        d_model = self.out.in_features
+        query, key_value, scores = projected.split((d_model, 2 * d_model, projected.shape[-1] - 3 * d_model), dim=-1)
+        return query, key_value.unflatten(-1, (self.n_heads, -1)), scores.unflatten(-1, (self.n_heads, -1))
+
+    def forward(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
+        """
+        Tokens attend to their segment so far.
+
+        :param q: Queries, (B, T, D).
+        :param keys_values: Of the same tokens, (B, T, H, 2 D / H).
+        :param scores: Of every distance, (B, T, H, P).
+        :param distance: From each token back to each other, (T, T) int64; L for later ones.
+        :return: (B, T, D).
+        """
+        bias = scores.gather(3, distance[:, None].expand(len(q), -1, self.n_heads, -1)).transpose(1, 2)
+        k, v = keys_values.transpose(1, 2).chunk(2, dim=3)
+        dropout = self.dropout if self.training else 0.0
+        q = split_heads(q, self.n_heads)
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+
+    def step(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
+        """
+        One token per row attends to its segment so far.
+
+        :param q: Queries, (B, D).
+        :param keys_values: Of the segment's tokens, the querying ones included, (B, H, L, 2 D / H).
+        :param scores: Of every distance, (B, H, P).
+        :param distance: From the token back to the others, (B, L) int64; L for later ones.
+        :return: (B, D).
+        """
+        bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))
+        keys, values = keys_values.chunk(2, dim=3)
+        return self.out(attend_once(q, keys, values, bias, self.scale, self.dropout if self.training else 0.0))
+
+
+class CrossAttention(nn.Module):
+    """Attention of the read (tokens query slots) and of the write (slots query tokens), with an additive relative bias."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.scale = (config.d_model // config.n_heads) ** -0.5
+        self.dropout = config.attention_dropout
+        self.query = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.key_value = nn.Linear(config.d_model, 2 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is attended to, from (B, T, D), each (B, T, D)."""
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        return key, value
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """
+        :param x: What queries, (B, T, D).
+        :param keys: (B, S, D); ``values`` likewise.
+        :param bias: Added to the scaled scores, (B, H, T, S).
+        :param shared: Keys and values that all rows attend to besides, without a bias, each (R, D).
+        :return: (B, T, D).
+        """
+        dropout = self.dropout if self.training else 0.0
+        q = self.query(x)
+        if shared is None:
+            q, k, v = (split_heads(part, self.n_heads) for part in (q, keys, values))
+            return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))
+        shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)
+        q = q * self.scale
+        own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)
+        shared_scores = q.flatten(0, 1).transpose(0, 1) @ shared_k.mT  # (H, B T, R)
+        weights = F.dropout(th.cat((own_scores.flatten(1, 2), shared_scores), dim=-1).softmax(dim=-1), dropout)
+        own_weights, shared_weights = weights.split((k.shape[1], shared_k.shape[1]), dim=-1)
+        y = th.einsum("hbts,bshd->bthd", own_weights.unflatten(1, x.shape[:2]), v)
+        return self.out((y + (shared_weights @ shared_v).transpose(0, 1).unflatten(0, x.shape[:2])).flatten(2))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """
+        :param x: What queries, (B, D).
+        :param keys: (B, H, S, D / H); ``values`` likewise.
+        :param bias: Added to the scaled scores, (B, H, S).
+        :return: (B, D).
+        """
+        return self.out(attend_once(self.query(x), keys, values, bias, self.scale, self.dropout if self.training else 0.0))

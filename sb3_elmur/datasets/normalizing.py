@@ -1,0 +1,47 @@
+"""Observations normalised by the statistics of a data set, with the ``VecNormalize`` that online training would use."""
+
+from dataclasses import replace
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_elmur.datasets.episodes import Episode, Episodes
+
+
+class NormalizedEpisodes(Episodes):
+    """
+    A data set with normalised observations.
+
+    :param episodes: The data set as it was recorded.
+    :param normalization: Its statistics, as :func:`fit_normalization` finds them.
+    """
+
+    def __init__(self, episodes: Episodes, normalization: VecNormalize) -> None:
+        super().__init__(normalization.observation_space, normalization.action_space, cache_bytes=0)
+        self.episodes, self.normalization, self.lengths = episodes, normalization, episodes.lengths
+
+    def _load(self, index: int) -> Episode:
+        episode = self.episodes[index]
+        return replace(episode, observations=self.normalization.normalize_obs(episode.observations))
+
+
+def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNormalize:
+    """
+    Wrap environments in a ``VecNormalize`` with the mean and variance of all observations of a data set.
+
+    It leaves rewards alone and changes no more; set ``training`` to let it go on learning online.
+
+    :param env: The environments.
+    :param episodes: The data set, which is read once.
+    :param kwargs: Of ``VecNormalize``, such as ``norm_obs_keys`` and ``clip_obs``.
+    :raises ValueError: If observations are neither a Box nor a Dict with the keys to normalise.
+    """
+    normalized = VecNormalize(env, **kwargs | {"training": False, "norm_obs": True, "norm_reward": False})
+    for index in range(len(episodes)):
+        observations = episodes[index].observations
+        if isinstance(normalized.obs_rms, dict):
+            for key, statistics in normalized.obs_rms.items():
+                statistics.update(observations[key])
+        else:
+            normalized.obs_rms.update(observations)
+    return normalized

@@ -1,0 +1,279 @@
+"""
+Evaluation over very many steps: corridors of any length, and episodes of any environment, in one batch.
+
+Corridors of the passive T-Maze (:class:`Corridors`) are crossed a segment at a time, by three exact shortcuts. An agent in
+the corridor sees the same whatever it does, so the steps of a segment can be computed in parallel. Corridors of all lengths
+begin alike, so one walk to the end of the longest serves them all. And where memory is bit for bit what it was before, a
+segment with the same observations leads to the same memory, which is looked up (:class:`KnownSegments`). Other environments
+are stepped (:func:`run_episodes`), with cached keys and values.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_elmur.core.elmur import CoreState
+from sb3_elmur.core.memory import Memory
+from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.envs.arguments import check_integer
+from sb3_elmur.envs.tmaze.env import Action
+from sb3_elmur.policies import ElmurPolicy
+
+MOST_BYTES = 2**28  # that `KnownSegments` may use
+ENTRY_BYTES = 256  # for the Python objects of one entry, beside its content
+Z95 = 1.959963984540054  # normal quantile of a two-sided interval of 95%
+
+
+def wilson_interval(rate: float, n: int) -> tuple[float, float]:
+    """
+    95% confidence interval of a success probability (Wilson 1927).
+
+    :param rate: Share of successes.
+    :param n: Number of trials.
+    """
+    z2 = Z95**2 / n
+    centre = (rate + z2 / 2) / (1 + z2)
+    half = Z95 / (1 + z2) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def run_episodes(
+    policy: ElmurPolicy,
+    env: VecEnv,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    deterministic: bool = True,
+) -> list[dict[str, float]]:
+    """
+    One episode in each environment.
+
+    :param policy: What is evaluated.
+    :param env: Environments, which are seeded and reset.
+    :param seed: Seed of the first one; the others follow.
+    :param progress: Called after every step of the batch with the number of episodes that ended.
+    :param deterministic: Take the most probable actions instead of sampling.
+    :return: Of each episode its ``return``, ``length``, and what the environment says of success.
+    :raises ValueError: If the environments have other spaces than the policy.
+    """
+    check_for_correct_spaces(env, policy.observation_space, policy.action_space)
+    env.seed(seed)
+    obs: Any = env.reset()
+    state = None
+    starts, running = np.ones((2, env.num_envs), dtype=bool)
+    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
+    episodes: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
+    while running.any():
+        actions, state = policy.step(obs, state, starts, deterministic=deterministic)
+        obs, rewards, starts, infos = env.step(actions)
+        returns += np.where(running, rewards, 0.0)
+        lengths += running
+        ended = np.flatnonzero(starts & running)
+        for i in ended:
+            success = {key: float(infos[i][key]) for key in ("is_success", "turn_success") if key in infos[i]}
+            episodes[i] = {"return": float(returns[i]), "length": int(lengths[i]), **success}
+        running &= ~starts
+        if progress is not None:
+            progress(len(ended))
+    return episodes
+
+
+class Walk(NamedTuple):
+    """
+    How far :class:`Corridors` have got, with B agents.
+
+    :param memory: Memory before the next segment, of agents that are not lost; its position is the time.
+    :param late: Steps that each agent has wasted, (B,) int64; with two it is lost, for it reaches no turn in time.
+    :param results: Of each length that was reached, who succeeded, (B,) bool.
+    """
+
+    memory: Memory
+    late: np.ndarray
+    results: dict[int, np.ndarray]
+
+
+class KnownSegments:
+    """
+    Where segments in which an agent always moved right led to, by the memory before them and the observations.
+
+    Memories are numbered. They are told apart by their content and by how long ago each slot was written; a policy sees
+    nothing else of them.
+
+    :param like: Memory of the same shape and device.
+    """
+
+    def __init__(self, like: Memory) -> None:
+        self._device = like.slots.device
+        slots, ages = like.slots.cpu().numpy(), like.anchors.cpu().numpy()
+        fields = [("slots", slots.dtype, slots.shape[1:]), ("ages", ages.dtype, ages.shape[1:])]
+        self._type = np.dtype([*fields, ("padding", np.uint8)])  # NumPy refuses rows of no bytes, as without slots
+        self._clear()
+
+    def _clear(self) -> None:
+        self._memories: list[bytes] = []
+        self._numbers: dict[bytes, int] = {}
+        self._next: dict[tuple[int, bytes], int] = {}
+        self._n_bytes = 0
+
+    def number(self, memory: Memory) -> np.ndarray:
+        """Numbers of the memories of B rows, (B,) int64, the same for the same memory."""
+        rows = np.zeros(len(memory.position), self._type)
+        rows["slots"] = memory.slots.cpu().numpy()
+        rows["ages"] = (memory.position[:, None] - memory.anchors).cpu().numpy()
+        return self._number(row_bytes(rows))
+
+    def _number(self, memories: list[bytes]) -> np.ndarray:
+        for content in memories:
+            if content not in self._numbers:
+                self._numbers[content] = len(self._memories)
+                self._memories.append(content)
+                self._n_bytes += len(content) + ENTRY_BYTES
+        return np.array([self._numbers[content] for content in memories])
+
+    def memory(self, numbers: np.ndarray, time: int) -> Memory:
+        """Memories (B rows) of the given numbers, (B,), at a time."""
+        rows = np.frombuffer(b"".join([self._memories[i] for i in numbers.tolist()]), self._type)
+        slots, ages = (th.as_tensor(rows[field].copy(), device=self._device) for field in ("slots", "ages"))
+        return Memory(slots, time - ages, th.full((len(rows),), time, device=self._device))
+
+    def look_up(self, numbers: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Numbers of the memories after segments with observations (B, L, F), (B,); -1 where unknown."""
+        return np.array([self._next.get(key, -1) for key in zip(numbers.tolist(), row_bytes(seen), strict=True)])
+
+    def add(self, numbers: np.ndarray, seen: np.ndarray, after: np.ndarray) -> None:
+        """Remember what :meth:`look_up` asks for."""
+        keys = zip(numbers.tolist(), row_bytes(seen), strict=True)
+        self._next.update(zip(keys, after.tolist(), strict=True))
+        self._n_bytes += seen.nbytes + len(seen) * ENTRY_BYTES
+
+    def tidy(self, numbers: np.ndarray) -> np.ndarray:
+        """Forget all but the memories of the given numbers, (B,), if there is too much; return the numbers they now have."""
+        if self._n_bytes < MOST_BYTES:
+            return numbers
+        kept = [self._memories[i] for i in numbers.tolist()]
+        self._clear()
+        return self._number(kept)
+
+
+def row_bytes(array: np.ndarray) -> list[bytes]:
+    """The bytes of each row of an array (B, ...)."""
+    rows = np.ascontiguousarray(array).reshape(len(array), math.prod(array.shape[1:]))
+    return rows.view(f"V{rows.shape[1] * rows.itemsize}")[:, 0].tolist()
+
+
+class Corridors:
+    """
+    Agents of one policy in the passive T-Maze, in corridors of several lengths at once.
+
+    The results for length T are exactly those of ``TMazeVecEnv(n_episodes, length=T, seed=seed)`` with the most probable
+    actions: the corridor has T - 2 cells, so that one step may be wasted.
+
+    :param policy: What is evaluated.
+    :param lengths: Step limits T, all different and at least 3.
+    :param n_episodes: Corridors B of each length.
+    :param seed: Seed of goals and noise.
+    :param walk: How far an earlier instance with the same arguments has got; ``None`` begins anew.
+    :raises ValueError: If the lengths are refused, or the policy is not one for the T-Maze.
+    """
+
+    def __init__(
+        self, policy: ElmurPolicy, lengths: Sequence[int], n_episodes: int, seed: int, walk: Walk | None = None
+    ) -> None:
+        self.lengths = sorted(check_integer("lengths", length, minimum=3) for length in lengths)
+        if not self.lengths or len(set(self.lengths)) < len(self.lengths):
+            raise ValueError(f"`lengths` must be different numbers, at least one. Received {list(lengths)}.")
+        self.policy, self.segment_length = policy, policy.backbone.core.segment_length
+        self.env = TMazeVecEnv(n_episodes, length=self.lengths[-1] + 3 * self.segment_length, seed=seed)
+        check_for_correct_spaces(self.env, policy.observation_space, policy.action_space)
+        policy.set_training_mode(False)
+        self.env.reset()
+        self.goal = np.where(self.env.goal > 0, Action.UP, Action.DOWN)
+        if walk is None:
+            walk = Walk(policy.initial_memories(n_episodes)[0], np.zeros(n_episodes, dtype=np.int64), {})
+        self.late, self.results = walk.late.copy(), dict(walk.results)
+        self.known = KnownSegments(walk.memory)
+        self.numbers = self.known.number(walk.memory)
+        self.time = int(walk.memory.position[0])
+        if self.time:
+            self.env.move_right(self.time)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all lengths have results."""
+        return len(self.results) == len(self.lengths)
+
+    @property
+    def walk(self) -> Walk:
+        """How far the agents have got, at the end of a segment."""
+        return Walk(self.known.memory(self.numbers, self.time), self.late, self.results)
+
+    @th.inference_mode()
+    def advance(self) -> None:
+        """Walk to the end of the next segment, and evaluate the lengths whose turn comes within it."""
+        n_steps, end = self.segment_length, self.time + self.segment_length
+        seen = self.env.look_ahead(n_steps + 1)
+        after = self.known.look_up(self.numbers, seen[:, :n_steps])
+        turns = [length for length in self.lengths[len(self.results) :] if length - 2 < end]
+        self.results |= {length: np.zeros(len(seen), dtype=bool) for length in turns}
+        rows = np.flatnonzero((self.late < 2) & ((after < 0) | bool(turns)))
+        if len(rows):
+            seen, memory = seen[rows], self.known.memory(self.numbers[rows], self.time)
+            actions, after[rows] = self._cross(seen[:, :n_steps], memory)
+            late = self._late(actions, self.late[rows])
+            for length in turns:
+                offset = length - 2 - self.time
+                self.results[length][rows] = self._turn(seen, memory, offset, late[offset], self.goal[rows])
+            self.late[rows] = late[-1]
+            straight = (actions == Action.RIGHT).all(1)
+            self.known.add(self.numbers[rows][straight], seen[straight, :n_steps], after[rows][straight])
+        self.numbers = self.known.tidy(np.where(after < 0, self.numbers, after))  # unknown only where agents are lost
+        self.time = end
+        self.env.move_right(n_steps)
+        if (self.late > 1).all():
+            self.results |= {length: np.zeros(len(after), dtype=bool) for length in self.lengths[len(self.results) :]}
+
+    def _cross(self, seen: np.ndarray, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (B, L) in a segment with observations (B, L, 4), and the numbers of the memories after it, (B,)."""
+        lengths = th.full((len(seen),), seen.shape[1], device=memory.position.device)
+        latent, memory = self.policy.replay(self._tensor(seen), memory, lengths, need_memory=True)
+        actions = self.policy.action_net(latent).argmax(1).view(len(seen), -1)
+        return actions.cpu().numpy(), self.known.number(memory)
+
+    def _late(self, actions: np.ndarray, late: np.ndarray) -> list[np.ndarray]:
+        """Steps wasted before each of a segment's steps and after the last one, each (B,), for actions (B, L)."""
+        history = [late]
+        for time, action in enumerate(actions.T, self.time):
+            stepped_back = (action == Action.LEFT) & (history[-1] < time)  # not at the wall, where nothing but time is lost
+            history.append(history[-1] + (action != Action.RIGHT) + stepped_back)
+        return history
+
+    def _turn(self, seen: np.ndarray, memory: Memory, offset: int, late: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """
+        Whether agents succeed if the junction is the cell that a punctual one reaches ``offset`` steps into the segment.
+
+        :param seen: What all see in the corridor, (B, L + 1, 4).
+        :param memory: Memory before the segment.
+        :param late: Steps by which they are late, (B,).
+        :param goal: Actions that turn the right way, (B,).
+        """
+        before = th.full((len(seen),), offset, device=memory.position.device)
+        state = self.policy.reopen(self._tensor(seen[:, :offset]), (memory, memory), before).pi
+        corridor, junction = seen[:, offset : offset + 2], seen[:, offset : offset + 2].copy()
+        junction[:, :, 2] = 1.0
+        turn, after = self._act(junction[:, 0], state)
+        second_turn, _ = self._act(junction[:, 1], after)
+        onward, after = self._act(corridor[:, 0], state)
+        late_turn, _ = self._act(junction[:, 1], after)
+        punctual = (turn == goal) | ((turn == Action.RIGHT) & (second_turn == goal))
+        return np.where(late == 0, punctual, (late == 1) & (onward == Action.RIGHT) & (late_turn == goal))
+
+    def _act(self, seen: np.ndarray, state: CoreState) -> tuple[np.ndarray, CoreState]:
+        return self.policy.step(seen, state, deterministic=True)
+
+    def _tensor(self, seen: np.ndarray) -> Tensor:
+        return th.as_tensor(seen.reshape(-1, seen.shape[-1]), device=self.policy.device)

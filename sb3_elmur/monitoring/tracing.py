@@ -1,0 +1,152 @@
+"""
+What an ELMUR stack does in a segment, recorded from outside: attention weights of reads and writes, gates, and routers.
+
+The stack runs as it always does, while forward hooks note what goes through its parts; they are gone afterwards, so that
+nothing else becomes slower. Attention weights, which the fused kernels keep to themselves, are computed anew from the inputs.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import Tensor, nn
+
+from sb3_elmur.core.attention import CrossAttention, split_heads
+from sb3_elmur.core.blending import GatedBlend
+from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.core.feedforward import MixtureOfExperts
+from sb3_elmur.core.memory import Memory, least_recently_written
+
+
+class SegmentTrace(NamedTuple):
+    """
+    One segment of B rows, of which b are complete and write memory.
+
+    :param before: Memory before the segment.
+    :param after: Memory after it.
+    :param lengths: Tokens of each row, (B,) int64.
+    :param read: Attention of tokens on slots, (B, N, H, T, M); of tokens behind a row's length it means nothing.
+    :param rows: The rows that write, (b,) int64.
+    :param slot: The slot that each of them writes, (b,) int64.
+    :param empty: Whether nothing was written to that slot before, (b,) bool.
+    :param write: Attention of the written slot on the segment's tokens, (b, N, H, L).
+    :param blend: Weight of the new content, (b, N); 1 for an empty slot.
+    :param gate_logits: Of a content gate, (b, N); ``None`` with other blends.
+    :param routers: Probabilities of each router over its tokens or candidates, (n, E); none without experts.
+    """
+
+    before: Memory
+    after: Memory
+    lengths: Tensor
+    read: Tensor
+    rows: Tensor
+    slot: Tensor
+    empty: Tensor
+    write: Tensor
+    blend: Tensor
+    gate_logits: Tensor | None
+    routers: tuple[Tensor, ...]
+
+    @property
+    def real(self) -> Tensor:
+        """Which tokens are real, (B, T) bool."""
+        return th.arange(self.read.shape[3], device=self.lengths.device) < self.lengths[:, None]
+
+
+class Call(NamedTuple):
+    """One call of a module."""
+
+    inputs: tuple[Any, ...]
+    output: Tensor
+
+
+@contextmanager
+def recorded_calls(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Call]]]:
+    """
+    Note every call of some modules while the context lasts.
+
+    :param modules: Whose calls to note.
+    """
+    calls: dict[nn.Module, list[Call]] = {module: [] for module in modules}
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        calls[module].append(Call(inputs, output))
+
+    handles = [module.register_forward_hook(note) for module in calls]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attention_weights(
+    attention: CrossAttention,
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor,
+    shared: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """
+    Attention weights of a read or a write; arguments as :meth:`sb3_elmur.core.attention.CrossAttention.forward`.
+
+    :return: (B, H, T, S), with ``shared`` (B, H, T, S + R).
+    """
+    q, k = (split_heads(part, attention.n_heads) for part in (attention.query(x) * attention.scale, keys))
+    scores = q @ k.mT + bias
+    if shared is not None:
+        scores = th.cat((scores, q @ split_heads(shared[0], attention.n_heads).mT), dim=-1)
+    return scores.softmax(dim=-1)
+
+
+@th.no_grad()
+def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> SegmentTrace:
+    """
+    Run a segment as :meth:`sb3_elmur.core.elmur.Elmur.segment` does, and tell what happened.
+
+    :param core: A stack with memory, in evaluation mode.
+    :param x: Tokens, (B, T, D).
+    :param memory: Memory before the segment.
+    :param lengths: Tokens of each row, (B,) int64.
+    """
+    reads, writes, blends = zip(*((layer.read, layer.write, layer.blend) for layer in core.layers), strict=True)
+    gates = [blend.logit for blend in blends if isinstance(blend, GatedBlend)]
+    feedforwards = [ffn for layer in core.layers for ffn in (layer.token_ffn, layer.memory_ffn)]
+    routers = [ffn.router for ffn in feedforwards if isinstance(ffn, MixtureOfExperts)]
+    # compiled code does not call hooks
+    eager = th.compiler.set_stance("force_eager") if core.config.compile else nullcontext()
+    with eager, recorded_calls([*reads, *writes, *blends, *gates, *routers]) as calls:
+        _, after = core.segment(x, memory, lengths)
+
+    start = memory._replace(position=memory.position - memory.position % core.segment_length)
+    rows = (lengths == core.segment_length).nonzero().squeeze(1)
+    slot, empty = least_recently_written(memory.anchors[rows])
+    real = th.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+    def stack(modules: Iterable[nn.Module], nothing: tuple[int, ...]) -> Tensor:
+        """What the modules returned, layer by layer, (b, N)."""
+        found = [calls[module][0].output.flatten() for module in modules if calls[module]]
+        return th.stack(found, dim=1) if found else x.new_zeros(nothing)
+
+    n_layers, n_heads = core.config.n_layers, core.config.n_heads
+    write = [attention_weights(module, *calls[module][0].inputs)[:, :, 0] for module in writes if calls[module]]
+    probabilities = [
+        output[real] if output.shape[:2] == real.shape else output.flatten(0, 1)
+        for router in routers
+        for output in (call.output.softmax(dim=-1) for call in calls[router])
+    ]
+    return SegmentTrace(
+        before=start,
+        after=after,
+        lengths=lengths,
+        read=th.stack([attention_weights(module, *calls[module][0].inputs) for module in reads], dim=1),
+        rows=rows,
+        slot=slot,
+        empty=empty,
+        write=th.stack(write, dim=1) if write else x.new_zeros(0, n_layers, n_heads, core.segment_length),
+        blend=stack(blends, (0, n_layers)).masked_fill(empty[:, None], 1.0),
+        gate_logits=stack(gates, (0, n_layers)) if gates else None,
+        routers=tuple(probabilities),
+    )

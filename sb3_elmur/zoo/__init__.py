@@ -1,0 +1,1 @@
+"""The commands of rl_zoo3 with this package's algorithm, environments and settings in them."""

@@ -1,0 +1,81 @@
+"""Blending strategies: what they start from, what they keep, and what their gradients do."""
+
+from typing import Any
+
+import pytest
+import torch as th
+from torch import Tensor, nn
+
+from sb3_elmur.core.blending import FixedBlend, GatedBlend, LearnedBlend
+from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.core.memory import Memory
+
+SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 3, "memory_size": 2, "n_layers": 2}
+
+
+def run_segments(elmur: Elmur, x: Tensor) -> list[Memory]:
+    """Memory after each segment of tokens (B, T, D)."""
+    memory, memories = elmur.initial_memory(len(x)), []
+    lengths = th.full((len(x),), elmur.segment_length)
+    for segment in x.split(elmur.segment_length, dim=1):
+        memory = elmur.segment(segment, memory, lengths)[1]
+        memories.append(memory)
+    return memories
+
+
+def gated(bias: float) -> Elmur:
+    return Elmur(ElmurConfig(**SMALL, blend="gated", gate_bias=bias))
+
+
+def test_a_closed_gate_keeps_a_slot_bit_for_bit_and_for_ever() -> None:
+    memories = run_segments(gated(-100.0), th.randn(4, 3 * 20, 8))
+    assert all(th.equal(memory.slots, memories[1].slots) for memory in memories[2:])
+    assert memories[-1].anchors.tolist() == [[56, 59]] * 4  # the least recently offered slot goes on being chosen
+
+
+def test_an_open_gate_writes_what_does_not_depend_on_the_old_content() -> None:
+    elmur = gated(100.0)
+    full = Memory(th.randn(1, 2, 2, 8), th.tensor([[2, 5]]), th.tensor([6]))
+    _, written = elmur.segment(th.randn(1, 3, 8), full, th.tensor([3]))
+    assert not th.equal(written.slots[:, :, 0], full.slots[:, :, 0])
+    assert th.equal(written.slots[:, :, 1], full.slots[:, :, 1])
+    outputs, blank, index = th.randn(1, 3, 8), elmur.initial_slots[:1, :1], th.zeros(1, 1, 3, dtype=th.int64)
+    for layer in elmur.layers:
+        filled = layer.rewrite(blank, blank, th.tensor([True]), outputs, index)
+        for old in th.randn(2, 1, 1, 8):
+            assert th.equal(layer.rewrite(old, blank, th.tensor([False]), outputs, index), filled)
+
+
+@pytest.mark.parametrize("logit", [-3.0, -0.1, 0.1, 3.0])
+def test_gradients_are_those_of_the_fast_sigmoid(logit: float) -> None:
+    blend = GatedBlend(ElmurConfig(**SMALL, blend="gated"))
+    nn.init.zeros_(blend.logit.weight)
+    nn.init.constant_(blend.logit.bias, logit)
+    weight = blend(th.randn(1, 1, 8), th.randn(1, 1, 8))
+    assert weight.item() == float(logit > 0)
+    weight.sum().backward()
+    assert blend.logit.bias.grad is not None
+    assert blend.logit.bias.grad.item() == pytest.approx(1 / (2 * (1 + abs(logit)) ** 2))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_learned_weight_begins_at_lru_blend(weight: float) -> None:
+    config = ElmurConfig(**SMALL, lru_blend=weight)
+    old, candidate = th.randn(2, 5, 1, 8)
+    learned = LearnedBlend(config)(old, candidate)
+    th.testing.assert_close(learned, FixedBlend(config)(old, candidate), atol=1.1e-3, rtol=0)
+    learned.sum().backward()
+
+
+@pytest.mark.parametrize("blend", ["learned", "gated"])
+def test_blending_parameters_are_trained(blend: str) -> None:
+    elmur = Elmur(ElmurConfig(**SMALL, blend=blend, gate_bias=0.0))
+    x = th.randn(8, 15, 8)
+    elmur.replay(x.unflatten(1, (5, 3)).transpose(0, 1).flatten(0, 2), elmur.initial_memory(8), th.full((8,), 15))[0][
+        -24:
+    ].square().sum().backward()
+    for layer in elmur.layers:
+        grads = [parameter.grad for parameter in layer.blend.parameters()]
+        assert grads
+        assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)

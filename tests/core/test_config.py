@@ -1,0 +1,48 @@
+"""Wrong hyper-parameters are refused by name, value and what is allowed."""
+
+import pytest
+
+from sb3_elmur.core.config import ElmurConfig
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"d_model": 30, "n_heads": 4}, r"`d_model` must be divisible by `n_heads` \(4\). Received 30."),
+        ({"d_model": 9, "n_heads": 3}, r"`d_model` must be even, for pairs of sine and cosine. Received 9."),
+        ({"lru_blend": 1.5}, r"`lru_blend` must be a number in \[0, 1\]. Received 1.5."),
+        ({"lru_blend": -0.1}, r"`lru_blend` .* Received -0.1."),
+        ({"lru_blend": float("nan")}, r"`lru_blend` .* Received nan."),
+        ({"memory_size": -1}, r"`memory_size` must be an integer of at least 0. Received -1."),
+        ({"core": "rnn"}, r"`core` must be one of 'elmur', 'gru', 'lstm'. Received 'rnn'."),
+        ({"segment_length": 0}, r"`segment_length` must be an integer of at least 1. Received 0."),
+        ({"segment_length": 2.5}, r"`segment_length` .* Received 2.5."),
+        ({"n_layers": True}, r"`n_layers` .* Received True."),
+        ({"memory_init_std": -1}, r"`memory_init_std` must be a number in \[0, inf\). Received -1."),
+        ({"memory_init_std": float("inf")}, r"`memory_init_std` .* Received inf."),
+        ({"dropout": 1.0}, r"`dropout` must be a number in \[0, 1\). Received 1.0."),
+        ({"ffn": "mlp"}, r"`ffn` must be one of 'swiglu', 'gelu', 'moe'. Received 'mlp'."),
+        ({"norm": "batch"}, r"`norm` must be one of 'layer', 'rms'. Received 'batch'."),
+        ({"blend": "mean"}, r"`blend` must be one of 'fixed', 'learned', 'gated'. Received 'mean'."),
+        ({"router_gate": "top"}, r"`router_gate` must be one of 'softmax', 'renormalised'. Received 'top'."),
+        ({"norm_first": "yes"}, r"`norm_first` must be True or False. Received 'yes'."),
+        ({"d_ff": 0}, r"`d_ff` must be an integer of at least 1. Received 0."),
+        (
+            {"ffn": "moe", "n_routed_experts": 2, "n_shared_experts": 1, "top_k": 4},
+            r"`top_k` .* at most .* \(3\). Received 4.",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ElmurConfig(**arguments)
+
+
+def test_the_papers_settings_are_accepted() -> None:
+    """T-Maze, RememberColor, TakeItBack and POPGym as published."""
+    for layers, heads, width, routed, top_k, shared in ((2, 2, 128, 2, 3, 2), (4, 16, 128, 16, 2, 1), (2, 16, 32, 1, 1, 1),
+                                                        (12, 4, 64, 1, 1, 2)):  # fmt: skip
+        ElmurConfig(
+            n_layers=layers, n_heads=heads, d_model=width, ffn="moe",
+            n_routed_experts=routed, top_k=top_k, n_shared_experts=shared, memory_init_std=0,
+        )  # fmt: skip

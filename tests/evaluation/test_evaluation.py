@@ -1,0 +1,541 @@
+"""Properties of long-horizon evaluation: corridors crossed by segments, episodes of any environment, and the command."""
+
+import json
+import re
+import runpy
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import gymnasium
+import numpy as np
+import pytest
+import sb3_contrib
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecEnv
+
+from helpers import VECTOR, make_model, make_policy, random_envs
+from sb3_elmur import ElmurPolicy, RecurrentPPO
+from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
+from sb3_elmur.envs.tmaze.env import NOISE_BLOCK, Action
+from sb3_elmur.evaluation import command as evaluation_command
+from sb3_elmur.evaluation import corridors as evaluation
+from sb3_elmur.evaluation.command import load_walk, main, save_walk
+from sb3_elmur.evaluation.corridors import Corridors, run_episodes, wilson_interval
+
+SPACES = (TMazeEnv().observation_space, spaces.Discrete(4))
+N_AGENTS = 60
+
+architectures = st.fixed_dictionaries(
+    {
+        "segment_length": st.integers(1, 5),
+        "memory_size": st.integers(1, 3),
+        "n_layers": st.integers(1, 2),
+        "blend": st.sampled_from(["fixed", "gated"]),
+        "lru_blend": st.sampled_from([0.0, 0.5]),  # with 0 memory does not change, so that segments repeat
+        "separate_critic": st.booleans(),
+        "norm_first": st.booleans(),
+    }
+)
+seeds = st.integers(0, 10_000)
+
+
+class DoubleExtractor(FlattenExtractor):
+    """Features in float64, so that no two ways to compute the same logits round to different actions."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return super().forward(observations).double()
+
+
+def prefer_right(policy: ElmurPolicy, right: float) -> None:
+    """Draw an action network that prefers to move right unless at the junction, by so many standard deviations."""
+    seen = th.tensor(list(product([0.0], [-1.0, 0.0, 1.0], [0.0, 1.0], [-1.0, 0.0, 1.0])))
+    one_step = th.ones(len(seen), dtype=th.int64)
+    with th.no_grad():
+        latent, _ = policy.replay(seen, policy.initial_memories(len(seen))[0], one_step)
+        corridor, junction = latent[seen[:, 2] == 0].mean(0), latent[seen[:, 2] == 1].mean(0)
+        away = (corridor - junction) / (corridor - junction).square().sum()
+        policy.action_net.weight.normal_(std=len(away) ** -0.5)
+        policy.action_net.weight[Action.RIGHT] += right * away
+        policy.action_net.bias[Action.RIGHT] = -right * (corridor + junction) @ away / 2
+
+
+def corridor_policy(seed: int = 5, right: float = 4.0, **arguments: Any) -> ElmurPolicy:
+    """A random policy for corridors."""
+    th.manual_seed(seed)
+    policy = make_policy(*SPACES, features_extractor_class=DoubleExtractor, **arguments).double()
+    prefer_right(policy, right)
+    return policy
+
+
+def walked(corridors: Corridors, n_segments: int = sys.maxsize) -> Corridors:
+    """The corridors after so many segments, or finished."""
+    while not corridors.finished and n_segments > 0:
+        corridors.advance()
+        n_segments -= 1
+    return corridors
+
+
+def stepped(policy: ElmurPolicy, length: int, n_episodes: int, seed: int) -> list[float]:
+    """Who succeeds in corridors that are stepped."""
+    return [episode["is_success"] for episode in run_episodes(policy, TMazeVecEnv(n_episodes, length=length), seed)]
+
+
+def assert_results_equal_stepping(corridors: Corridors, seed: int) -> None:
+    assert list(corridors.results) == corridors.lengths
+    for length, successes in corridors.results.items():
+        assert successes.tolist() == stepped(corridors.policy, length, len(successes), seed), length
+
+
+# Corridors
+
+
+@given(architectures, seeds, st.floats(1.0, 8.0), st.sets(st.integers(3, 16), min_size=1, max_size=4))
+@settings(max_examples=12, deadline=None)
+def test_corridors_equal_stepping(architecture: dict[str, Any], seed: int, right: float, lengths: set[int]) -> None:
+    policy = corridor_policy(seed, right, **architecture)
+    with mock.patch.object(evaluation, "MOST_BYTES", 20_000 if seed % 2 else 2**28):
+        corridors = walked(Corridors(policy, list(lengths), N_AGENTS, seed))
+    assert_results_equal_stepping(corridors, seed)
+
+
+@pytest.mark.parametrize(
+    ("seed", "lengths", "architecture"),
+    [
+        (5, range(3, 14), {"segment_length": 4}),
+        (14, [4, 6, 9], {"segment_length": 1, "memory_size": 1, "lru_blend": 0.0}),  # wastes steps in repeated segments
+    ],
+)
+def test_lengths_around_segment_borders_equal_stepping(
+    seed: int, lengths: Sequence[int], architecture: dict[str, Any]
+) -> None:
+    policy = corridor_policy(seed, n_layers=1, **architecture)
+    corridors = walked(Corridors(policy, lengths, N_AGENTS, seed))
+    assert_results_equal_stepping(corridors, seed)
+    assert sum(successes.sum() for successes in corridors.results.values()) > 0
+
+
+def test_known_segments_are_looked_up_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = corridor_policy(right=20.0, lru_blend=0.0, segment_length=2, n_layers=1)
+    expected = stepped(policy, NOISE_BLOCK + 5, 3, seed=2)
+    n_computed = []
+    for most_bytes in (2**28, 20_000):
+        monkeypatch.setattr(evaluation, "MOST_BYTES", most_bytes)
+        corridors = Corridors(policy, [NOISE_BLOCK // 2, NOISE_BLOCK + 5], 3, seed=2)
+        with mock.patch.object(policy, "replay", wraps=policy.replay) as replay:
+            assert walked(corridors).results[NOISE_BLOCK + 5].tolist() == expected
+        n_computed.append(replay.call_count)
+    assert n_computed[0] < n_computed[1] < corridors.time // 10
+
+
+@given(architectures, seeds, st.integers(0, 12))
+@settings(max_examples=10, deadline=None)
+def test_interrupted_walk_goes_on_alike(
+    tmp_path_factory: pytest.TempPathFactory, architecture: dict[str, Any], seed: int, n_segments: int
+) -> None:
+    policy = corridor_policy(seed, **architecture)
+    arguments = (policy, [3, 8, 17, 25], N_AGENTS, seed)
+    path = tmp_path_factory.mktemp("walk") / "walk.npz"
+    save_walk(path, walked(Corridors(*arguments), n_segments).walk, {"seed": seed})
+    resumed = Corridors(*arguments, load_walk(path, {"seed": seed}, policy.device))
+    uninterrupted = walked(Corridors(*arguments))
+    walked(resumed)
+    assert resumed.time == uninterrupted.time
+    np.testing.assert_equal(resumed.results, uninterrupted.results)
+
+
+def test_agents_that_are_lost_cost_nothing() -> None:
+    policy = corridor_policy()
+    with th.no_grad():
+        policy.action_net.bias.copy_(th.tensor([0.0, 1e6, 0.0, 0.0]))
+    corridors = Corridors(policy, [5, 10**9], N_AGENTS, seed=0)
+    with mock.patch.object(policy, "replay", wraps=policy.replay) as replay:
+        walked(corridors)
+    assert replay.call_count == 1
+    assert [successes.any() for successes in corridors.results.values()] == [False, False]
+
+
+def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a policy whose memory never repeats."""
+    monkeypatch.setattr(evaluation, "MOST_BYTES", 400_000)
+    corridors = Corridors(corridor_policy(right=30.0), [100_000], 50, seed=0)
+    walked(corridors, 2)
+    sizes = []
+    tracemalloc.start()
+    for _ in range(50):
+        walked(corridors, 2)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(sizes) < 400_000 + 50_000
+    assert sum(np.diff(sizes) < -100_000) > 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([10, 2], "`lengths` must be at least 3. Received 2."),
+        ([10, 3.5], "`lengths` must be an integer. Received 3.5."),
+        ([10, 3, 10], "`lengths` must be different numbers, at least one. Received [10, 3, 10]."),
+        ([], "`lengths` must be different numbers, at least one. Received []."),
+    ],
+)
+def test_errors_name_lengths_and_the_value(lengths: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Corridors(corridor_policy(), lengths, 2, seed=0)
+
+
+def test_policy_for_another_environment_is_refused() -> None:
+    for policy in (make_policy(VECTOR, SPACES[1]), make_policy(SPACES[0], spaces.Discrete(3))):
+        with pytest.raises(ValueError, match=r"spaces do not match: .* != "):
+            Corridors(policy, [10], 2, seed=0)
+        with pytest.raises(ValueError, match=r"spaces do not match: .* != "):
+            run_episodes(policy, TMazeVecEnv(2), seed=0)
+
+
+# Episodes
+
+
+@pytest.mark.parametrize(
+    "make_envs",
+    [random_envs, lambda n_envs: make_vec_env("CartPole-v1", n_envs), lambda n_envs: TMazeVecEnv(n_envs, 9, reward="penalty")],
+    ids=["random", "CartPole", "TMaze"],
+)
+def test_episodes_are_those_of_evaluate_policy(make_envs: Callable[[int], VecEnv]) -> None:
+    env = make_envs(5)
+    policy = make_policy(env.observation_space, env.action_space)
+    n_ended: list[int] = []
+    episodes = run_episodes(policy, env, 7, n_ended.append)
+    env.seed(7)
+    returns, lengths = evaluate_policy(policy, env, n_eval_episodes=5, return_episode_rewards=True, warn=False)
+    found = sorted((episode["length"], episode["return"]) for episode in episodes)
+    np.testing.assert_allclose(found, sorted(zip(lengths, returns, strict=True)), atol=1e-5)
+    assert sum(n_ended) == 5
+    assert len(n_ended) == max(lengths)
+
+
+def test_episodes_depend_on_their_seeds_alone() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(3))
+    together = run_episodes(policy, random_envs(4), 5)
+    for alone, episode in zip(run_episodes(policy, random_envs(2), 7), together[2:], strict=True):
+        assert alone == pytest.approx(episode)
+
+
+# Confidence
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "interval"),
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (1, 29, (0.0061, 0.1718))],
+)
+def test_wilson_interval_has_published_values(successes: int, n: int, interval: tuple[float, float]) -> None:
+    """Newcombe 1998, table I, method 3."""
+    assert wilson_interval(successes / n, n) == pytest.approx(interval, abs=5e-5)
+    low, high = wilson_interval(1 - successes / n, n)
+    assert (1 - high, 1 - low) == pytest.approx(interval, abs=5e-5)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of saved models: of the T-Maze, of another one, of CartPole, of other classes, and none at all."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, seed in (("tmaze", 7), ("other", 8)):
+        model = make_model(RecurrentPPO, TMazeVecEnv(2, seed=0), seed=seed, policy_kwargs={"segment_length": 3})
+        prefer_right(model.policy, 10.0)
+        model.save(folder / name)
+    make_model(RecurrentPPO, make_vec_env("CartPole-v1", 2)).save(folder / "cartpole")
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(folder / "ppo")
+    sb3_contrib.RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(folder / "lstm")
+    (folder / "text.zip").write_text("no zip file")
+    (folder / "cut.zip").write_bytes((folder / "tmaze.zip").read_bytes()[:3000])
+    with zipfile.ZipFile(folder / "foreign.zip", "w") as file:
+        file.writestr("readme.txt", "no model")
+    return folder
+
+
+@pytest.fixture
+def run(models: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run the command with arguments, and return its record."""
+
+    def run(*arguments: str, model: str = "tmaze", folder: str = "") -> dict[str, Any]:
+        output = tmp_path / folder / "record.json"
+        main([str(models / f"{model}.zip"), "-o", str(output), "--no-progress", "--device", "cpu", *arguments])
+        return json.loads(output.read_text())
+
+    return run
+
+
+def refusal(run: Callable[..., Any], *arguments: str, **others: str) -> str:
+    """What the command says as it exits with an error."""
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments, **others)
+    assert isinstance(exit_.value.code, str)  # printed to stderr, with exit status 1
+    assert "\n" not in exit_.value.code
+    return exit_.value.code
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@contextmanager
+def killed_after(n_calls: int, owner: Any, name: str) -> Iterator[None]:
+    """What runs inside is killed at the next call of a function after so many."""
+    function, calls = getattr(owner, name), iter(range(n_calls))
+
+    def call(*arguments: Any) -> Any:
+        if next(calls, None) is None:
+            raise KilledError
+        return function(*arguments)
+
+    with mock.patch.object(owner, name, call), pytest.raises(KilledError):
+        yield
+
+
+LENGTHS = ("--lengths", "40", "3", "10", "--episodes", "8")
+
+
+def test_corridors_of_several_lengths_are_recorded(
+    run: Callable[..., dict[str, Any]], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    record = run(*LENGTHS, "--seed", "2")
+    policy = RecurrentPPO.load(models / "tmaze", device="cpu").policy
+    assert list(record["results"]) == ["3", "10", "40"]
+    for length, result in record["results"].items():
+        successes = stepped(policy, int(length), 8, seed=2)
+        low, high = wilson_interval(np.mean(successes), 8)
+        assert result == {"n": 8, "is_success": np.mean(successes), "is_success_95%": [round(low, 4), round(high, 4)]}
+    assert record["steps"] == 8 * 39  # thirteen segments
+    assert record["steps_per_second"] == pytest.approx(record["steps"] / record["seconds"], abs=0.1)
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["length", "success", "95%", "interval"]
+    assert len({len(line) for line in printed[1:4]}) == 1
+    assert printed[4].startswith("8 episodes of each length, ")
+
+
+def test_folder_of_the_record_is_made(run: Callable[..., dict[str, Any]]) -> None:
+    assert run("--lengths", "3", folder="new/folder")["results"] == run("--lengths", "3")["results"]
+
+
+def test_record_needs_no_output(models: Path, capsys: pytest.CaptureFixture) -> None:
+    main([str(models / "tmaze.zip"), "--lengths", "1234", "--episodes", "2"])
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].startswith("       1,234       0.000    0.000 - 0.65")
+    assert "1.23k/1.23k" in printed.err
+
+
+def test_several_models_have_records_of_their_own_and_a_mean(
+    run: Callable[..., dict[str, Any]], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    left = make_model(RecurrentPPO, TMazeVecEnv(2, seed=0), seed=7, policy_kwargs={"segment_length": 3})
+    left.save(tmp_path / "left")
+    paths, options = [models / "tmaze", tmp_path / "left", models / "other"], (*LENGTHS, "--no-progress", "--device", "cpu")
+    alone = [run(*LENGTHS, model=str(path), folder=path.name)["results"] for path in paths]
+    capsys.readouterr()
+    for _ in range(2):  # the second time all is there
+        main([*(f"{path}.zip" for path in paths), *options, "-o", str(tmp_path / "several")])
+        records = [json.loads((tmp_path / "several" / f"{index}.json").read_text()) for index in range(3)]
+        assert [record["results"] for record in records] == alone
+        printed = capsys.readouterr().out.splitlines()
+        assert [Path(line).stem for line in printed if line.endswith(".zip")] == [path.name for path in paths]
+        assert printed[-4].split() == ["mean", "standard", "error", "over", "3", "models"]
+        for line, length in zip(printed[-3:], ("3", "10", "40"), strict=True):
+            successes = [results[length]["is_success"] for results in alone]
+            label, mean, error = line.split()
+            assert label == length
+            assert float(mean) == pytest.approx(np.mean(successes), abs=5e-4)
+            assert float(error) == pytest.approx(np.std(successes, ddof=1) / 3**0.5, abs=5e-4)
+    assert len({results["40"]["is_success"] for results in alone}) > 1
+
+
+@pytest.mark.parametrize("n_segments", [0, 1, 5])
+def test_killed_evaluation_of_corridors_is_continued(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_segments: int
+) -> None:
+    whole = run(*LENGTHS)
+    (tmp_path / "record.json").unlink()
+    monkeypatch.setattr(evaluation_command, "SECONDS_BETWEEN_RECORDS", -1.0)
+    with killed_after(n_segments, Corridors, "advance"):
+        run(*LENGTHS)
+    assert (tmp_path / "record.json.walk.npz").exists() == (n_segments > 0)
+    continued = run(*LENGTHS)
+    for name in ("settings", "steps", "results"):
+        assert continued[name] == whole[name]
+    assert not (tmp_path / "record.json.walk.npz").exists()
+
+
+def test_killed_evaluation_of_episodes_is_continued(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    arguments = ("--env", "CartPole-v1", "--episodes", "7", "--n-envs", "3")
+    whole = run(*arguments, model="cartpole")
+    (tmp_path / "record.json").unlink()
+    with killed_after(2, evaluation_command, "run_episodes"):
+        run(*arguments, model="cartpole")
+    continued = run(*arguments, model="cartpole")
+    for name in ("settings", "steps", "results", "episodes"):
+        assert continued[name] == whole[name]
+    assert whole["results"]["episodes"]["n"] == len(whole["episodes"]) == 7
+    assert whole["steps"] == sum(episode["length"] for episode in whole["episodes"])
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"), [("tmaze", LENGTHS), ("cartpole", ("--env", "CartPole-v1", "--episodes", "2"))]
+)
+def test_finished_record_is_only_printed(
+    run: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    model: str,
+    arguments: tuple[str, ...],
+) -> None:
+    record = run(*arguments, model=model)
+    printed = capsys.readouterr().out
+    for name in ("Corridors", "run_episodes"):
+        monkeypatch.setattr(evaluation_command, name, None)
+    assert run(*arguments, model=model) == record
+    assert capsys.readouterr().out == printed
+
+
+def test_turns_of_endless_corridors_are_counted(run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture) -> None:
+    record = run("--env", "TMazeEndless-v0", "--env-kwargs", "n_corridors:10", "length:5", "--episodes", "6")
+    result = record["results"]["episodes"]
+    assert record["settings"]["env_kwargs"] == {"n_corridors": 10, "length": 5}
+    assert result["turn_success"] == pytest.approx(np.mean([episode["turn_success"] for episode in record["episodes"]]))
+    assert result["return"] == pytest.approx(10 * result["turn_success"])
+    low, high = result["turn_success_95%"]
+    assert low <= result["turn_success"] <= high
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "mean", "return", "length", "is_success", "turn_success", "6"
+    ]  # fmt: skip
+
+
+def test_stepping_corridors_gives_what_crossing_them_gives(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    crossed = run("--lengths", "8", "--episodes", "9")["results"]["8"]
+    (tmp_path / "record.json").unlink()
+    episodes = run("--env-kwargs", "length:8", "--episodes", "9", "--n-envs", "4")["results"]["episodes"]
+    assert crossed.items() <= episodes.items()
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "setting"),
+    [
+        ("tmaze", (*LENGTHS, "--seed", "1"), "seed"),
+        ("tmaze", (*LENGTHS, "--episodes", "9"), "n_episodes"),
+        ("tmaze", ("--lengths", "10", "--episodes", "8"), "lengths"),
+        ("tmaze", ("--env", "TMazeEndless-v0", "--episodes", "8"), "env, lengths"),
+        ("tmaze", ("--env-kwargs", "length:5", "--episodes", "8"), "env_kwargs, lengths"),
+        ("other", LENGTHS, "model_sha256"),
+    ],
+)
+def test_record_of_another_evaluation_is_refused(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, model: str, arguments: tuple[str, ...], setting: str
+) -> None:
+    before = run(*LENGTHS)
+    message = refusal(run, *arguments, model=model)
+    assert message.startswith(f"error: {tmp_path / 'record.json'} is the record of an evaluation with other {setting}.")
+    assert json.loads((tmp_path / "record.json").read_text()) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"settings": {}}', b'{"results": {}, "seconds": 1}'])
+def test_file_that_is_no_record_is_refused(run: Callable[..., Any], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    assert refusal(run, *LENGTHS).startswith(f"error: {path} is not the record of an evaluation")
+    assert path.read_bytes() == content
+
+
+def test_file_that_is_no_walk_is_refused(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_command, "SECONDS_BETWEEN_RECORDS", -1.0)
+    with killed_after(4, Corridors, "advance"):
+        run(*LENGTHS)
+    path = tmp_path / "record.json.walk.npz"
+    walk = path.read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "arrays.npz", late=np.zeros(8), settings=json.dumps({}))
+    arrays = [(tmp_path / name).read_bytes() for name in ("array.npy", "arrays.npz")]
+    for content in (b"", b"text", walk[: len(walk) // 2], walk.replace(b"settings", b"nonsense"), *arrays):
+        path.write_bytes(content)
+        assert refusal(run, *LENGTHS).startswith(f"error: {path} does not hold corridors that are under way")
+        assert path.read_bytes() == content
+    path.write_bytes(walk)
+    (tmp_path / "record.json").unlink()
+    assert refusal(run, *LENGTHS, "--seed", "5").startswith(f"error: {path} holds corridors of another evaluation")
+
+
+@pytest.mark.parametrize("model", ["ppo", "lstm", "text", "cut", "foreign"])
+def test_file_that_is_no_model_is_refused(run: Callable[..., Any], models: Path, model: str) -> None:
+    message = refusal(run, *LENGTHS, model=model)
+    assert message.startswith(f"error: {models / model}.zip is not a model of sb3_elmur.RecurrentPPO: ")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("missing", (), "No such file or directory"),
+        ("cartpole", ("--lengths", "10"), "Observation spaces do not match: "),
+        ("cartpole", (), "Observation spaces do not match: "),
+        ("tmaze", ("--lengths", "2"), "`lengths` must be at least 3. Received 2."),
+        ("tmaze", ("--lengths", "5", "5"), "`lengths` must be different numbers"),
+        ("tmaze", ("--lengths", "5", "--env", "CartPole-v1"), "`--lengths` is for `--env TMazePassive-v0`"),
+        ("tmaze", ("--lengths", "5", "--env-kwargs", "length:5"), "`--lengths` is for `--env TMazePassive-v0`"),
+        ("tmaze", ("--lengths", "5", "--n-envs", "5"), "`--lengths` is for `--env TMazePassive-v0`"),
+        ("tmaze", ("--lengths", "5", "--episodes", "0"), "`episodes` must be at least 1. Received 0."),
+        ("tmaze", ("--episodes", "0"), "`episodes` must be at least 1. Received 0."),
+        ("tmaze", ("--n-envs", "0"), "`n_envs` must be at least 1. Received 0."),
+        ("tmaze", ("--seed", "-1"), "Seed must be"),
+        ("tmaze", ("--env", "Nowhere-v0"), "Environment `Nowhere` doesn't exist"),
+        ("tmaze", ("--env-kwargs", "width:5"), "unexpected keyword argument 'width'"),
+        ("tmaze", ("--env-kwargs", "length:1"), "`length` must be at least 3. Received 1."),
+        ("tmaze", ("--env-kwargs", "length:{1}"), "not JSON serializable"),
+        ("tmaze", ("--gym-packages", "nowhere"), "No module named 'nowhere'"),
+    ],
+)
+def test_errors_are_told_in_one_line(
+    run: Callable[..., Any], tmp_path: Path, model: str, arguments: tuple[str, ...], message: str
+) -> None:
+    told = refusal(run, *arguments, model=model)
+    assert told.startswith("error: ")
+    assert message in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_transposed_as_in_training(tmp_path: Path) -> None:
+    class Picture(gymnasium.Env):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+        observation_space, action_space = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+            super().reset(seed=seed)
+            return self.np_random.integers(256, size=(36, 36, 3), dtype=np.uint8), {}
+
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+            return self.reset()[0], 1.0, True, False, {}
+
+    gymnasium.register("Picture-v0", Picture)
+    try:
+        make_model(RecurrentPPO, make_vec_env("Picture-v0"), "ElmurCnnPolicy").save(tmp_path / "model")
+        main([str(tmp_path / "model.zip"), "--env", "Picture-v0", "--episodes", "3", "--no-progress"])
+    finally:
+        del gymnasium.registry["Picture-v0"]
+
+
+def test_module_is_a_command(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluation", str(models / "tmaze.zip"), "--lengths", "2"])
+    monkeypatch.delitem(sys.modules, "sb3_elmur.evaluation")
+    with pytest.raises(SystemExit, match=r"^error: `lengths` must be at least 3. Received 2.$"):
+        runpy.run_module("sb3_elmur.evaluation", run_name="__main__")

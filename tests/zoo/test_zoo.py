@@ -1,0 +1,435 @@
+"""rl_zoo3 with this package in it: its commands, the settings of every environment, search, checks, and the hub."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from gymnasium.error import DependencyNotInstalled
+from hypothesis import given
+from hypothesis import strategies as st
+from sb3_contrib import RecurrentPPO as HostRecurrentPPO
+from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import sb3_elmur
+from sb3_elmur.cli import main
+from sb3_elmur.command_line import SettingsError
+from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.zoo.checks import check_policy_arguments, refuses
+from sb3_elmur.zoo.commands import ALGORITHM, register
+from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_params
+
+pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
+optuna = pytest.importorskip("optuna")
+
+CONFIGS = files("sb3_elmur.zoo_configs")
+SETTINGS = {algo: yaml.safe_load(CONFIGS.joinpath(f"{algo}.yml").read_text()) for algo in (ALGORITHM, "ppo_lstm")}
+MAZE = "TMazePassive10-v0"
+RUN = Path("logs", ALGORITHM, f"{MAZE}_1")
+TINY = {"n_envs": 2, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
+SHORT = ["--env", MAZE, "-n", "32", "--seed", "0", "-params", *(f"{name}:{value}" for name, value in TINY.items())]
+Command = Callable[..., str]
+
+
+class FaultyPolicy(sb3_elmur.ElmurPolicy):
+    """Fails in the middle of training."""
+
+    def evaluate_actions(self, *arguments: Any) -> Any:
+        raise ValueError("a fault of the policy")
+
+
+class DivergedPolicy(sb3_elmur.ElmurPolicy):
+    """Its weights are not finite."""
+
+    def forward(self, *arguments: Any, **more: Any) -> Any:
+        for parameter in self.parameters():
+            parameter.data.fill_(float("nan"))
+        return super().forward(*arguments, **more)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture) -> Command:
+    """Runs ``sb3-elmur`` in an empty folder, without a screen, and returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["sb3-elmur", *arguments])
+        main()
+        return capfd.readouterr().out
+
+    return run
+
+
+def make_manager(env_id: str, tmp_path: Path, algo: str = ALGORITHM, **arguments: Any) -> Any:
+    """The zoo's experiment manager as the commands use it, with the packaged settings, but small."""
+    register()
+    from rl_zoo3 import exp_manager
+
+    arguments = {"n_timesteps": 16, "eval_freq": -1, "log_interval": -1, "verbose": 0, "hyperparams": dict(TINY)} | arguments
+    config = str(CONFIGS.joinpath(f"{algo}.yml"))
+    return exp_manager.ExperimentManager(argparse.Namespace(), algo, env_id, str(tmp_path), config=config, seed=0, **arguments)
+
+
+def saved_model(number: int) -> sb3_elmur.RecurrentPPO:
+    """The model of a run in the current folder."""
+    return sb3_elmur.RecurrentPPO.load(RUN.with_name(f"{MAZE}_{number}") / f"{MAZE}.zip")
+
+
+@pytest.mark.parametrize("env_id", SETTINGS[ALGORITHM])
+@pytest.mark.parametrize("algo", SETTINGS)
+def test_every_key_of_the_settings_trains(algo: str, env_id: str, tmp_path: Path) -> None:
+    register()
+    if env_id not in gymnasium.registry:
+        pytest.skip(f"{env_id} is not registered")
+    manager = make_manager(env_id, tmp_path, algo)
+    try:
+        model, _ = manager.setup_experiment()
+    except DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    manager.learn(model)
+    assert model.num_timesteps == 16
+
+
+def test_a_native_batch_trains_as_single_environments_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, logged = [], []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr("sb3_elmur.zoo.manager.native_batch", lambda *arguments: None)
+        manager = make_manager(MAZE, tmp_path, n_timesteps=64)
+        model, _ = manager.setup_experiment()
+        assert isinstance(model.env.unwrapped, TMazeVecEnv if native else DummyVecEnv)
+        manager.learn(model)
+        model.env.close()
+        logged.append(sorted(load_results(manager.save_path)[["r", "l"]].itertuples(index=False, name=None)))
+        weights.append(model.policy.state_dict())
+    assert len(logged[0]) > 4
+    np.testing.assert_allclose(logged[0], logged[1], atol=1e-5)
+    assert all(th.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"vec_env_type": "subproc"}, {"hyperparams": TINY | {"env_wrapper": "gymnasium.Wrapper"}}]
+)
+def test_processes_and_wrappers_take_single_environments(changes: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = make_manager(MAZE, tmp_path, **changes).setup_experiment()
+    assert not isinstance(model.env.unwrapped, TMazeVecEnv)
+    model.env.close()
+
+
+def test_baseline_and_elmur_train_on_the_same_problems() -> None:
+    names = ("n_envs", "n_timesteps", "env_kwargs", "normalize", "n_steps", "batch_size", "n_epochs", "gamma")
+    elmur, lstm = (
+        {env_id: [values.get(name) for name in names] for env_id, values in SETTINGS[algo].items()} for algo in SETTINGS
+    )
+    assert elmur == lstm
+
+
+def test_a_run_is_trained_watched_filmed_continued_and_plotted_from_any_folder(command: Command) -> None:
+    evaluated = ["--eval-freq", "16", "--eval-episodes", "2"]
+    command("train", *SHORT, *evaluated)
+    assert {path.name for path in RUN.iterdir()} >= {f"{MAZE}.zip", MAZE, "0.monitor.csv", "evaluations.npz", "best_model.zip"}
+    assert {path.name for path in (RUN / MAZE).iterdir()} >= {"args.yml", "config.yml", "command.txt"}
+
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20")
+
+    command("record-video", "--env", MAZE, "-n", "4")
+    assert [path.suffix for path in (RUN / "videos").iterdir()] == [".mp4"]
+
+    command("train", *SHORT, "learning_rate:0.0", "-i", str(RUN / f"{MAZE}.zip"), *evaluated)
+    first, second = (saved_model(number).policy.state_dict() for number in (1, 2))
+    assert all(th.equal(first[name], second[name]) for name in first)
+
+    command("plot", "train", "-e", MAZE)
+    command("plot", "all", "-e", MAZE, "--no-display", "-o", "results")
+    command("plot", "from-file", "-i", "results", "--skip-timesteps", "-o", "plot")
+    assert Path("results.pkl").exists()
+
+
+def test_an_environment_without_a_window_is_watched_without(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sb3_elmur.envs.TMazeEnv.metadata, "render_modes", [])
+    command("train", *SHORT, "--eval-freq", "-1")
+    monkeypatch.setattr(sb3_elmur.envs.TMazeEnv, "render", lambda self: pytest.fail("rendered"))
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], str(CONFIGS.joinpath("ppo_elmur.yml"))),
+        (["--algo", "ppo_lstm"], str(CONFIGS.joinpath("ppo_lstm.yml"))),
+        (["--algo", "ppo_lstm", "--env", "Acrobot-v1"], "rl_zoo3/hyperparams/ppo_lstm.yml"),
+    ],
+)
+def test_settings_are_ours_where_we_have_them_else_the_zoos(options: list[str], expected: str, command: Command) -> None:
+    output = command("train", *SHORT, "--eval-freq", "-1", *options)
+    (line,) = (line for line in output.splitlines() if line.startswith("Loading hyperparameters from:"))
+    assert line.endswith(expected)
+
+
+def test_the_stock_command_trains_the_policy(tmp_path: Path) -> None:
+    options = [
+        *SHORT,
+        "--algo",
+        "ppo_lstm",
+        "--gym-packages",
+        "sb3_elmur",
+        "--conf-file",
+        str(CONFIGS.joinpath("ppo_elmur.yml")),
+    ]
+    subprocess.run([sys.executable, "-m", "rl_zoo3.train", *options, "--eval-freq", "-1"], cwd=tmp_path, check=True)
+    model = HostRecurrentPPO.load(tmp_path / "logs" / "ppo_lstm" / f"{MAZE}_1" / f"{MAZE}.zip")
+    assert type(model.policy) is sb3_elmur.ElmurPolicy
+
+
+def open_study(path: Path, **arguments: Any) -> Any:
+    """A study in a file that several processes may share."""
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    return optuna.create_study(storage=storage, study_name="maze", load_if_exists=True, **arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_search_together(tmp_path: Path) -> None:
+    options = ["--env", MAZE, "-n", "64", "--storage", "search.log", "--study-name", "maze", "--n-trials", "1"]
+    options += ["--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots", "-params", "n_envs:1"]
+    command = [sys.executable, "-c", "from sb3_elmur.cli import main; main()", "tune", *options]
+    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    first, second = open_study(tmp_path / "search.log").trials
+    assert first.state.name == second.state.name == "COMPLETE"
+    assert first.params != second.params
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_any_trial_is_retrained(number: int, command: Command) -> None:
+    study = open_study(Path("search.log"), sampler=optuna.samplers.RandomSampler(seed=0))
+    sampled = [sample_ppo_elmur_params(study.ask(), 1, 1, {}) for _ in range(2)]
+    trial = ["--storage", "search.log", "--study-name", "maze", "--trial-id", str(number)]
+    command("train", "--env", MAZE, "-n", "8", *trial, "-params", "n_envs:1", "n_steps:8", "n_epochs:1")
+    model = saved_model(1)
+    assert sampled[0] != sampled[1]
+    assert model.policy_kwargs.items() >= sampled[number]["policy_kwargs"].items()
+    assert (model.batch_size, model.bptt_segments) == (sampled[number]["batch_size"], sampled[number]["bptt_segments"])
+
+
+@given(st.integers(0, 2**31))
+def test_every_sample_is_a_valid_setting_and_is_restored_from_its_trial(seed: int) -> None:
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+    sampled = sample_ppo_elmur_params(trial, 1, 1, {})
+    assert convert_ppo_elmur_params(trial.params) == sampled
+    ElmurConfig(**sampled.pop("policy_kwargs"))
+    sb3_elmur.RecurrentPPO("ElmurPolicy", "CartPole-v1", _init_setup_model=False, **sampled)
+
+
+@pytest.mark.parametrize(
+    ("policy", "error", "message"),
+    [(FaultyPolicy, ValueError, "a fault of the policy"), (DivergedPolicy, optuna.TrialPruned, "^$")],
+)
+def test_a_search_prunes_divergence_but_shows_faults(
+    policy: type, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sb3_elmur.RecurrentPPO.policy_aliases, "ElmurPolicy", policy)
+    settings = TINY | {"policy": "ElmurPolicy"}
+    manager = make_manager(MAZE, tmp_path, optimize_hyperparameters=True, hyperparams=settings, n_timesteps=1000)
+    assert manager.setup_experiment() is None
+    assert not Path(manager.save_path).exists()
+    with pytest.raises(error, match=message):
+        manager.objective(optuna.create_study().ask())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ent_coeff", 0.1, "Unknown hyper-parameter: 'ent_coeff'. Known are batch_size, .*ent_coef,"),
+        ("seed", 1, "Unknown hyper-parameter: 'seed'"),
+        ("n_steps", "128", "`n_steps` must be int. Received '128'"),
+        ("n_steps", True, "`n_steps` must be int. Received True"),
+        ("ent_coef", "1e-3", "`ent_coef` must be float. Received '1e-3'. .* 1.0e-03"),
+        ("learning_rate", "lin_fast", "`learning_rate` must be float, or 'lin_<number>'. Received 'lin_fast'"),
+        ("learning_rate", "1e-3", "`learning_rate` must be float, .* 1.0e-03"),
+        ("n_timesteps", "1e6", r"`n_timesteps` must be float. .* 1.0e\+06"),
+        ("n_envs", 0, "`n_envs` must be an integer of at least 1. Received 0"),
+        ("policy", "sb3_elmur.ElmurPolice", "`policy` must be a name, or the dotted path of a class. Received"),
+        ("policy", "absent.policies.ElmurPolicy", "`policy` must be a name, or the dotted path of a class. Received"),
+        ("policy", "ElmurPolice", "Unknown policy: 'ElmurPolice'. Known are .*ElmurPolicy"),
+        (
+            "policy_kwargs",
+            {"d_modle": 8},
+            "Unknown argument of ElmurPolicy in `policy_kwargs`: 'd_modle'.*d_model",
+        ),
+        ("policy_kwargs", {"d_model": "8"}, "`d_model` must be int. Received '8'"),
+        ("policy_kwargs", {"activation_fn": "tanh"}, "`activation_fn` must be the dotted path of a class. Received 'tanh'."),
+        ("policy_kwargs", {"activation_fn": 3}, "`activation_fn` must be type.* Received 3"),
+        ("policy_kwargs", {"d_model": 30}, "`d_model` must be divisible by `n_heads`"),
+        ("env_kwargs", {"reward": "much"}, "`reward` must be one of"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_manager(MAZE, tmp_path, hyperparams=TINY | {key: value}).setup_experiment()
+
+
+def test_classes_of_a_policy_are_named_by_their_dotted_paths(tmp_path: Path) -> None:
+    policy_kwargs = {"d_model": 8, "activation_fn": "torch.nn.ELU", "net_arch": [4]}
+    model, _ = make_manager(MAZE, tmp_path, hyperparams=TINY | {"policy_kwargs": policy_kwargs}).setup_experiment()
+    assert any(isinstance(module, th.nn.ELU) for module in model.policy.mlp_extractor.modules())
+
+
+def test_a_policy_may_hand_arguments_on_to_its_base_class() -> None:
+    class Handing(sb3_elmur.ElmurPolicy):
+        def __init__(self, *arguments: Any, extra: int = 0, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+
+    check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": 1, "d_model": 8})
+    with pytest.raises(ValueError, match="`extra` must be int"):
+        check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": "1"})
+    with pytest.raises(ValueError, match=r"Unknown argument of Handing in `policy_kwargs`: 'd_modle'.*d_model.*extra"):
+        check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"d_modle": 8})
+
+
+class Choosing(sb3_elmur.ElmurPolicy):
+    """A policy whose argument's annotation is no class."""
+
+    def __init__(self, *arguments: Any, mode: Literal["a", "b"] = "a", **more: Any) -> None:
+        super().__init__(*arguments, **more)
+
+
+def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
+    check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"mode": "b"})
+    with pytest.raises(ValueError, match="`d_model` must be int"):
+        check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"d_model": "b"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", *SHORT, "gama:0.9"], "Unknown hyper-parameter: 'gama'. Known are "),
+        (["train", *SHORT, "policy_kwargs:dict(d_model=30)"], "`d_model` must be divisible by `n_heads` (4). Received 30."),
+        (
+            ["train", *SHORT, "--env-kwargs", "lenght:3"],
+            f"Unknown argument of {MAZE} in `env_kwargs`: 'lenght'. Known are length,",
+        ),
+        (["train", *SHORT, "--conf-file", "absent.yml"], "absent.yml cannot be read: "),
+        (
+            ["train", "--env", "TMazePassiv10-v0"],
+            "TMazePassiv10-v0 not found in gym registry, you maybe meant TMazePassive10-v0?",
+        ),
+        (
+            ["train", "--env", MAZE, "--storage", "absent.log", "--study-name", "maze", "--trial-id", "3"],
+            "Study 'maze' of absent.log has no complete trial 3.",
+        ),
+        (["tune", *SHORT, "n_steps:'8'"], "`n_steps` must be int. Received '8'."),
+        (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+        (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
+    arguments: list[str], message: str, command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command(*arguments)
+    assert f"sb3-elmur {arguments[0]}: error: {message}" in capfd.readouterr().err
+    assert not Path("logs").exists()
+
+
+def test_what_an_algorithm_refuses_is_told_too(command: Command, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, "bptt_segments:0")
+    assert "sb3-elmur train: error: `bptt_segments` must be an integer" in capfd.readouterr().err
+
+
+def test_what_an_environment_refuses_is_told_too_and_the_latest_run_stays_that(
+    command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    command("train", *SHORT, "--eval-freq", "-1")
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, "--env-kwargs", "reward:'much'")
+    assert "sb3-elmur train: error: `reward` must be one of" in capfd.readouterr().err
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20", "--no-render")
+
+
+def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sb3_elmur.RecurrentPPO.policy_aliases, "ElmurPolicy", FaultyPolicy)
+    with pytest.raises(ValueError, match="a fault of the policy"):
+        command("train", *SHORT, "policy:'ElmurPolicy'", "--eval-freq", "-1")
+
+
+def test_what_a_package_refuses_differs_from_what_fails_in_it() -> None:
+    with pytest.raises(ValueError, match="must be an integer") as refused:
+        ElmurConfig(d_model=0)
+    with pytest.raises(ValueError, match="truth value") as failed:
+        ElmurConfig(core=np.zeros(2))  # type: ignore[arg-type]
+    assert refuses(refused.value, ["sb3_elmur"])
+    assert not refuses(refused.value, ["rl_zoo3"])
+    assert not refuses(failed.value, ["sb3_elmur"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", r"made.yml must be dict\[str, Any\]. Received \['a'\]"),
+        (f"{MAZE}:", rf"`{MAZE}` of .*made.yml must be dict\[str, Any\]. Received None"),
+        ("a: [", "made.yml cannot be read: while parsing .*line 1, column 5"),
+        ("a: {}", f"Hyperparameters not found for {ALGORITHM}-{MAZE}"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    register()
+    from rl_zoo3 import exp_manager
+
+    (tmp_path / "made.yml").write_text(text)
+    manager = exp_manager.ExperimentManager(
+        argparse.Namespace(), ALGORITHM, MAZE, str(tmp_path), config=str(tmp_path / "made.yml")
+    )
+    with pytest.raises(SettingsError, match=message):
+        manager.setup_experiment()
+
+
+def test_the_baseline_refuses_what_only_our_class_takes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Unknown hyper-parameter: 'bptt_segments'"):
+        make_manager(MAZE, tmp_path, "ppo_lstm", hyperparams=TINY | {"bptt_segments": 2}).setup_experiment()
+
+
+@pytest.mark.parametrize("module", ["rl_zoo3.exp_manager", "requests"])
+def test_without_the_extra_the_command_says_what_to_install(
+    module: str, command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT)
+    assert 'is missing: run `pip install "sb3-elmur[zoo]"`.' in capfd.readouterr().err
+
+
+def test_an_agent_is_pushed_with_a_card_of_commands_that_know_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, str] = {}
+
+    class OfflineHub:
+        def create_repo(self, **arguments: Any) -> str:
+            return "offline"
+
+        def snapshot_download(self, repo_id: str, local_dir: Path) -> None:
+            local_dir.mkdir(parents=True)
+
+        def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
+            uploaded["id"], uploaded["card"] = repo_id, (folder_path / "README.md").read_text()
+            assert (folder_path / f"{ALGORITHM}-{MAZE}.zip").exists()
+
+    monkeypatch.setattr("huggingface_hub.HfApi", OfflineHub)
+    command("train", *SHORT, "--eval-freq", "-1")
+    command("push-to-hub", "--env", MAZE, "-orga", "someone", "--no-render")
+    assert uploaded["id"] == f"someone/{ALGORITHM}-{MAZE}"
+    front_matter, text = uploaded["card"].split("---\n")[1:]
+    assert yaml.safe_load(front_matter)["library_name"] == "stable-baselines3"
+    assert f"sb3-elmur load-from-hub --algo {ALGORITHM} --env {MAZE}" in text
+    assert "python -m" not in text
