@@ -1,12 +1,76 @@
-"""Values on a command line."""
+"""What all commands share: their common options, values on the command line, and mistakes told in one line."""
 
 import argparse
 import ast
+import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from typing import Any
+
+import gymnasium
+
+MISTAKES = (ValueError, TypeError, ImportError, OSError, gymnasium.error.Error)
+Main = Callable[[Sequence[str] | None], None]
 
 
 class SettingsError(ValueError):
     """What a user asked for cannot be done, as the message says; no traceback would tell more."""
+
+
+def told_in_one_line(main: Main) -> Main:
+    """
+    Make the main function of a command tell a user's mistake in one line on standard error, and exit with status 2.
+
+    :param main: It takes the command line, or ``None`` for that of the process.
+    """
+
+    @functools.wraps(main)
+    def told(arguments: Sequence[str] | None = None) -> None:
+        try:
+            main(arguments)
+        except MISTAKES as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+
+    return told
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options that every command takes that makes an environment.
+
+    :param parser: The command's.
+    """
+    parser.add_argument(
+        "--env-kwargs", nargs="+", type=key_value, default=[], metavar="KEY:VALUE",
+        help="arguments of the environment, values as in Python",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gym-packages", nargs="+", default=[], metavar="PACKAGE",
+        help="packages to import, that register environments; the current folder is searched, too",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def import_packages(packages: Iterable[str]) -> None:
+    """
+    Import the packages that register a user's environments; the current folder is searched as by ``python -m``.
+
+    :param packages: Their names.
+    :raises SettingsError: If one cannot be found.
+    """
+    for package in packages:
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            if not f"{package}.".startswith(f"{error.name}."):
+                raise
+            raise SettingsError(f"`--gym-packages` must name packages that can be imported. Received {package!r}.") from error
 
 
 def key_value(text: str) -> tuple[str, Any]:
@@ -14,6 +78,7 @@ def key_value(text: str) -> tuple[str, Any]:
     A pair ``key:value`` as rl_zoo3 takes them; the value is a Python literal, or else a string.
 
     :param text: What the user wrote.
+    :return: Key and value.
     :raises argparse.ArgumentTypeError: If there is no colon.
     """
     key, colon, value = text.partition(":")
