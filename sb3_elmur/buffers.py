@@ -6,7 +6,7 @@ so that chain c holds the segments c * k, ..., c * k + k - 1 of its episode. Wha
 first memory and the observations since, is carried over.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sb3_elmur.core.backbone import Chains
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.observations import map_observations
 
 
 class _ChainIndex(NamedTuple):
@@ -82,10 +83,12 @@ class _SegmentStorage(RolloutBuffer):
         def extend(empty: np.ndarray) -> np.ndarray:
             return np.zeros((reach + len(empty), *empty.shape[1:]), dtype=empty.dtype)
 
-        self._timeline = _map(extend, self.observations)
+        self._timeline = map_observations(extend, self.observations)
         if carried is not None:
-            _map(lambda new, old: new.__setitem__(slice(reach), old[position : position + reach]), self._timeline, carried)
-        self.observations = _map(lambda timeline: timeline[reach:], self._timeline)
+            map_observations(
+                lambda new, old: new.__setitem__(slice(reach), old[position : position + reach]), self._timeline, carried
+            )
+        self.observations = map_observations(lambda timeline: timeline[reach:], self._timeline)
         self.positions = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self._record_of = np.full((self.buffer_size, self.n_envs), -1)
         self._records: list[tuple[Memory, ...]] = []
@@ -144,7 +147,7 @@ class _SegmentStorage(RolloutBuffer):
         time = np.arange(length.max())
         index = np.minimum(self.chain_length - 1 - length[:, None] + time, self.chain_length - 2)
         env = np.arange(self.n_envs)[:, None]
-        observations = _map(
+        observations = map_observations(
             lambda timeline: self.to_torch(timeline[index, env].reshape(-1, *timeline.shape[2:])), self._timeline
         )
         first = th.as_tensor(position < self.chain_length, device=self._fresh[0].position.device)
@@ -216,7 +219,9 @@ class _SegmentStorage(RolloutBuffer):
         rows = th.as_tensor(chains.record, device=device)
         memories = [memory.rows(rows) for memory in self._table]
         return RecurrentRolloutBufferSamples(
-            observations=_map(lambda timeline: self.to_torch(timeline[time + self.chain_length - 1, env]), self._timeline),
+            observations=map_observations(
+                lambda timeline: self.to_torch(timeline[time + self.chain_length - 1, env]), self._timeline
+            ),
             actions=self.to_torch(self.actions[real]),
             old_values=self.to_torch(self.values[real]),
             old_log_prob=self.to_torch(self.log_probs[real]),
@@ -239,10 +244,3 @@ class SegmentRolloutBuffer(_SegmentStorage):
 
 class SegmentDictRolloutBuffer(_SegmentStorage, DictRolloutBuffer):  # type: ignore[misc]
     """Rollout buffer of whole segments for Dict observations; arguments as :class:`_SegmentStorage`."""
-
-
-def _map(function: Callable[..., Any], *observations: Any) -> Any:
-    """Apply a function to an array of observations, or to each entry of a dictionary of them."""
-    if isinstance(observations[0], dict):
-        return {key: function(*(entry[key] for entry in observations)) for key in observations[0]}
-    return function(*observations)

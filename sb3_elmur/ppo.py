@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.core.backbone import PolicyState
+from sb3_elmur.observations import map_observations
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 
 
@@ -226,10 +227,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         if not cut:
             return
         last = [infos[i]["terminal_observation"] for i in cut]
-        stacked = (
-            {key: np.stack([obs[key] for obs in last]) for key in last[0]} if isinstance(last[0], dict) else np.stack(last)
-        )
-        obs, _ = self.policy.obs_to_tensor(stacked)
+        obs, _ = self.policy.obs_to_tensor(map_observations(lambda *arrays: np.stack(arrays), *last))
         rows = th.as_tensor(cut, device=self.device)
         with th.no_grad():
             values: Tensor = self.policy.predict_values(obs, state.rows(rows), th.zeros_like(rows))
