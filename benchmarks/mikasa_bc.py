@@ -38,7 +38,7 @@ from sb3_elmur.datasets.normalizing import FILE as NORMALIZATION
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.evaluation.corridors import run_episodes, wilson_interval
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "mikasa_bc"
 MODEL = "model.zip"

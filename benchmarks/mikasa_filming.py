@@ -21,7 +21,7 @@ from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
 from sb3_elmur.envs.mikasa.env import MikasaEnv
 from sb3_elmur.envs.mikasa.experts import RememberExpert
 from sb3_elmur.envs.mikasa.observations import observe_rgb
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 TASK, COLORS, CUE = "RememberColor3", 3, 5  # steps for which the cue is shown
 ENV_ID = f"Mikasa{TASK}-v0"

@@ -44,7 +44,7 @@ from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation.corridors import Corridors, run_episodes
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)

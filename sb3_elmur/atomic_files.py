@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Files that are either complete or absent, whatever interrupts their writing."""
 
 import os
 from collections.abc import Iterator
@@ -7,16 +7,37 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
     """
-    Path of a temporary file beside ``path``, renamed to ``path`` at the end, or deleted if an error occurs.
+    Write a file under a temporary name beside its own, which it gets once its bytes are on the disk.
 
-    :param path: The file to create or to replace; the temporary name has the same suffix.
+    If an error occurs, the temporary file is deleted.
+
+    :param path: The file to create; the temporary name has the same suffix.
+    :param replace: Whether to replace a file of that name. Otherwise, of several processes that create it, only one does.
+    :return: The temporary name, which must be a file at the end of the context.
+    :raises FileExistsError: If the file is there, and must not be replaced.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name last through a loss of power; Windows, which cannot open folders, sees to it itself."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -19,7 +19,7 @@ COMMANDS = {
     "bc": ("sb3_elmur.bc.command:main", "train a policy by behaviour cloning"),
     "evaluate": ("sb3_elmur.evaluation.command:main", "evaluate a saved model over very long episodes"),
     "inspect": ("sb3_elmur.inspection.command:main", "look into the memory of a saved model in an episode"),
-    "record": ("sb3_elmur.recording.recorder:main", "record an expert's episodes for behaviour cloning"),
+    "record": ("sb3_elmur.recording.command:main", "record an expert's episodes for behaviour cloning"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 
 MISTAKES = (ValueError, TypeError, ImportError, OSError, gymnasium.error.Error)
-Main = Callable[[Sequence[str] | None], None]
+Main = Callable[..., None]  # of the command line, or of nothing for that of the process
 
 
 class SettingsError(ValueError):

@@ -20,7 +20,7 @@ from compare.claims import Holder, claim, wait_for_claim
 from compare.matrix import Agent, Demonstrations, Environment, Matrix
 from compare.settings import find_algorithm, resolve
 from compare.sources import source_hash
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 GREEDY, SAMPLED = "evaluations", "sampled"  # keys of a result
 EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations

@@ -51,7 +51,7 @@ class Demonstrations:
     What behaviour cloning learns from.
 
     :param episodes: Number of episodes.
-    :param expert: See :func:`sb3_elmur.recording.recorder.record`.
+    :param expert: See :func:`sb3_elmur.recording.record.record`.
     :param noise: Share of steps at which a random action is played, while the expert's is recorded.
     :param env_kwargs: Arguments of the environment in which they are recorded.
     """

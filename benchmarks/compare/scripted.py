@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium
 
 from compare.algorithm import Job, Played, Trained
-from sb3_elmur.recording.recorder import Recorder, make_act
+from sb3_elmur.recording.experts import make_act
+from sb3_elmur.recording.recorder import Recorder
 
 
 @dataclass(frozen=True)

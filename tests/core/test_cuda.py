@@ -18,7 +18,7 @@ from sb3_elmur.core.elmur import MemoryCore
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation.corridors import Corridors, run_episodes
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="there is no CUDA device")
 

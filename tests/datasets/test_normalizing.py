@@ -18,7 +18,7 @@ from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.evaluation import command as evaluation_command
 from sb3_elmur.models import find_normalization
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 ENV = "Pendulum-v1"
 OBSERVED = {"far": spaces.Box(1e3, 2e3, (2,)), "image": spaces.Box(0, 255, (3, 3, 1), np.uint8)}

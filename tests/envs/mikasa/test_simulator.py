@@ -26,7 +26,7 @@ from sb3_elmur.envs import MikasaEnv, MikasaVecEnv
 from sb3_elmur.envs.mikasa.experts import EXPERTS, RememberExpert
 from sb3_elmur.envs.mikasa.observations import things
 from sb3_elmur.envs.mikasa.tasks import TASKS
-from sb3_elmur.recording.recorder import record
+from sb3_elmur.recording import record
 
 pytestmark = [pytest.mark.mikasa, pytest.mark.filterwarnings("ignore")]
 all_tasks = pytest.mark.parametrize("task", TASKS)

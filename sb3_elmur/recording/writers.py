@@ -1,0 +1,152 @@
+"""Formats in which episodes are recorded: a folder of .npz files, and a Minari data set."""
+
+import json
+import os
+import re
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from tqdm import tqdm
+
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.datasets.episodes import import_minari
+from sb3_elmur.recording.recorder import Recorder
+
+SETTINGS = "recording.json"
+Settings = dict[str, Any]
+
+
+def write_npz(recorder: Recorder, output: Path, n_episodes: int, settings: Settings, progress_bar: bool) -> None:
+    """
+    Write the episodes that are not there yet, each complete or not at all.
+
+    :param recorder: Plays them.
+    :param output: Where the files go.
+    :param n_episodes: How many there are to be in the end.
+    :param settings: How they are made, for ``recording.json``.
+    :param progress_bar: Whether to show one.
+    :raises ValueError: If the episodes that are there were made in another way.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    _claim(output, settings)
+    paths = [output / f"train_data_{index}.npz" for index in range(n_episodes)]
+    for index in _progress([index for index, path in enumerate(paths) if not path.exists()], n_episodes, progress_bar):
+        arrays, successes, _ = recorder.play(index)
+        steps = len(successes)
+        arrays = {key: array[:steps] for key, array in arrays.items()}
+        if any(success is not None for success in successes):
+            arrays["success"] = np.array([bool(success) for success in successes], dtype=np.int64)
+        arrays["done"] = (np.arange(steps) == steps - 1).astype(np.int64)
+        with atomic_path(paths[index]) as path, zipfile.ZipFile(path, "w") as archive:
+            for key, array in arrays.items():  # as `np.savez`, which reserves some keys
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Settings, progress_bar: bool) -> None:
+    """
+    Write a Minari data set, lossless images included, which appears when it is complete.
+
+    :param recorder: Plays the episodes.
+    :param output: Its folder, named as the data set.
+    :param n_episodes: Number of episodes.
+    :param settings: How they are made, for ``recording.json``.
+    :param progress_bar: Whether to show one.
+    :raises ValueError: If ``output`` is there already or is not named as Minari demands.
+    :raises DependencyNotInstalled: Without Minari.
+    """
+    minari = import_minari()
+    output = output.absolute()  # Minari hands relative paths on to what resolves them anew
+    name = output.name
+    if not re.fullmatch(r"[-\w]+-v\d+", name):
+        raise ValueError(f"`output` must end in a name of letters, digits, - and _, such as tmaze-v0. Received {name!r}.")
+    if output.exists():
+        raise ValueError(f"`output` must not exist: a Minari data set is recorded in one go. Received '{output}'.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    def buffer(index: int) -> Any:
+        arrays, successes, terminated = recorder.play(index)
+        last = np.arange(len(successes)) == len(successes) - 1
+        is_dict = isinstance(recorder.env.observation_space, spaces.Dict)
+        return minari.data_collector.EpisodeBuffer(
+            seed=recorder.seed + index,
+            observations={key: arrays[key] for key in recorder.observed} if is_dict else arrays["observation"],
+            actions=arrays["action"],
+            rewards=arrays["reward"],
+            terminations=last & terminated,
+            truncations=last & (not terminated),
+        )
+
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output.parent) as root, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="minari")  # asks for the author's address, among others
+        with _environment_variable("MINARI_DATASETS_PATH", root):
+            minari.create_dataset_from_buffers(
+                name,
+                (buffer(index) for index in _progress(range(n_episodes), n_episodes, progress_bar)),
+                env=recorder.env,
+                algorithm_name=settings["expert"],
+                jpeg_encoding=False,
+            )
+        (Path(root) / name / SETTINGS).write_text(_to_json(settings))
+        os.replace(Path(root) / name, output)
+
+
+WRITERS: dict[str, Callable[[Recorder, Path, int, Settings, bool], None]] = {"npz": write_npz, "minari": write_minari}
+
+
+def _claim(folder: Path, settings: Settings) -> None:
+    """
+    Note the settings in a folder without episodes, or demand that they are those noted there, versions aside.
+
+    Of several recordings that begin at once, one notes its settings, and the others compare theirs.
+    """
+    path = folder / SETTINGS
+    has_episodes = any(folder.glob("*.npz"))  # looked for first: settings are noted before episodes
+    if not path.exists():
+        if has_episodes:
+            raise ValueError(f"`output` must hold no episodes but recorded ones. Received '{folder}', without {SETTINGS}.")
+        try:
+            with atomic_path(path, replace=False) as temporary:
+                temporary.write_text(_to_json(settings))
+            return
+        except FileExistsError:
+            pass  # another recording was faster
+    try:
+        noted = {"noise": 0.0} | json.loads(path.read_text())
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"'{path}' does not say how a folder was recorded: {error}") from error
+    for name, value in settings.items():
+        if name != "versions" and noted.get(name) != value:
+            raise ValueError(
+                f"`output` must be recorded with one `{name}`: '{path}' has {noted.get(name)!r}. Received {value!r}."
+            )
+
+
+def _to_json(settings: Settings) -> str:
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def _progress(indices: Sequence[int], total: int, show: bool) -> Iterable[int]:
+    """The indices, the last ones of ``total``, and maybe a progress bar."""
+    return tqdm(indices, total=total, initial=total - len(indices), unit="episode", disable=not show)
+
+
+@contextmanager
+def _environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,48 @@
+"""Atomic files: complete or absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sb3_elmur.atomic_files import atomic_path
+
+
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
+    path.write_text("old")
+    with pytest.raises(KeyError), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("replace"), replace(*names)))
+    with atomic_path(tmp_path / "model.zip") as temporary:
+        temporary.write_text("new")
+    assert order[:2] == ["fsync", "replace"]
+
+
+def test_a_file_that_is_not_to_be_replaced_stays(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    with atomic_path(path, replace=False) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), atomic_path(path, replace=False) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
