@@ -19,7 +19,7 @@ import numpy as np
 import sb3_contrib
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
-from demo import LENGTH, corridor_success, read_settings
+from demo import LENGTH, corridor_success, demo_settings
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_elmur
@@ -56,7 +56,7 @@ def run(job: tuple[str, int, int]) -> dict[str, Any]:
     """Train one agent with one seed and evaluate it."""
     agent, seed, steps = job
     th.set_num_threads(1)
-    settings = read_settings()
+    settings = demo_settings()
     env = TMazeVecEnv(settings.pop("n_envs"), length=LENGTH, seed=seed, **settings.pop("env_kwargs"))
     del settings["n_timesteps"], settings["policy"]
     policy_kwargs, arguments = settings.pop("policy_kwargs") | FIXED, AGENTS[agent]

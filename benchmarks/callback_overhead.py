@@ -13,16 +13,15 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
-import yaml
 from common import RESULTS, markdown_table, provenance, write_json
 from stable_baselines3.common.logger import configure
 
 from sb3_elmur import MemoryCallback, RecurrentPPO
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.monitoring.tracing import SegmentTrace
+from sb3_elmur.settings import read_settings, schedule
 
 ALGORITHM_KEYS = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "bptt_segments")
 SETTINGS: dict[str, dict[str, Any]] = {  # environment id: what differs from zoo_configs/ppo_elmur.yml
@@ -76,10 +75,10 @@ class TimedCallback(MemoryCallback):
 
 def measure(env_id: str, changes: dict[str, Any], measurements: int, seed: int) -> dict[str, Any]:
     """Train for some measurements, and tell CPU seconds per measurement, per panel, and of training between measurements."""
-    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text())[env_id] | changes
+    settings = read_settings("ppo_elmur.yml", env_id) | changes
     env = make_batch(env_id, settings["n_envs"], settings.get("env_kwargs"))
     arguments = {key: settings[key] for key in ALGORITHM_KEYS if key in settings}
-    rate = float(settings["learning_rate"].removeprefix("lin_"))
+    rate = schedule(settings["learning_rate"])
     model = RecurrentPPO("ElmurPolicy", env, rate, policy_kwargs=settings["policy_kwargs"], seed=seed, **arguments)
     with tempfile.TemporaryDirectory() as folder:
         model.set_logger(configure(folder, ["tensorboard", "csv"]))

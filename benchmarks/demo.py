@@ -15,24 +15,22 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-import yaml
 from common import provenance, write_file, write_json
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation.corridors import Corridors
+from sb3_elmur.settings import read_settings, schedule
 
 ENV_ID = "TMazePassive30-v0"
 LENGTH = 30
@@ -43,12 +41,10 @@ CHANCE = 0.5
 AGENTS = {"ELMUR": "elmur", "PPO without memory": "ppo"}
 
 
-def read_settings() -> dict[str, Any]:
+def demo_settings() -> dict[str, Any]:
     """The hyper-parameters of ``ENV_ID``, in the zoo's grammar, and the schedule resolved."""
-    text = files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text()
-    settings = yaml.safe_load(text)[ENV_ID]
-    settings["learning_rate"] = LinearSchedule(float(settings["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
-    return settings
+    settings = read_settings("ppo_elmur.yml", ENV_ID)
+    return settings | {"learning_rate": schedule(settings["learning_rate"])}
 
 
 def train(agent: str, seed: int, output: Path, progress_bar: bool) -> float:
@@ -64,7 +60,7 @@ def train(agent: str, seed: int, output: Path, progress_bar: bool) -> float:
     th.set_num_threads(1)
     if not progress_bar:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
-    settings = read_settings()
+    settings = demo_settings()
     n_envs, steps = settings.pop("n_envs"), settings.pop("n_timesteps")
     env = VecMonitor(TMazeVecEnv(n_envs, length=LENGTH, seed=seed, **settings.pop("env_kwargs")))
     policy, policy_kwargs = settings.pop("policy").split(".")[-1], settings.pop("policy_kwargs")
@@ -158,7 +154,7 @@ def main() -> None:
     seed, output = arguments.seed, arguments.output
     output.mkdir(parents=True, exist_ok=True)
 
-    settings = read_settings()
+    settings = demo_settings()
     segment_length = settings["policy_kwargs"]["segment_length"]
     print(f"Training ELMUR on T-Maze ({LENGTH} steps, {LENGTH // segment_length} segments), and PPO without memory beside it.")
     start = time.perf_counter()

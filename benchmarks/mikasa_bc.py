@@ -18,13 +18,11 @@ import json
 import tempfile
 import time
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
-import yaml
 from common import RESULTS, markdown_table, provenance, write_json
 from mikasa_answers import label_answers
 from stable_baselines3.common.env_util import make_vec_env
@@ -39,6 +37,7 @@ from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.evaluation.corridors import run_episodes, wilson_interval
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
+from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_bc"
 MODEL = "model.zip"
@@ -104,7 +103,7 @@ def demonstrate(task: str, data: Path) -> Path:
 
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
-    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[f"Mikasa{task}-v0"]
+    settings = read_settings("bc_elmur.yml", f"Mikasa{task}-v0")
     policy_kwargs = settings["policy_kwargs"] | (AGENTS | ABLATION)[agent]
     env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
     episodes = NpzEpisodes(demonstrate(task, data), env.observation_space, env.action_space)

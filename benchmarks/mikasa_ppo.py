@@ -18,21 +18,20 @@ import itertools
 import json
 import tempfile
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
-import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_bc import AGENTS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
-from rl_zoo3.utils import get_callback_list, linear_schedule
+from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_elmur import RecurrentPPO
+from sb3_elmur.settings import read_settings, schedule
 
 FOLDER = RESULTS / "mikasa_ppo"
 TASK = "RememberColor3"
@@ -101,7 +100,7 @@ class Run:
     def __init__(self, start: str, agent: str, seed: int, runs: Path, clones: Path, data: Path) -> None:
         self.name = f"{start} {agent} {seed}".replace(" ", "_")
         self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
-        zoo = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("ppo_elmur.yml").read_text())[f"Mikasa{TASK}-v0"]
+        zoo = read_settings("ppo_elmur.yml", f"Mikasa{TASK}-v0")
         settings = zoo | STARTS[start]
         env = make_vec_env(f"Mikasa{TASK}-v0", settings["n_envs"])
         judging = make_vec_env(f"Mikasa{TASK}-v0", N_ENVS)
@@ -118,8 +117,7 @@ class Run:
             self.env.seed(seed + self.model.num_timesteps)
             return
         arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
-        if isinstance(settings["learning_rate"], str):
-            arguments["learning_rate"] = linear_schedule(float(settings["learning_rate"].removeprefix("lin_")))
+        arguments["learning_rate"] = schedule(settings["learning_rate"])
         arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
         if start == "cloned":
             if not (clone / MODEL).exists():

@@ -19,12 +19,10 @@ import itertools
 import json
 import tempfile
 import time
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch as th
-import yaml
 from common import RESULTS, markdown_table, provenance, write_json
 from mikasa_answers import THING
 from mikasa_bc import AGENTS, EVALUATION, NOISE, clone, judge, two_phases
@@ -36,6 +34,7 @@ from sb3_elmur import RecurrentPPO
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.encoders import FourLayerCNN, FourLayerExtractor
+from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_rgb"
 N_ENVS = 4
@@ -84,7 +83,7 @@ def learn_to_see(encoder: FourLayerCNN, images: np.ndarray, shown: np.ndarray, r
 
 def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
-    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml").read_text())[ENV_ID]
+    settings = read_settings("bc_elmur.yml", ENV_ID)
     policy_kwargs = settings["policy_kwargs"] | POLICY | AGENTS[agent]
     images, answers = demonstrate(data)
     env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=SEEN)

@@ -23,17 +23,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-import yaml
 from common import RESULTS, markdown_table, provenance, write_file, write_json
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import RecurrentPPO, resize_memory
@@ -45,6 +42,7 @@ from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation.corridors import Corridors, run_episodes
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
+from sb3_elmur.settings import read_settings, schedule
 
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -116,7 +114,7 @@ EXPERIMENTS = {
 def load_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings of the zoo's file, and what the experiment changes."""
     name = "bc_elmur.yml" if experiment.kind == "bc" else "ppo_elmur.yml"
-    settings = yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(name).read_text())[experiment.env_id]
+    settings = read_settings(name, experiment.env_id)
     settings |= experiment.settings
     settings["policy_kwargs"] = settings["policy_kwargs"] | experiment.policy_kwargs
     return settings
@@ -145,7 +143,7 @@ def train_online(settings: dict[str, Any], env_id: str, seed: int, callback: Bas
     env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
     env = VecMonitor(make_batch(env_id, settings.pop("n_envs"), env_kwargs))
     n_timesteps = settings.pop("n_timesteps")
-    settings["learning_rate"] = LinearSchedule(float(settings["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
+    settings["learning_rate"] = schedule(settings["learning_rate"])
     model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
     return model.learn(n_timesteps, callback)
 

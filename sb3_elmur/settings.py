@@ -1,14 +1,168 @@
-"""Names and values that users write in YAML, checked before anything runs: each error names them and what is allowed."""
+"""Names and values that users write in YAML, read and checked before anything runs: errors name them and what is allowed."""
 
+import ast
 import inspect
+import reprlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from gymnasium.error import DependencyNotInstalled
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from torch import nn, optim
 
 T = TypeVar("T")
+DEFAULT = "default"  # key of the settings of all environments that have none of their own
+SCHEDULE = "lin_"  # before a number: the value falls from it to 0
 CLASS_ENDINGS = ("_class", "_fn")  # of arguments of a policy that are classes
+BASES: dict[str, type] = {
+    "features_extractor_class": BaseFeaturesExtractor,
+    "optimizer_class": optim.Optimizer,
+    "activation_fn": nn.Module,
+}
+MOVED = {  # modules of version 0.1, whose classes may stand in YAML files
+    "sb3_elmur.exploration": "sb3_elmur.callbacks",
+    "sb3_elmur.cloning_callback": "sb3_elmur.bc.callback",
+    "sb3_elmur.monitor": "sb3_elmur.monitoring.monitor",
+    "sb3_elmur.elmur": "sb3_elmur.core.elmur",
+    "sb3_elmur.cells": "sb3_elmur.core.cells",
+    "sb3_elmur.backbone": "sb3_elmur.core.backbone",
+}
+UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = 120
+_shortened.maxlevel = 3
+
+
+# Files
+
+
+def read_settings(file: str | Path, env_id: str) -> dict[str, Any]:
+    """
+    Settings of one environment, or else those of ``default``, which is said aloud.
+
+    :param file: A name in ``zoo_configs``, such as ``"ppo_elmur.yml"``, or the path of a YAML file of the same grammar.
+    :param env_id: Registered id.
+    :return: Values by name.
+    :raises OSError: If the file cannot be read.
+    :raises ValueError: If it is not YAML, or has neither.
+    """
+    by_environment = read_file(file)
+    for key in (env_id, DEFAULT):
+        if key in by_environment:
+            _check_mapping(f"`{key}` of {file}", by_environment[key])
+            if key == DEFAULT:
+                print(f"{file} has no settings for {env_id}: those of `{DEFAULT}` are taken.")
+            return by_environment[key]
+    known = ", ".join(by_environment) or "nothing"
+    raise ValueError(f"{file} has no settings for {env_id}, and no `{DEFAULT}`. Give it one of these keys. It has {known}.")
+
+
+def read_file(file: str | Path) -> dict[str, Any]:
+    """
+    What a YAML file maps.
+
+    :param file: As for :func:`read_settings`.
+    :return: Values by key.
+    :raises OSError: If the file cannot be read.
+    :raises ValueError: If it is not YAML, or no mapping.
+    """
+    path = packaged(file) if isinstance(file, str) else file
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UNREADABLE as error:  # PyYAML leaks what converts its scalars
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    _check_mapping(str(file), content)
+    return content
+
+
+def _check_mapping(where: str, content: object) -> None:
+    """Without pydantic, which behaviour cloning does without."""
+    if not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
+        raise ValueError(f"{where} must map names to values. Received {_shortened.repr(content)}.")
+
+
+def packaged(name: str) -> Path:
+    """
+    :param name: Of a file of ``zoo_configs``.
+    :return: Where it is.
+    """
+    return Path(str(files("sb3_elmur.zoo_configs").joinpath(name)))
+
+
+# Values
+
+
+def schedule(value: Any) -> Any:
+    """
+    What rl_zoo3 makes of ``lin_<x>``: a schedule that falls from x to 0.
+
+    :param value: From YAML. What is no text stays what it is.
+    :return: A schedule, or the value.
+    :raises ValueError: If it is another text.
+    """
+    if not isinstance(value, str):
+        return value
+    number = as_number(value.removeprefix(SCHEDULE))
+    if number is None or not value.startswith(SCHEDULE):
+        raise ValueError(f"A schedule must be a number, or '{SCHEDULE}<number>'. Received {value!r}.{_hint(as_number(value))}")
+    return LinearSchedule(number, 0.0, 1.0)
+
+
+def as_literal(value: Any) -> Any:
+    """
+    What rl_zoo3 would evaluate, read without evaluating it: ``"dict(net_arch=[64], activation_fn=nn.ReLU)"``.
+
+    :param value: From YAML. What is no text stays what it is.
+    :return: Literals, ``dict(...)`` of them, and classes of :mod:`torch.nn`.
+    :raises ValueError: If the text says anything else.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return _read(ast.parse(value.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"Text must be a Python literal, or `dict(...)` of literals and of classes `nn.<name>`. Received {value!r}."
+        ) from error
+
+
+def _read(node: ast.expr) -> Any:
+    match node:
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_read(key): _read(value) for key, value in zip(keys, values, strict=True) if key is not None}
+        case ast.List(elts=elements):
+            return [_read(element) for element in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_read(element) for element in elements)
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords) if all(keyword.arg for keyword in keywords):
+            return {keyword.arg: _read(keyword.value) for keyword in keywords}
+        case ast.Attribute(value=ast.Name(id="nn"), attr=name) if isinstance(getattr(nn, name, None), type):
+            return getattr(nn, name)
+        case _:
+            return ast.literal_eval(node)
+
+
+def as_number(value: object) -> float | None:
+    """The number that a text says, or ``None`` if it says none, or is no text."""
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _hint(number: float | None) -> str:
+    return "" if number is None else f" To YAML that is text; a number has a point: {number:.1e}."
+
+
+# Checks
 
 
 def check_known(what: str, names: Iterable[object], known: Iterable[object]) -> None:
@@ -34,64 +188,38 @@ def check_type(where: str, value: object, hint: Any, or_else: str = "") -> None:
     """
     if conforms(value, hint):
         return
-    message = f"{where} must be {inspect.formatannotation(hint).replace('typing.', '')}{or_else}. Received {value!r}."
+    message = f"{where} must be {inspect.formatannotation(hint).replace('typing.', '')}{or_else}."
     number = as_number(value)
-    if number is not None and conforms(number, hint):
-        message += f" To YAML that is text; a number has a point: {number:.1e}."
-    raise ValueError(message)
-
-
-def as_number(value: object) -> float | None:
-    """The number that a text says, if it is a text and says one."""
-    try:
-        return float(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+    explanation = _hint(number) if conforms(number, hint) else ""
+    raise ValueError(f"{message} Received {_shortened.repr(value)}.{explanation}")
 
 
 def conforms(value: Any, hint: Any) -> bool:
     """
     Whether a value is what an annotation says. An integer is a float too, but no bool is a number.
 
-    :param value: From YAML, where a tuple is a list; classes are there in strings that rl_zoo3 evaluates.
-    :param hint: The annotation. What is no class, such as ``Literal``, is left to whom the value is for.
+    :param value: From YAML, where a tuple is a list.
+    :param hint: The annotation.
+    :raises DependencyNotInstalled: If pydantic is missing.
     """
-    kind, arguments = get_origin(hint) or hint, get_args(hint)
-    if hint is Any:
+    try:
+        from pydantic import ConfigDict, TypeAdapter, ValidationError
+        from pydantic.errors import PydanticUserError
+    except ImportError as error:
+        raise DependencyNotInstalled('pydantic is missing: run `pip install "sb3-elmur[zoo]"`.') from error
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    except PydanticUserError:  # an annotation of which nothing can be checked
         return True
-    if kind in (Union, UnionType):
-        return any(conforms(value, option) for option in arguments)
-    if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
-    if kind is type and arguments:
-        return isinstance(value, type) and (not isinstance(arguments[0], type) or issubclass(value, arguments[0]))
-    if kind is dict and arguments:
-        return isinstance(value, dict) and all(
-            conforms(key, arguments[0]) and conforms(item, arguments[1]) for key, item in value.items()
-        )
-    if kind in (list, tuple):
-        each_is = arguments[0] if arguments and (kind is list or arguments[-1] is ...) else Any
-        return isinstance(value, list if kind is list else list | tuple) and all(conforms(item, each_is) for item in value)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
-    """
-    Annotations of a constructor's arguments, and of those that it hands on to its base classes as ``**kwargs``.
-
-    :param cls: The class. Keyword arguments that it collects as ``**unknown`` it refuses.
-    :param without: Arguments to leave out, beside ``self``.
-    """
-    types: dict[str, Any] = {}
-    for base in cls.__mro__:
-        constructor = inspect.getattr_static(base, "__init__")
-        hints = get_type_hints(constructor)
-        parameters = inspect.signature(constructor).parameters.values()
-        named = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        types = {name: hints.get(name, Any) for name in named} | types
-        if not any(each.kind is each.VAR_KEYWORD and each.name != "unknown" for each in parameters):
-            break
-    return {name: hint for name, hint in types.items() if name not in {"self", *without}}
+    if not adapter.pydantic_complete:  # it names what is not there
+        return True
+    for candidate in (value, tuple(value)) if isinstance(value, list) else (value,):
+        try:
+            adapter.validate_python(candidate)
+        except (ValidationError, RecursionError):
+            continue
+        return not (isinstance(value, int) and abs(value) >= 2**63)  # which no counter holds
+    return False
 
 
 def build(cls: type[T], where: str, given: object) -> T:
@@ -115,21 +243,67 @@ def build(cls: type[T], where: str, given: object) -> T:
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
-def find_class(path: str) -> type | None:
+def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
     """
-    The class of a dotted path, or None if there is none.
+    Annotations of a constructor's arguments, and of those that it hands on to its base classes as ``**kwargs``.
 
-    :param path: Such as ``"sb3_elmur.encoders.FourLayerExtractor"``.
-    :raises ModuleNotFoundError: If the module is there, but not what it imports.
+    :param cls: The class. Keyword arguments that it collects as ``**unknown`` it refuses.
+    :param without: Arguments to leave out, beside ``self``.
+    :return: Annotations by name.
+    """
+    types: dict[str, Any] = {}
+    for base in cls.__mro__:
+        constructor = inspect.getattr_static(base, "__init__")
+        hints = get_type_hints(constructor)
+        parameters = inspect.signature(constructor).parameters.values()
+        named = [
+            parameter.name
+            for parameter in parameters
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        ]
+        types = {name: hints.get(name, Any) for name in named} | types
+        if not any(parameter.kind is parameter.VAR_KEYWORD and parameter.name != "unknown" for parameter in parameters):
+            break
+    return {name: hint for name, hint in types.items() if name not in {"self", *without}}
+
+
+# Classes by their dotted paths
+
+
+def present_path(path: str) -> str:
+    """
+    Where a class of version 0.1 is now.
+
+    :param path: Dotted path, such as ``"sb3_elmur.exploration.ActionNoiseDecay"``.
+    :return: The present one, which a warning names if it is another.
     """
     module, _, name = path.rpartition(".")
+    if module not in MOVED:
+        return path
+    present = f"{MOVED[module]}.{name}"
+    warnings.warn(f"`{path}` has moved: write `{present}`.", FutureWarning, stacklevel=2)
+    return present
+
+
+def find_class(path: str, base: type = object) -> type | None:
+    """
+    The class of a dotted path, or ``None`` if there is none.
+
+    :param path: Such as ``"sb3_elmur.encoders.FourLayerExtractor"``.
+    :param base: Of which it must be a subclass; nothing is called to find out.
+    :return: The class.
+    :raises ModuleNotFoundError: If the module is there, but not what it imports.
+    """
+    module, _, name = present_path(path).rpartition(".")
+    if not module or not all(part.isidentifier() for part in module.split(".")):
+        return None
     try:
-        found = getattr(import_module(module), name, None) if module else None
+        attribute = getattr(import_module(module), name, None)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         return None
-    return found if isinstance(found, type) else None
+    return attribute if isinstance(attribute, type) and issubclass(attribute, base) else None
 
 
 def with_classes(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +311,15 @@ def with_classes(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Arguments of a policy, with classes in place of their dotted paths.
 
     :param arguments: Values by name; those of names that end in ``_class`` or ``_fn`` may be paths.
-    :raises ValueError: If there is no class of such a path.
+    :return: The same, but for the paths.
+    :raises ValueError: If there is no class of such a path, or none of the kind that the argument takes.
     """
-    found = dict(arguments)
+    resolved = dict(arguments)
     for name, value in arguments.items():
         if name.endswith(CLASS_ENDINGS) and isinstance(value, str):
-            found[name] = find_class(value)
-            if found[name] is None:
-                raise ValueError(f"`{name}` must be the dotted path of a class. Received {value!r}.")
-    return found
+            base = BASES.get(name, object)
+            kind = "a class" if base is object else f"a subclass of {base.__name__}"
+            resolved[name] = find_class(value, base)
+            if resolved[name] is None:
+                raise ValueError(f"`{name}` must be the dotted path of {kind}. Received {value!r}.")
+    return resolved

@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.models import STATISTICS_FILE as STATISTICS
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.settings import read_settings as read_file_settings
 from sb3_elmur.settings import with_classes
 
 ALGORITHM = "bc_elmur"
@@ -178,17 +178,8 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     :param options: Of :func:`parse`.
     :raises ValueError: If the file has none for the environment, or one that does not exist or is of the wrong kind.
     """
-    path = options.conf_file or files("sb3_elmur.zoo_configs").joinpath("bc_elmur.yml")
-    try:
-        by_environment = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(by_environment, dict):
-        raise ValueError(f"{path} must map environment ids to hyper-parameters. It holds {by_environment!r:.80}.")
-    found = by_environment.get(options.env, by_environment.get("default"))
-    if not isinstance(found, dict):
-        known_ids = ", ".join(map(str, by_environment))
-        raise ValueError(f"{path} has no hyper-parameters for {options.env!r}, and no `default`. It has {known_ids}.")
+    path = options.conf_file or "bc_elmur.yml"
+    found = read_file_settings(path, options.env)
     known = [*MODEL_OPTIONS, *(field.name for field in fields(BCConfig))]
     if unknown := [name for name in found if name not in known]:
         raise ValueError(f"{path} has the unknown hyper-parameter {unknown[0]!r}. Known are {', '.join(known)}.")

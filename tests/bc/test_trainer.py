@@ -957,7 +957,7 @@ def test_continuing_with_other_settings_is_refused(data: Path) -> None:
         (["--data", "nowhere"], r"nowhere must be a folder with \.npz files\. Found none: it does not exist\."),
         (["--data", "minari:nowhere-v0"], "nowhere-v0"),
         (["--conf-file", "nowhere.yml"], "nowhere.yml"),
-        (["--conf-file", "empty.yml"], r"empty\.yml must map environment ids to hyper-parameters\. It holds None\."),
+        (["--conf-file", "empty.yml"], r"empty\.yml must map names to values\. Received None\."),
         (["--conf-file", "broken.yml"], r"broken\.yml is not YAML: .*line 1"),
         (
             ["--conf-file", "key.yml"],
@@ -965,7 +965,7 @@ def test_continuing_with_other_settings_is_refused(data: Path) -> None:
         ),
         (
             ["--conf-file", "other.yml"],
-            rf"other\.yml has no hyper-parameters for '{ENV}', and no `default`\. It has CartPole-v1\.",
+            rf"other\.yml has no settings for {ENV}, and no `default`.* CartPole-v1\.",
         ),
         (["--conf-file", "text.yml"], r"`learning_rate` must be a number in \[0, inf\)\. Received '1e-3'\."),
         (["--conf-file", "kwargs.yml"], r"`policy_kwargs` must map arguments to values\. Received 'dict\(d_model=8\)'\."),
