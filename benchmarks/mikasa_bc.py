@@ -32,9 +32,9 @@ from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
-from sb3_elmur.datasets.normalizing import FILE as NORMALIZATION
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.evaluation.corridors import run_episodes, wilson_interval
+from sb3_elmur.models import STATISTICS_FILE as NORMALIZATION
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings
