@@ -20,7 +20,8 @@ from typing import Any
 import popgym.envs
 from common import RESULTS, markdown_table, provenance, write_json
 
-from sb3_elmur.envs.popgym.experts import TASKS, make_expert
+from sb3_elmur.envs.popgym import TASKS
+from sb3_elmur.envs.popgym.experts import make_expert
 
 
 def evaluate(task: str, n_episodes: int) -> dict[str, Any]:

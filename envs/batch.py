@@ -22,12 +22,12 @@ NATIVE: dict[str, type[NativeVecEnv] | type[MikasaVecEnv]] = {
 
 def native_batch(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callable[[int], VecEnv] | None:
     """
-    What makes the native batch of an environment.
+    Find what makes the native batch of an environment.
 
-    :param env_id: registered id
-    :param env_kwargs: arguments beside those that the id stands for
-    :return: a function of the number of environments, or None where there is no native batch
-    :raises gymnasium.error.UnregisteredEnv: if the id is unknown
+    :param env_id: Registered id.
+    :param env_kwargs: Arguments beside those that the id stands for.
+    :return: A function of the number of environments, or None where there is no native batch.
+    :raises gymnasium.error.UnregisteredEnv: If the id is unknown.
     """
     spec = gymnasium.spec(env_id)
     batch_class = NATIVE.get(str(spec.entry_point))
@@ -42,10 +42,11 @@ def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = Non
     """
     Make a native batch where the environment has one, else copies of the environment.
 
-    :param env_id: registered id
-    :param n_envs: number of environments
-    :param env_kwargs: arguments beside those that the id stands for
-    :raises gymnasium.error.UnregisteredEnv: if the id is unknown
+    :param env_id: Registered id.
+    :param n_envs: Number of environments.
+    :param env_kwargs: Arguments beside those that the id stands for.
+    :return: The batch, or a ``DummyVecEnv`` of the copies.
+    :raises gymnasium.error.UnregisteredEnv: If the id is unknown.
     """
     native = native_batch(env_id, env_kwargs)
     return native(n_envs) if native else make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)

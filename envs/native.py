@@ -17,7 +17,12 @@ from .arguments import check_integer
 
 
 def action_bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the largest action of a ``Box`` or ``Discrete``."""
+    """
+    Find the smallest and the largest action.
+
+    :param space: A ``Box`` or ``Discrete``.
+    :return: Both, of the shape of an action.
+    """
     if isinstance(space, spaces.Box):
         return space.low, space.high
     assert isinstance(space, spaces.Discrete)
@@ -25,19 +30,20 @@ def action_bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
 
 
 class NativeVecEnv(VecEnv):
-    """``n_envs`` environments that step together, equal step by step to a ``DummyVecEnv`` of the single one.
+    """
+    ``n_envs`` environments that step together, equal step by step to a ``DummyVecEnv`` of the single one.
 
     After ``seed(s)``, environment i draws from ``self._rngs[i]`` what the single environment draws after
     ``reset(seed=s + i)``. A subclass implements :meth:`_start` and :meth:`_step`, and sets what it needs for
     :meth:`get_attr` before it calls this constructor.
 
-    :cvar STATE: names of arrays that hold one integer for each environment
-    :param n_envs: number of environments
-    :param observation_space: of a single environment
-    :param action_space: of a single environment
-    :param render_mode: None or "rgb_array"
-    :param seed: seed of the first environment; None seeds from the operating system
-    :raises ValueError: for an unknown render mode, or ``n_envs`` below 1
+    :cvar STATE: Names of arrays that hold one integer for each environment.
+    :param n_envs: Number of environments.
+    :param observation_space: Of a single environment.
+    :param action_space: Of a single environment.
+    :param render_mode: None or "rgb_array".
+    :param seed: Seed of the first environment; None seeds from the operating system.
+    :raises ValueError: For an unknown render mode, or ``n_envs`` below 1.
     """
 
     STATE: ClassVar[tuple[str, ...]] = ()
@@ -70,18 +76,20 @@ class NativeVecEnv(VecEnv):
 
     @abstractmethod
     def _start(self, rows: np.ndarray) -> np.ndarray:
-        """Start an episode in some environments.
+        """
+        Start an episode in some environments.
 
-        :param rows: their indices
-        :return: their first observations
+        :param rows: Their indices.
+        :return: Their first observations.
         """
 
     @abstractmethod
     def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Take a step in every environment.
+        """
+        Take a step in every environment.
 
-        :param actions: valid actions, shape (n_envs, ...)
-        :return: observations, which are this call's own, float32 rewards, terminated and truncated
+        :param actions: Valid actions, shape (n_envs, ...).
+        :return: Observations, which are this call's own, float32 rewards, terminated and truncated.
         """
 
     def _seeded(self, i: int) -> None:
@@ -96,9 +104,10 @@ class NativeVecEnv(VecEnv):
         return {}
 
     def reset(self) -> np.ndarray:
-        """Start an episode in every environment, with the seeds given since the last reset.
+        """
+        Start an episode in every environment, with the seeds given since the last reset.
 
-        :return: observations, shape (n_envs, ...)
+        :return: Observations, shape (n_envs, ...).
         """
         for i, seed in enumerate(self._seeds):
             if seed is not None:
@@ -110,11 +119,12 @@ class NativeVecEnv(VecEnv):
         return self._start(self._all)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of the next step.
+        """
+        Take the actions of the next step.
 
-        :param actions: elements of the action space, shape (n_envs, ...)
-        :raises ResetNeeded: before the first reset
-        :raises ValueError: for actions of another shape, type or range
+        :param actions: Elements of the action space, shape (n_envs, ...).
+        :raises ResetNeeded: Before the first reset.
+        :raises ValueError: For actions of another shape, type or range.
         """
         self._require_reset()
         actions = np.asarray(actions)
@@ -130,9 +140,10 @@ class NativeVecEnv(VecEnv):
         self._actions = actions.astype(expected.dtype)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Take the step that :meth:`step_async` said; an environment that ends starts its next episode at once.
+        """
+        Take the step that :meth:`step_async` said; an environment that ends starts its next episode at once.
 
-        :return: observations of shape (n_envs, ...), rewards and dones of shape (n_envs,), and one info per environment
+        :return: Observations of shape (n_envs, ...), rewards and dones of shape (n_envs,), and one info per environment.
         """
         observations, rewards, terminated, truncated = self._step(self._actions)
         dones = terminated | truncated
@@ -145,17 +156,24 @@ class NativeVecEnv(VecEnv):
         return observations, rewards, dones, infos
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each environment: its own value of the state, else the common value."""
+        """
+        Return an attribute of each environment: its own value of the state, else the common value.
+
+        :param attr_name: Its name.
+        :param indices: Environments; None stands for all.
+        :return: A value for each environment.
+        """
         value = getattr(self, attr_name)
         return [int(value[i]) if attr_name in self.STATE else value for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute.
+        """
+        Set an attribute.
 
-        :param attr_name: name of a state array, or of an attribute that all environments share
-        :param value: the new value
-        :param indices: environments to change; state only
-        :raises ValueError: if a shared attribute is to change in some environments only
+        :param attr_name: Name of a state array, or of an attribute that all environments share.
+        :param value: The new value.
+        :param indices: Environments to change; state only.
+        :raises ValueError: If a shared attribute is to change in some environments only.
         """
         if attr_name in self.STATE:
             getattr(self, attr_name)[list(self._get_indices(indices))] = value
@@ -167,9 +185,15 @@ class NativeVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of each environment.
+        """
+        Call a method of each environment.
 
-        :raises AttributeError: for a method that single environments of this batch do not have
+        :param method_name: Its name.
+        :param method_args: Its arguments.
+        :param indices: Environments; None stands for all.
+        :param method_kwargs: Its arguments by name.
+        :return: What it returned, for each environment.
+        :raises AttributeError: For a method that single environments of this batch do not have.
         """
         methods = self._methods()
         if method_name not in methods:
@@ -178,7 +202,13 @@ class NativeVecEnv(VecEnv):
         return [methods[method_name](i, *method_args, **method_kwargs) for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return False for each environment."""
+        """
+        Tell that no environment is wrapped.
+
+        :param wrapper_class: Any.
+        :param indices: Environments; None stands for all.
+        :return: False for each environment.
+        """
         return [False for _ in self._get_indices(indices)]
 
     def close(self) -> None:

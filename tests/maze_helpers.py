@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,14 @@ from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
-from sb3_elmur.envs.tmaze.env import REWARDS
+from sb3_elmur.envs.tmaze.config import REWARDS
 
 RIGHT, UP, LEFT, DOWN = range(4)
+
+
+def refusal(name: str, value: Any) -> str:
+    """What an error's message matches that names an argument and the value received."""
+    return rf"^`{name}` .* Received {re.escape(repr(value))}\.$"
 
 
 def started(seed: int = 0, **arguments: Any) -> TMazeEnv:

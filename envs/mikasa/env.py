@@ -11,12 +11,14 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from .episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
+from .observations import without_key
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
 class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
-    """A task of MIKASA-Robo, in which a robot arm must act on what it saw earlier.
+    """
+    A task of MIKASA-Robo, in which a robot arm must act on what it saw earlier.
 
     ## Description
     One of the 32 tasks of MIKASA-Robo (https://arxiv.org/abs/2502.10550) for a Franka Panda, as the package
@@ -63,13 +65,13 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
     ## Version History
     - v0: first version.
 
-    :param task: one of ``TASKS``
-    :param obs_mode: "state_cue", "state", "rgb" or "rgb_joints"
-    :param reward_mode: "dense" or "sparse"
-    :param camera_size: height and width of the images in pixels
-    :param render_mode: None or "rgb_array"
-    :raises ValueError: for an argument that is none of these
-    :raises DependencyNotInstalled: without ManiSkill, the suite, the shell games' mug, or a Vulkan driver where one is needed
+    :param task: One of ``TASKS``.
+    :param obs_mode: "state_cue", "state", "rgb" or "rgb_joints".
+    :param reward_mode: "dense" or "sparse".
+    :param camera_size: Height and width of the images in pixels.
+    :param render_mode: None or "rgb_array".
+    :raises ValueError: For an argument that is none of these.
+    :raises DependencyNotInstalled: Without ManiSkill, the suite, the shell games' mug, or a Vulkan driver where one is needed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
@@ -93,11 +95,12 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         self._running = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode.
+        """
+        Start an episode.
 
-        :param seed: of the episode, at most 2**32 - 1, and of the ones after it; None draws the next one
-        :param options: unused
-        :return: the first observation and an empty info
+        :param seed: Of the episode, at most 2**32 - 1, and of the ones after it; None draws the next one.
+        :param options: Unused.
+        :return: The first observation and an empty info.
         """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(SEED_LIMIT)) if seed is None else seed
@@ -106,12 +109,13 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         return single(observation), {}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take an action.
+        """
+        Take an action.
 
-        :param action: eight numbers, clipped to [-1, 1]
-        :return: observation, reward, terminated (never), truncated, and `is_success` and `success_at_end`
-        :raises ResetNeeded: before the first reset and after the end of an episode
-        :raises ValueError: if ``action`` is something else
+        :param action: Eight numbers, clipped to [-1, 1].
+        :return: Observation, reward, terminated (never), truncated, and `is_success` and `success_at_end`.
+        :raises ResetNeeded: Before the first reset and after the end of an episode.
+        :raises ValueError: If ``action`` is something else.
         """
         self._require_running()
         step = self.episodes.step(check_actions(action, ACTION_SHAPE)[None])
@@ -120,10 +124,12 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         return single(step.observation), float(step.reward[0]), False, self.episodes.ended, info
 
     def oracle_action(self) -> np.ndarray:
-        """Return the action of the task's scripted expert, which knows the answer and where everything is.
+        """
+        Return the action of the task's scripted expert, which knows the answer and where everything is.
 
-        :raises ResetNeeded: before the first reset and after the end of an episode
-        :raises ValueError: for a task without one
+        :return: Float32 of shape (8,).
+        :raises ResetNeeded: Before the first reset and after the end of an episode.
+        :raises ValueError: For a task without one.
         """
         self._require_running()
         if self._expert is None:
@@ -131,9 +137,10 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         return self._expert.act()
 
     def render(self) -> np.ndarray | None:
-        """Draw the table, and what the two cameras see.
+        """
+        Draw the table, and what the two cameras see.
 
-        :return: an RGB image in the mode "rgb_array", else None
+        :return: An RGB image in the mode "rgb_array", else None.
         """
         if self.render_mode is None:
             gymnasium.logger.warn("`render` does nothing without `render_mode='rgb_array'`.")
@@ -150,6 +157,10 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
 
 
 def single(observation: dict[str, Tensor]) -> Observation:
-    """The observation of the only episode, as arrays of its own."""
-    arrays = {key: values[0].cpu().numpy().copy() for key, values in observation.items()}
-    return arrays["observation"] if list(arrays) == ["observation"] else arrays
+    """
+    Take the observation of the only episode.
+
+    :param observation: By key, each (1, ...).
+    :return: Arrays of its own, each (...).
+    """
+    return without_key({key: values[0].cpu().numpy().copy() for key, values in observation.items()})

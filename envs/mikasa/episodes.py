@@ -26,11 +26,11 @@ class MikasaConfig:
     """
     What is played, and what of it is seen.
 
-    :param task: one of ``TASKS``
-    :param obs_mode: one of ``OBS_MODES``
-    :param reward_mode: "dense" or "sparse"
-    :param camera_size: height and width of images in pixels
-    :raises ValueError: for another value
+    :param task: One of ``TASKS``.
+    :param obs_mode: One of ``OBS_MODES``.
+    :param reward_mode: "dense" or "sparse".
+    :param camera_size: Height and width of images in pixels.
+    :raises ValueError: For another value.
     """
 
     task: str
@@ -55,10 +55,10 @@ class Step(NamedTuple):
     """
     What a step of B episodes brings, as tensors.
 
-    :param observation: by key, each (B, ...)
-    :param reward: (B,) float
-    :param success: whether the task is solved at the moment, (B,) bool
-    :param succeeded: whether it has been at any moment of the episode, (B,) bool
+    :param observation: By key, each (B, ...).
+    :param reward: (B,) float.
+    :param success: Whether the task is solved at the moment, (B,) bool.
+    :param succeeded: Whether it has been at any moment of the episode, (B,) bool.
     """
 
     observation: dict[str, Tensor]
@@ -73,9 +73,9 @@ class Episodes:
 
     The suite draws the hidden targets of all episodes whenever it resets any, so that no other way would be right.
 
-    :param config: what is played
-    :param n_envs: number of episodes B
-    :param render_mode: of ManiSkill
+    :param config: What is played.
+    :param n_envs: Number of episodes B.
+    :param render_mode: Of ManiSkill.
     """
 
     def __init__(self, config: MikasaConfig, n_envs: int, render_mode: str | None = None) -> None:
@@ -98,8 +98,8 @@ class Episodes:
         """
         Start all episodes.
 
-        :param seeds: of each, from 0 to 2**32 - 1
-        :return: first observations
+        :param seeds: Of each, from 0 to 2**32 - 1.
+        :return: First observations.
         """
         self._clear()
         observed, _ = self.simulation.reset(seed=[int(seed) for seed in seeds])
@@ -111,11 +111,12 @@ class Episodes:
         """
         Take a step in all episodes.
 
-        :param actions: (B, 8), clipped to [-1, 1]
+        :param actions: (B, 8), clipped to [-1, 1].
+        :return: What it brings.
         """
         self._clear()
-        given = th.as_tensor(actions, dtype=th.float32, device=self.simulation.device).clamp(-1.0, 1.0)
-        observed, reward, _, _, info = self.simulation.step(given)
+        clipped = th.as_tensor(actions, dtype=th.float32, device=self.simulation.device).clamp(-1.0, 1.0)
+        observed, reward, _, _, info = self.simulation.step(clipped)
         self.elapsed += 1
         success = info["success"].bool()
         self.succeeded = self.succeeded | success
@@ -131,11 +132,12 @@ class Episodes:
 
 def check_actions(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
     """
-    Return actions as float32.
+    Check actions.
 
-    :param actions: numbers, of which those beyond [-1, 1] will be clipped
-    :param shape: that they must have
-    :raises ValueError: for another shape, or for what is no finite number
+    :param actions: Numbers, of which those beyond [-1, 1] will be clipped.
+    :param shape: The shape that they must have.
+    :return: The same numbers as float32.
+    :raises ValueError: For another shape, or for what is no finite number.
     """
     array = np.asarray(actions)
     if array.shape != shape or array.dtype.kind not in "fiu" or not np.isfinite(array).all():

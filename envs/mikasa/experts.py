@@ -24,8 +24,8 @@ class Expert(ABC):
 
     Where the tool goes depends on where it is and on the target alone, so that an imitator can go there, too.
 
-    :cvar HEIGHT: metres above the target's origin at which it is touched
-    :param episodes: a single one, in which it acts
+    :cvar HEIGHT: Metres above the target's origin at which it is touched.
+    :param episodes: A single one, in which it acts.
     """
 
     HEIGHT: ClassVar[float]
@@ -40,14 +40,14 @@ class Expert(ABC):
 
     @abstractmethod
     def start(self) -> int:
-        """The step from which on the table shows everything."""
+        """Return the step from which on the table shows everything."""
 
     @abstractmethod
     def target(self) -> Any:
-        """What is to be touched next, or None if there is nothing more to do."""
+        """Return what is to be touched next, or None if there is nothing more to do."""
 
     def act(self) -> np.ndarray:
-        """The action for the present step."""
+        """Return the action for the present step, (8,)."""
         target = self.target() if self.episodes.elapsed >= self._start else None
         if target is None:
             return self.wait()
@@ -55,20 +55,19 @@ class Expert(ABC):
         return self.touch(robot.tcp.pose.p[0].numpy(), robot.robot.get_qpos()[0].numpy(), target.pose.p[0].numpy())
 
     def wait(self) -> np.ndarray:
-        """The action of staying where one is, (8,)."""
+        """Return the action of staying where one is, (8,)."""
         action = np.zeros(8, dtype=np.float32)
         action[7] = OPEN
         return action
 
     def touch(self, tool: np.ndarray, positions: np.ndarray, target: np.ndarray) -> np.ndarray:
         """
-        The action that brings the tool to a target, as far as one step does: down to it from above it, else above it at the
-        height of travel.
+        Bring the tool to a target, as far as one step does: down to it from above it, else above it at the height of travel.
 
-        :param tool: where the tool is, (3,)
-        :param positions: of the joints, (9,)
-        :param target: where the target is, (3,)
-        :return: (8,)
+        :param tool: Where the tool is, (3,).
+        :param positions: Of the joints, (9,).
+        :param target: Where the target is, (3,).
+        :return: The action, (8,).
         """
         beside = np.linalg.norm(tool[:2] - target[:2])
         place = target + np.array([0.0, 0.0, self.HEIGHT if beside < NEAR else HOVER], dtype=np.float32)
@@ -88,9 +87,11 @@ class RememberExpert(Expert):
     HEIGHT = 0.03
 
     def start(self) -> int:
+        """See :class:`Expert`."""
         return self.simulation.TIME_OFFSET + self.simulation.DELTA_TIME
 
     def target(self) -> Any:
+        """See :class:`Expert`."""
         (chosen,) = (key for key, mask in self.simulation.masks.items() if mask[0, 0])
         return getattr(self.simulation, self.episodes.task.objects[0])[chosen]
 
@@ -101,10 +102,12 @@ class ColorsExpert(Expert):
     HEIGHT = 0.025
 
     def start(self) -> int:
+        """See :class:`Expert`."""
         simulation = self.simulation
         return simulation.STEP_DURATION * simulation.SEQUENCE_LENGTH + simulation.EMPTY_DURATION
 
     def target(self) -> Any:
+        """See :class:`Expert`."""
         touched = self.simulation.touched_cubes[0]
         left = [color for color in self.simulation.true_color_indices[0].tolist() if not touched[color]]
         return self.simulation.cubes[left[0]] if left else None
@@ -114,6 +117,7 @@ class BunchExpert(ColorsExpert):
     """The same where all cubes are shown at once."""
 
     def start(self) -> int:
+        """See :class:`Expert`."""
         return self.simulation.STEP_DURATION + self.simulation.EMPTY_DURATION
 
 
@@ -123,9 +127,11 @@ class ShellGameExpert(Expert):
     HEIGHT = 0.065
 
     def start(self) -> int:
+        """See :class:`Expert`."""
         return self.simulation.TIME_OFFSET
 
     def target(self) -> Any:
+        """See :class:`Expert`."""
         mugs = self.episodes.task.covers
         return getattr(self.simulation, mugs[int(self.simulation.cup_with_ball_number[0])])
 
@@ -145,9 +151,10 @@ def make_expert(task: str, episodes: Episodes) -> Expert:
     """
     Make the expert of a task.
 
-    :param task: its name
-    :param episodes: where it acts
-    :raises ValueError: if the task has none
+    :param task: Its name.
+    :param episodes: Where it acts.
+    :return: An expert for all episodes that these run.
+    :raises ValueError: If the task has none.
     """
     if task not in EXPERTS:
         raise ValueError(f"`task` must be one with a scripted expert: {', '.join(EXPERTS)}. Received {task!r}.")

@@ -15,10 +15,10 @@ class Mesh(NamedTuple):
     """
     Triangles between points.
 
-    :param vertices: places in metres, (V, 3) float32
-    :param triangles: indices of their corners, (F, 3) uint32
-    :param normals: directions, (V, 3) float32
-    :param uvs: places in a texture, (V, 2) float32
+    :param vertices: Places in metres, (V, 3) float32.
+    :param triangles: Indices of their corners, (F, 3) uint32.
+    :param normals: Directions, (V, 3) float32.
+    :param uvs: Places in a texture, (V, 2) float32.
     """
 
     vertices: np.ndarray
@@ -31,12 +31,13 @@ def simplify(mesh: Mesh, grid: float) -> Mesh:
     """
     Merge vertices that lie in the same cell of a grid and face about the same way, and drop the triangles that collapse.
 
-    :param mesh: any
-    :param grid: edge of a cell in metres
+    :param mesh: Any.
+    :param grid: Edge of a cell in metres.
+    :return: A mesh of about the same shape, with fewer triangles.
     """
-    cells = np.concatenate((np.round(mesh.vertices / grid), np.round(mesh.normals)), axis=1)
+    cells = np.concatenate((np.round(mesh.vertices / grid), np.round(mesh.normals)), axis=1)  # (V, 6)
     _, kept, merged = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    corners = merged.reshape(-1)[mesh.triangles]
+    corners = merged.reshape(-1)[mesh.triangles]  # (F, 3), indices of merged vertices
     a, b, c = corners.T
     corners = corners[(a != b) & (b != c) & (c != a)]
     turn = (corners.argmin(axis=1)[:, None] + np.arange(3)) % 3  # the same triangle may begin at any corner
@@ -48,7 +49,7 @@ def simplify_wrist_camera(simulation: Any) -> None:
     """
     Draw the housing of the wrist's camera with fewer triangles, which halves the time of a step with images.
 
-    :param simulation: the suite's environment of a task, drawn on the CPU
+    :param simulation: The suite's environment of a task, drawn on the CPU.
     """
     render = import_module("sapien").render
     entity = simulation.agent.robot.links_map[WRIST_CAMERA]._objs[0].entity

@@ -24,8 +24,8 @@ def import_tasks() -> dict[str, Any]:
     """
     Import ManiSkill and the suite.
 
-    :return: ManiSkill's specifications of environments, by id
-    :raises DependencyNotInstalled: if one of them is missing
+    :return: ManiSkill's specifications of environments, by id.
+    :raises DependencyNotInstalled: If one of them is missing.
     """
     try:
         registration = import_module("mani_skill.utils.registration")
@@ -41,7 +41,7 @@ def require_mug() -> None:
     """
     Look for the mug of the shell games, for which ManiSkill would ask at the prompt, and end the process.
 
-    :raises DependencyNotInstalled: if a file is missing
+    :raises DependencyNotInstalled: If a file is missing.
     """
     folder = import_module("mani_skill").ASSET_DIR / "assets" / "mani_skill2_ycb"
     for name in MUG_FILES:
@@ -59,13 +59,14 @@ def make_simulation(
     """
     Make the suite's own environment of a task.
 
-    :param task: one of ``TASKS``
-    :param n_envs: episodes that it plays at once; more than one need an NVIDIA GPU
-    :param reward_mode: one of ``REWARDS``
-    :param images: whether observations are the two cameras' images, rather than the state
-    :param camera_size: height and width of these images in pixels
-    :param render_mode: of ManiSkill
-    :raises DependencyNotInstalled: if ManiSkill, the suite, the mug, or what renders is missing
+    :param task: One of ``TASKS``.
+    :param n_envs: Episodes that it plays at once; more than one need an NVIDIA GPU.
+    :param reward_mode: One of ``REWARDS``.
+    :param images: Whether observations are the two cameras' images, rather than the state.
+    :param camera_size: Height and width of these images in pixels.
+    :param render_mode: Of ManiSkill.
+    :return: It, without any of ManiSkill's or the suite's wrappers.
+    :raises DependencyNotInstalled: If ManiSkill, the suite, the mug, or what renders is missing.
     """
     specification = import_tasks()[f"{task}-v0"]
     if TASKS[task].needs_mug:
@@ -129,7 +130,7 @@ class Stage:
     On the GPU that is needed where images hide objects of the task's own (``_hidden_objects``): to that end ManiSkill hands
     all that is shown to physics.
 
-    :param simulation: the suite's environment of a task, whose ``evaluate`` is replaced
+    :param simulation: The suite's environment of a task, whose ``evaluate`` is replaced.
     """
 
     def __init__(self, simulation: Any) -> None:

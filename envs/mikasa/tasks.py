@@ -10,12 +10,12 @@ class Task:
     """
     What sets a task apart from the others. Names are attributes of the task's simulation.
 
-    :param limit: steps of an episode
-    :param objects: things on the table whose place is seen; a name may stand for a dict of them
-    :param oriented: those of them whose orientation matters, too
-    :param covers: those of them that hide others by standing over them
-    :param readings: what the task itself tells besides, one number each
-    :param needs_mug: whether a mug of the YCB objects must be supplied
+    :param limit: Steps of an episode.
+    :param objects: Things on the table whose place is seen; a name may stand for a dict of them.
+    :param oriented: Those of them whose orientation matters, too.
+    :param covers: Those of them that hide others by standing over them.
+    :param readings: What the task itself tells besides, one number each.
+    :param needs_mug: Whether a mug of the YCB objects must be supplied.
     """
 
     limit: int

@@ -14,24 +14,26 @@ from torch import Tensor
 
 from ..arguments import check_integer
 from .episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
+from .observations import without_key
 
 
 class MikasaVecEnv(VecEnv):
-    """``n_envs`` episodes of one task that ManiSkill simulates together.
+    """
+    ``n_envs`` episodes of one task that ManiSkill simulates together.
 
     All begin together and last until the task's limit, as the suite plays them. Observations, rewards and successes of a step
     leave the GPU in one copy. With one environment this runs on the CPU and equals ``MikasaEnv`` in a ``DummyVecEnv``. In a
     batch the hidden targets of environment i are those of ``MikasaEnv`` with the same seed, while places come from one random
     stream for the whole batch.
 
-    :param n_envs: number of environments; more than one need an NVIDIA GPU
-    :param task: one of ``TASKS``
-    :param obs_mode: see ``MikasaEnv``, as for the next two
-    :param reward_mode: "dense" or "sparse"
-    :param camera_size: height and width of images in pixels
-    :param seed: seed of the first environment; None seeds from the operating system
-    :raises ValueError: for an argument that is none of these, or several environments without a GPU
-    :raises DependencyNotInstalled: see ``MikasaEnv``
+    :param n_envs: Number of environments; more than one need an NVIDIA GPU.
+    :param task: One of ``TASKS``.
+    :param obs_mode: See ``MikasaEnv``, as for the next two.
+    :param reward_mode: "dense" or "sparse".
+    :param camera_size: Height and width of images in pixels.
+    :param seed: Seed of the first environment; None seeds from the operating system.
+    :raises ValueError: For an argument that is none of these, or several environments without a GPU.
+    :raises DependencyNotInstalled: See ``MikasaEnv``.
     """
 
     render_mode = None
@@ -61,13 +63,20 @@ class MikasaVecEnv(VecEnv):
 
     @classmethod
     def supports(cls, render_mode: str | None = None, **arguments: Any) -> bool:
-        """Tell whether several environments of these arguments can be played together: on a GPU, not drawn."""
+        """
+        Tell whether several environments of these arguments can be played together: on a GPU, not drawn.
+
+        :param render_mode: Of ``MikasaEnv``.
+        :param arguments: Its other arguments.
+        :return: Whether this batch plays them.
+        """
         return render_mode is None and th.cuda.is_available()
 
     def reset(self) -> VecEnvObs:
-        """Start an episode in every environment, with the seeds given since the last reset.
+        """
+        Start an episode in every environment, with the seeds given since the last reset.
 
-        :return: observations, each (n_envs, ...)
+        :return: Observations, each (n_envs, ...).
         """
         seeds = self._draw_seeds()
         for i, seed in enumerate(self._seeds):
@@ -77,23 +86,25 @@ class MikasaVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._running = True
-        return self._observations(to_host(self.episodes.reset(seeds)))
+        return without_key(to_host(self.episodes.reset(seeds)))
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of the next step.
+        """
+        Take the actions of the next step.
 
-        :param actions: (n_envs, 8), clipped to [-1, 1]
-        :raises ResetNeeded: before the first reset
-        :raises ValueError: if they are something else
+        :param actions: (n_envs, 8), clipped to [-1, 1].
+        :raises ResetNeeded: Before the first reset.
+        :raises ValueError: If they are something else.
         """
         if not self._running:
             raise ResetNeeded("No episode is running: call `reset` first.")
         self._actions = check_actions(actions, self._actions.shape)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Take the step that :meth:`step_async` said; at the limit all environments start their next episodes.
+        """
+        Take the step that :meth:`step_async` said; at the limit all environments start their next episodes.
 
-        :return: observations, rewards and dones, each (n_envs, ...), and one info per environment
+        :return: Observations, rewards and dones, each (n_envs, ...), and one info per environment.
         """
         step = self.episodes.step(self._actions)
         measured = {"reward": step.reward, "success": step.success, "succeeded": step.succeeded}
@@ -109,18 +120,28 @@ class MikasaVecEnv(VecEnv):
         rewards = host.pop("reward")
         if ended:
             for i, info in enumerate(infos):
-                info["terminal_observation"] = self._observations({key: host[key][i] for key in step.observation})
+                info["terminal_observation"] = without_key({key: host[key][i] for key in step.observation})
             host = {key: host[f"next {key}"] for key in step.observation}
-        return self._observations(host), rewards, np.full(self.num_envs, ended), infos
+        return without_key(host), rewards, np.full(self.num_envs, ended), infos
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute, which all environments share, once for each."""
+        """
+        Return an attribute, which all environments share, once for each.
+
+        :param attr_name: Its name.
+        :param indices: Environments; None stands for all.
+        :return: Its value, once for each environment.
+        """
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of all environments.
+        """
+        Set an attribute of all environments.
 
-        :raises ValueError: if it is to change in some of them only
+        :param attr_name: Its name.
+        :param value: The new value.
+        :param indices: None, which stands for all.
+        :raises ValueError: If it is to change in some of them only.
         """
         if indices is not None:
             raise ValueError(f"`indices` must be None for {attr_name!r}, which all environments share. Received {indices!r}.")
@@ -129,14 +150,26 @@ class MikasaVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Refuse: single environments of the batch have no methods.
+        """
+        Refuse: single environments of the batch have no methods.
 
-        :raises AttributeError: always
+        :param method_name: Any.
+        :param method_args: Unused.
+        :param indices: Unused.
+        :param method_kwargs: Unused.
+        :return: Nothing, ever.
+        :raises AttributeError: Always.
         """
         raise AttributeError(f"`method_name` must be one of none. Received {method_name!r}.")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return False for each environment."""
+        """
+        Tell that no environment is wrapped.
+
+        :param wrapper_class: Any.
+        :param indices: Environments; None stands for all.
+        :return: False for each environment.
+        """
         return [False for _ in self._get_indices(indices)]
 
     def close(self) -> None:
@@ -147,19 +180,16 @@ class MikasaVecEnv(VecEnv):
         """Draw the seeds of the next episodes."""
         return [int(rng.integers(SEED_LIMIT)) for rng in self._rngs]
 
-    def _observations(self, arrays: dict[str, np.ndarray]) -> Any:
-        return arrays if isinstance(self.observation_space, gymnasium.spaces.Dict) else arrays["observation"]
-
 
 def to_host(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """
     Copy tensors of any types from their common device in one go.
 
-    :param tensors: by name
-    :return: arrays of the same shapes and types, which share one new block of memory
+    :param tensors: By name.
+    :return: Arrays of the same shapes and types, which share one new block of memory.
     """
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # so that each begins where its type may
-    flat = [values.contiguous().view(-1).view(th.uint8) for _, values in ordered]
+    flat = [values.contiguous().view(-1).view(th.uint8) for _, values in ordered]  # each (bytes,)
     block = th.cat(flat).cpu().numpy()
     arrays, begin = {}, 0
     for (name, values), part in zip(ordered, flat, strict=True):

@@ -10,14 +10,15 @@ from gymnasium import spaces
 
 
 class BatchedTask(ABC):
-    """Hidden states of ``n_envs`` episodes of one task of POPGym, which step together.
+    """
+    Hidden states of ``n_envs`` episodes of one task of POPGym, which step together.
 
     ``observation`` holds what popgym's own environments would show at the moment, shape (n_envs, n_values), before any
     flattening: integers where their space is discrete, float32 where it is a ``Box``.
 
-    :param n_envs: number of episodes B
-    :param observation_space: popgym's, but ``MultiDiscrete`` for a tuple of discrete spaces
-    :param action_space: popgym's, but ``Discrete`` for row and column
+    :param n_envs: Number of episodes B.
+    :param observation_space: Popgym's, but ``MultiDiscrete`` for a tuple of discrete spaces.
+    :param action_space: Popgym's, but ``Discrete`` for row and column.
     """
 
     def __init__(self, n_envs: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -29,18 +30,20 @@ class BatchedTask(ABC):
 
     @abstractmethod
     def start(self, row: int, rng: np.random.Generator) -> None:
-        """Start an episode with the draws that popgym makes, in their order.
+        """
+        Start an episode with the draws that popgym makes, in their order.
 
-        :param row: which of the episodes to replace
-        :param rng: the generator of this row
+        :param row: Which of the episodes to replace.
+        :param rng: The generator of this row.
         """
 
     @abstractmethod
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take one step in all episodes.
+        """
+        Take one step in all episodes.
 
-        :param actions: elements of the action space, shape (n_envs, ...)
-        :return: rewards, terminated and truncated, each of shape (n_envs,)
+        :param actions: Elements of the action space, shape (n_envs, ...).
+        :return: Rewards, terminated and truncated, each of shape (n_envs,).
         """
 
     def never(self) -> np.ndarray:
@@ -49,13 +52,14 @@ class BatchedTask(ABC):
 
 
 class EpisodeDraws:
-    """Random numbers that popgym draws step by step, of which a whole episode's are drawn at its start.
+    """
+    Random numbers that popgym draws step by step, of which a whole episode's are drawn at its start.
 
     They come from a copy of the row's generator. The generator itself follows when the row's next episode starts, by as much
     as the last one used, so that starting states are popgym's too.
 
-    :param n_envs: number of rows
-    :param draw: draws the numbers of so many steps from a generator
+    :param n_envs: Number of rows.
+    :param draw: Draws the numbers of so many steps from a generator; a function of a module, so that batches can be pickled.
     """
 
     def __init__(self, n_envs: int, draw: Callable[[np.random.Generator, int], np.ndarray]) -> None:
@@ -64,17 +68,25 @@ class EpisodeDraws:
         self._drawn_from: list[np.random.Generator | None] = [None] * n_envs
 
     def catch_up(self, row: int, rng: np.random.Generator, n_steps: int) -> None:
-        """Move a generator past what the row's last episode used.
+        """
+        Move a generator past what the row's last episode used.
 
-        :param row: index of the episode
-        :param rng: generator of the row; stays where it is if the last episode had another one
-        :param n_steps: steps whose numbers were used
+        :param row: Index of the episode.
+        :param rng: Generator of the row; stays where it is if the last episode had another one.
+        :param n_steps: Steps whose numbers were used.
         """
         if self._drawn_from[row] is rng:
             self._draw(rng, n_steps)
 
     def ahead(self, row: int, rng: np.random.Generator, n_steps: int) -> np.ndarray:
-        """Return the numbers of the next ``n_steps`` of the row; ``rng`` stays where it is."""
+        """
+        Draw the numbers of an episode.
+
+        :param row: Index of the episode.
+        :param rng: Generator of the row; stays where it is.
+        :param n_steps: Steps that the episode may last.
+        :return: Their numbers, shape (n_steps, ...).
+        """
         self._drawn_from[row] = rng
         self._copy.bit_generator.state = rng.bit_generator.state
         return self._draw(self._copy, n_steps)

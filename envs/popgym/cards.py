@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 from gymnasium import spaces
 
 from .batched import BatchedTask
-
-DECK_SIZE = 52
-
-
-class Feature(NamedTuple):
-    """What a task shows of a card.
-
-    :param size: number of values
-    :param of: value of cards, which popgym numbers from 0 in the order of a new deck
-    """
-
-    size: int
-    of: Callable[[np.ndarray], np.ndarray]
-
-
-COLORS = Feature(2, lambda cards: cards % 2)
-SUITS = Feature(4, lambda cards: cards % 4)
-RANKS = Feature(13, lambda cards: cards // 4 % 13)
+from .tasks import DECK_SIZE, RANKS, SUITS, Feature
 
 
 def shuffle(n_cards: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the cards of ``n_cards // 52`` decks in the order in which popgym shuffles them."""
+    """
+    Shuffle cards as popgym does.
+
+    :param n_cards: 52 for each deck.
+    :param rng: Source of the draws.
+    :return: Cards, numbered in the order of new decks, shape (n_cards,).
+    """
     cards = np.arange(n_cards)
     rng.shuffle(cards)
     return cards
 
 
 def deal(n_cards: int, rng: np.random.Generator) -> np.ndarray:
-    """Return shuffled cards in the order in which popgym deals them, from the end of the deck."""
+    """
+    Shuffle cards and deal them as popgym does, from the end of the deck.
+
+    :param n_cards: 52 for each deck.
+    :param rng: Source of the draws.
+    :return: Cards in the order in which they are dealt, shape (n_cards,).
+    """
     return shuffle(n_cards, rng)[::-1]
 
 
 class DealtCards(BatchedTask):
-    """A task that deals its cards one by one and shows a feature of the latest in the last column of the observation.
+    """
+    A task that deals its cards one by one and shows a feature of the latest in the last column of the observation.
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that are dealt
-    :param feature: what is shown of a card
-    :param observation_space: see :class:`BatchedTask`
-    :param action_space: see :class:`BatchedTask`
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that are dealt.
+    :param feature: What is shown of a card.
+    :param observation_space: See :class:`BatchedTask`.
+    :param action_space: See :class:`BatchedTask`.
     """
 
     def __init__(
@@ -72,10 +65,11 @@ class DealtCards(BatchedTask):
 
 
 class RepeatFirst(DealtCards):
-    """Name the suit of the first card, at every step.
+    """
+    Name the suit of the first card, at every step.
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that are dealt
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that are dealt.
     """
 
     def __init__(self, n_envs: int, n_decks: int) -> None:
@@ -88,11 +82,12 @@ class RepeatFirst(DealtCards):
 
 
 class RepeatPrevious(DealtCards):
-    """Name the suit of the card shown ``k - 1`` steps ago.
+    """
+    Name the suit of the card shown ``k - 1`` steps ago.
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that are dealt
-    :param k: delay; 1 is the card shown now
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that are dealt.
+    :param k: Delay; 1 is the card shown now.
     """
 
     def __init__(self, n_envs: int, n_decks: int, k: int) -> None:
@@ -108,12 +103,13 @@ class RepeatPrevious(DealtCards):
 
 
 class Autoencode(DealtCards):
-    """Watch all cards, then name their suits in reverse order.
+    """
+    Watch all cards, then name their suits in reverse order.
 
     The observation is the mode (1 watch, 0 play) and a suit, which says nothing after the first moment of playing.
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that are dealt
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that are dealt.
     """
 
     def __init__(self, n_envs: int, n_decks: int) -> None:
@@ -138,10 +134,11 @@ class Autoencode(DealtCards):
 
 
 class HigherLower(DealtCards):
-    """Guess whether the next card's rank is higher (0) or lower (1).
+    """
+    Guess whether the next card's rank is higher (0) or lower (1).
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that are dealt
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that are dealt.
     """
 
     def __init__(self, n_envs: int, n_decks: int) -> None:
@@ -156,11 +153,12 @@ class HigherLower(DealtCards):
 
 
 class CountRecall(DealtCards):
-    """Tell how often the card asked for was dealt, the one shown with the question included.
+    """
+    Tell how often the card asked for was dealt, the one shown with the question included.
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that are dealt, and others that are asked for
-    :param feature: what tells cards apart
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that are dealt, and others that are asked for.
+    :param feature: What tells cards apart.
     """
 
     def __init__(self, n_envs: int, n_decks: int, feature: Feature) -> None:

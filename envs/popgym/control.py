@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from gymnasium import spaces
@@ -11,11 +12,12 @@ from .batched import BatchedTask, EpisodeDraws
 
 
 class CartPole(BatchedTask):
-    """Balance a pole (Gymnasium's CartPole-v1) without seeing all of the state.
+    """
+    Balance a pole (Gymnasium's CartPole-v1) without seeing all of the state.
 
-    :param n_envs: number of episodes
-    :param limit: step limit
-    :param velocities: whether the two velocities are shown, but for the first observation, instead of the two positions
+    :param n_envs: Number of episodes.
+    :param limit: Step limit.
+    :param velocities: Whether the two velocities are shown, but for the first observation, instead of the two positions.
     """
 
     GRAVITY, FORCE, TAU, HALF_LENGTH = 9.8, 10.0, 0.02, 0.5
@@ -55,10 +57,11 @@ class CartPole(BatchedTask):
 
 
 class Pendulum(BatchedTask):
-    """Swing a pendulum up (Gymnasium's Pendulum-v1) without seeing its velocity.
+    """
+    Swing a pendulum up (Gymnasium's Pendulum-v1) without seeing its velocity.
 
-    :param n_envs: number of episodes
-    :param limit: step limit
+    :param n_envs: Number of episodes.
+    :param limit: Step limit.
     """
 
     MAX_SPEED, MAX_TORQUE, DT, GRAVITY = 8, 2.0, 0.05, 10.0
@@ -95,13 +98,26 @@ class Pendulum(BatchedTask):
         return (half - costs) / half / self.limit, self.never(), self.steps >= self.limit
 
 
-class Noisy(BatchedTask):
-    """A control task that shows its positions with Gaussian noise.
+def draw_noise(sigma: float, rng: np.random.Generator, n_steps: int) -> np.ndarray:
+    """
+    Draw the noise of some steps.
 
-    :param n_envs: number of episodes
-    :param task: the task without noise
-    :param limit: step limit
-    :param sigma: standard deviation of the noise
+    :param sigma: Standard deviation.
+    :param rng: Source of the draws.
+    :param n_steps: Number of steps T.
+    :return: Noise on both positions, shape (T, 2).
+    """
+    return sigma * rng.standard_normal((n_steps, 2))
+
+
+class Noisy(BatchedTask):
+    """
+    A control task that shows its positions with Gaussian noise.
+
+    :param n_envs: Number of episodes.
+    :param task: The task without noise.
+    :param limit: Step limit.
+    :param sigma: Standard deviation of the noise.
     """
 
     def __init__(self, n_envs: int, task: type[CartPole] | type[Pendulum], limit: int, sigma: float) -> None:
@@ -110,7 +126,7 @@ class Noisy(BatchedTask):
         self.steps = self.task.steps
         self.low, self.high = self.task.observation_space.low, self.task.observation_space.high
         self.noise = np.zeros((n_envs, limit + 1, 2), dtype=np.float32)
-        self._draws = EpisodeDraws(n_envs, lambda rng, n_steps: sigma * rng.standard_normal((n_steps, 2)))
+        self._draws = EpisodeDraws(n_envs, partial(draw_noise, sigma))
 
     def start(self, row: int, rng: np.random.Generator) -> None:
         """See :class:`BatchedTask`."""

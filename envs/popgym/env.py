@@ -14,32 +14,16 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, ResetNeeded
 
-FAMILIES = (
-    "Autoencode",
-    "Battleship",
-    "Concentration",
-    "CountRecall",
-    "HigherLower",
-    "LabyrinthEscape",
-    "LabyrinthExplore",
-    "MineSweeper",
-    "MultiarmedBandit",
-    "NoisyPositionOnlyCartPole",
-    "NoisyPositionOnlyPendulum",
-    "PositionOnlyCartPole",
-    "PositionOnlyPendulum",
-    "RepeatFirst",
-    "RepeatPrevious",
-    "VelocityOnlyCartPole",
-)
-LEVELS = ("Easy", "Medium", "Hard")
-TASKS = tuple(f"{family}{level}" for family in FAMILIES for level in LEVELS)
+from .experts import Expert, make_expert
+from .tasks import find_task
 
 
 def import_popgym() -> ModuleType:
-    """Import popgym's environments, the labyrinths among them.
+    """
+    Import popgym's environments, the labyrinths among them.
 
-    :raises DependencyNotInstalled: if popgym or mazelib, which draws the labyrinths, is missing
+    :return: Popgym's module of classes.
+    :raises DependencyNotInstalled: If popgym or mazelib, which draws the labyrinths, is missing.
     """
     try:
         import_module("mazelib")
@@ -49,17 +33,33 @@ def import_popgym() -> ModuleType:
 
 
 def flat_parts(space: spaces.Space) -> tuple[spaces.Space, ...]:
-    """Return the spaces that stand side by side in one of popgym's observation spaces."""
+    """
+    List the spaces that stand side by side in an observation space.
+
+    :param space: Popgym's.
+    :return: The parts of a ``Tuple``, or the only part.
+    """
     return space.spaces if isinstance(space, spaces.Tuple) else (space,)
 
 
 def join_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> spaces.Tuple:
-    """Return the space of an observation, the action that led to it, and whether it is an episode's first."""
+    """
+    Join the spaces of an observation, the action that led to it, and whether it is an episode's first.
+
+    :param observation_space: Popgym's.
+    :param action_space: Of the actions that agents take.
+    :return: The parts of the observation, then the other two.
+    """
     return spaces.Tuple((*flat_parts(observation_space), action_space, spaces.Discrete(2)))
 
 
 def flatten_space(space: spaces.Tuple) -> spaces.Box:
-    """Return the float32 vectors that hold the flattened (one-hot) elements of ``space``."""
+    """
+    Flatten a space.
+
+    :param space: Of discrete parts, which become one-hot, and continuous ones.
+    :return: The float32 vectors that hold its flattened elements.
+    """
     box = spaces.flatten_space(space)
     assert isinstance(box, spaces.Box)
     return spaces.Box(box.low.astype(np.float32), box.high.astype(np.float32))
@@ -87,7 +87,8 @@ class GlobalStreams:
 
 
 class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
-    """A task of POPGym, which hides a part of its state from every single observation.
+    """
+    A task of POPGym, which hides a part of its state from every single observation.
 
     ## Description
     One of the 16 games and control problems of POPGym (https://arxiv.org/abs/2303.01859), at one of three levels, as the
@@ -121,17 +122,16 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
     ## Version History
     - v0: first version.
 
-    :param task: one of ``TASKS``
-    :param render_mode: None, "human" or "rgb_array"
-    :raises ValueError: for an unknown task or render mode
-    :raises DependencyNotInstalled: without popgym
+    :param task: One of ``TASKS``.
+    :param render_mode: None, "human" or "rgb_array".
+    :raises ValueError: For an unknown task or render mode.
+    :raises DependencyNotInstalled: Without popgym.
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
-        if task not in TASKS:
-            raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received {task!r}.")
+        find_task(task)
         self.task = task
         self.base = getattr(import_popgym(), task)()
         if render_mode not in (None, "human", "rgb_array"):
@@ -145,16 +145,17 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._null_action = np.zeros(self.action_space.shape or (), self.action_space.dtype)[()]
         self._streams = GlobalStreams()
         self._running = False
-        self._expert: Any = None
+        self._expert: Expert | None = None
         self._latest: tuple[Any, Any] = (None, None)
         self._unseen: list[tuple[Any, Any]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode.
+        """
+        Start an episode.
 
-        :param seed: restarts the random streams, at most 2**32 - 1 for a labyrinth; None continues them
-        :param options: unused
-        :return: the first observation and an empty info
+        :param seed: Restarts the random streams, at most 2**32 - 1 for a labyrinth; None continues them.
+        :param options: Unused.
+        :return: The first observation and an empty info.
         """
         super().reset(seed=seed)
         with self._streams.in_place():
@@ -165,19 +166,20 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         return self._flatten(observation, self._null_action, first=True), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take an action.
+        """
+        Take an action.
 
-        :param action: an element of the action space
-        :return: observation, reward, terminated, truncated, and an empty info
-        :raises ResetNeeded: before the first reset and after the end of an episode
-        :raises ValueError: if ``action`` is not in the action space
+        :param action: An element of the action space.
+        :return: Observation, reward, terminated, truncated, and an empty info.
+        :raises ResetNeeded: Before the first reset and after the end of an episode.
+        :raises ValueError: If ``action`` is not in the action space.
         """
         self._require_running()
-        given = action
+        received = action
         if isinstance(self.action_space, spaces.Box):
             action = np.asarray(action, dtype=self.action_space.dtype)
         if not self.action_space.contains(action):
-            raise ValueError(f"`action` must be in {self.action_space}. Received {given!r}.")
+            raise ValueError(f"`action` must be in {self.action_space}. Received {received!r}.")
         action = np.array(action, dtype=self.action_space.dtype)[()]
         base_action = action if self._grid is None else np.array(np.unravel_index(action, self._grid))
         observation, reward, terminated, truncated, _ = self.base.step(base_action)
@@ -187,13 +189,15 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         return self._flatten(observation, action, first=False), float(reward), bool(terminated), bool(truncated), {}
 
     def oracle_action(self) -> Any:
-        """Return the action of the task's scripted expert, which sees the observations and nothing else.
+        """
+        Return the action of the task's scripted expert, which sees the observations and nothing else.
 
-        :raises ResetNeeded: before the first reset and after the end of an episode
+        :return: An element of the action space.
+        :raises ResetNeeded: Before the first reset and after the end of an episode.
         """
         self._require_running()
         if self._expert is None:
-            self._expert = import_module(".experts", __package__).make_expert(self.task)
+            self._expert = make_expert(self.task)
         for observation, action in self._unseen:
             self._expert.observe(observation, action)
         self._unseen = []
@@ -201,10 +205,11 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         return action if self._grid is None else int(np.ravel_multi_index(action, self._grid))
 
     def render(self) -> np.ndarray | None:
-        """Draw the task where popgym can, else print its last step.
+        """
+        Draw the task where popgym can, else print its last step.
 
-        :return: an RGB image in the mode "rgb_array", else None
-        :raises NotImplementedError: if there is no picture to return
+        :return: An RGB image in the mode "rgb_array", else None.
+        :raises NotImplementedError: If there is no picture to return.
         """
         if self.render_mode is None:
             gymnasium.logger.warn(

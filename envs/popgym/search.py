@@ -8,19 +8,19 @@ import numpy as np
 from gymnasium import spaces
 
 from .batched import BatchedTask, EpisodeDraws
-from .cards import DECK_SIZE, Feature, shuffle
-
-SHIPS = (2, 3, 3, 4)
+from .cards import shuffle
+from .tasks import DECK_SIZE, SHIPS, Feature
 
 
 class Concentration(BatchedTask):
-    """Turn cards over, two a turn, to find pairs.
+    """
+    Turn cards over, two a turn, to find pairs.
 
     The observation is the value of every card that lies face up, and ``feature.size`` for every other.
 
-    :param n_envs: number of episodes
-    :param n_decks: decks that lie on the table
-    :param feature: what two cards of a pair have in common
+    :param n_envs: Number of episodes.
+    :param n_decks: Decks that lie on the table.
+    :param feature: What two cards of a pair have in common.
     """
 
     def __init__(self, n_envs: int, n_decks: int, feature: Feature) -> None:
@@ -59,10 +59,11 @@ class Concentration(BatchedTask):
 
 
 class Battleship(BatchedTask):
-    """Sink ships on a board that only tells hit (1) from miss (0). Actions are cells in reading order.
+    """
+    Sink ships on a board that only tells hit (1) from miss (0). Actions are cells in reading order.
 
-    :param n_envs: number of episodes
-    :param size: width and height of the board
+    :param n_envs: Number of episodes.
+    :param size: Width and height of the board.
     """
 
     def __init__(self, n_envs: int, size: int) -> None:
@@ -106,11 +107,12 @@ class Battleship(BatchedTask):
 
 
 class MultiarmedBandit(BatchedTask):
-    """Find the arms that pay (1) most often.
+    """
+    Find the arms that pay (1) most often.
 
-    :param n_envs: number of episodes
-    :param n_arms: number of arms
-    :param limit: steps of an episode
+    :param n_envs: Number of episodes.
+    :param n_arms: Number of arms.
+    :param limit: Steps of an episode.
     """
 
     def __init__(self, n_envs: int, n_arms: int, limit: int) -> None:
@@ -118,7 +120,7 @@ class MultiarmedBandit(BatchedTask):
         self.limit = limit
         self.chances = np.zeros((n_envs, n_arms), dtype=np.float32)
         self.luck = np.zeros((n_envs, limit), dtype=np.float32)
-        self._draws = EpisodeDraws(n_envs, lambda rng, n_steps: rng.random(n_steps))
+        self._draws = EpisodeDraws(n_envs, np.random.Generator.random)
 
     def start(self, row: int, rng: np.random.Generator) -> None:
         """See :class:`BatchedTask`."""

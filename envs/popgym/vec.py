@@ -12,48 +12,37 @@ from gymnasium import spaces
 from ..arguments import check_integer
 from ..native import NativeVecEnv
 from .batched import BatchedTask
-from .cards import COLORS, RANKS, SUITS, Autoencode, CountRecall, HigherLower, RepeatFirst, RepeatPrevious
+from .cards import Autoencode, CountRecall, HigherLower, RepeatFirst, RepeatPrevious
 from .control import CartPole, Noisy, Pendulum
-from .env import LEVELS, flatten_space, join_spaces
+from .env import flatten_space, join_spaces
 from .search import Battleship, Concentration, MultiarmedBandit
+from .tasks import TASKS
 
-NOISY_LEVELS = ({"sigma": 0.1}, {"sigma": 0.2}, {"sigma": 0.3})
-FAMILIES: dict[str, tuple[Callable[..., BatchedTask], tuple[dict[str, Any], ...]]] = {
-    "Autoencode": (Autoencode, ({"n_decks": 1}, {"n_decks": 2}, {"n_decks": 3})),
-    "Battleship": (Battleship, ({"size": 8}, {"size": 10}, {"size": 12})),
-    "Concentration": (
-        Concentration,
-        ({"n_decks": 1, "feature": COLORS}, {"n_decks": 2, "feature": COLORS}, {"n_decks": 1, "feature": RANKS}),
-    ),
-    "CountRecall": (
-        CountRecall,
-        ({"n_decks": 1, "feature": COLORS}, {"n_decks": 2, "feature": SUITS}, {"n_decks": 4, "feature": RANKS}),
-    ),
-    "HigherLower": (HigherLower, ({"n_decks": 1}, {"n_decks": 2}, {"n_decks": 3})),
-    "MultiarmedBandit": (
-        MultiarmedBandit,
-        ({"n_arms": 10, "limit": 200}, {"n_arms": 20, "limit": 400}, {"n_arms": 30, "limit": 600}),
-    ),
-    "NoisyPositionOnlyCartPole": (partial(Noisy, task=CartPole, limit=200), NOISY_LEVELS),
-    "NoisyPositionOnlyPendulum": (partial(Noisy, task=Pendulum, limit=200), NOISY_LEVELS),
-    "PositionOnlyCartPole": (CartPole, ({"limit": 200}, {"limit": 400}, {"limit": 600})),
-    "PositionOnlyPendulum": (Pendulum, ({"limit": 200}, {"limit": 150}, {"limit": 100})),
-    "RepeatFirst": (RepeatFirst, ({"n_decks": 1}, {"n_decks": 8}, {"n_decks": 16})),
-    "RepeatPrevious": (RepeatPrevious, ({"n_decks": 1, "k": 4}, {"n_decks": 2, "k": 32}, {"n_decks": 3, "k": 64})),
-    "VelocityOnlyCartPole": (partial(CartPole, velocities=True), ({"limit": 200}, {"limit": 400}, {"limit": 600})),
+FAMILIES: dict[str, Callable[..., BatchedTask]] = {
+    "Autoencode": Autoencode,
+    "Battleship": Battleship,
+    "Concentration": Concentration,
+    "CountRecall": CountRecall,
+    "HigherLower": HigherLower,
+    "MultiarmedBandit": MultiarmedBandit,
+    "NoisyPositionOnlyCartPole": partial(Noisy, task=CartPole),
+    "NoisyPositionOnlyPendulum": partial(Noisy, task=Pendulum),
+    "PositionOnlyCartPole": CartPole,
+    "PositionOnlyPendulum": Pendulum,
+    "RepeatFirst": RepeatFirst,
+    "RepeatPrevious": RepeatPrevious,
+    "VelocityOnlyCartPole": partial(CartPole, velocities=True),
 }
-BATCHED_TASKS = {
-    f"{family}{level}": partial(make, **arguments)
-    for family, (make, levels) in FAMILIES.items()
-    for level, arguments in zip(LEVELS, levels, strict=True)
-}
+"""What plays the tasks of a family as a batch."""
+BATCHED_TASKS = tuple(name for name, task in TASKS.items() if task.family in FAMILIES)
 
 
 class FlatPart:
-    """The columns of one part of a flattened observation.
+    """
+    The columns of one part of a flattened observation.
 
-    :param space: of the part: ``Discrete``, ``MultiDiscrete`` or ``Box``
-    :param first: first column
+    :param space: Of the part: ``Discrete``, ``MultiDiscrete`` or ``Box``.
+    :param first: First column.
     """
 
     def __init__(self, space: spaces.Space, first: int) -> None:
@@ -63,10 +52,11 @@ class FlatPart:
         self.offsets = None if sizes is None else first + np.cumsum(sizes) - sizes
 
     def write(self, out: np.ndarray, values: np.ndarray) -> None:
-        """Write values into ``out``, which holds zeros.
+        """
+        Write values into ``out``, which holds zeros.
 
-        :param out: flattened observations, shape (B, n_columns)
-        :param values: elements of the space, shape (B, n_values)
+        :param out: Flattened observations, shape (B, n_columns).
+        :param values: Elements of the space, shape (B, n_values).
         """
         if self.offsets is None:
             out[:, self.columns] = values
@@ -75,22 +65,24 @@ class FlatPart:
 
 
 class POPGymVecEnv(NativeVecEnv):
-    """``n_envs`` environments of one POPGym task that step together, equal to a ``DummyVecEnv`` of ``POPGymEnv``.
+    """
+    ``n_envs`` environments of one POPGym task that step together, equal to a ``DummyVecEnv`` of ``POPGymEnv``.
 
     After ``seed(s)`` (or with ``seed=s``), environment i draws what ``POPGymEnv`` draws after ``reset(seed=s + i)``.
     MineSweeper and the labyrinths have no native batch. popgym need not be installed.
 
-    :param n_envs: number of environments
-    :param task: one of ``BATCHED_TASKS``
-    :param seed: seed of the first environment; None seeds from the operating system
-    :raises ValueError: for a task without a native batch, or ``n_envs`` below 1
+    :param n_envs: Number of environments.
+    :param task: One of ``BATCHED_TASKS``.
+    :param seed: Seed of the first environment; None seeds from the operating system.
+    :raises ValueError: For a task without a native batch, or ``n_envs`` below 1.
     """
 
     def __init__(self, n_envs: int, task: str, seed: int | None = None) -> None:
         if task not in BATCHED_TASKS:
             raise ValueError(f"`task` must be one of {', '.join(BATCHED_TASKS)}. Received {task!r}.")
         self.task = task
-        self._states = BATCHED_TASKS[task](check_integer("n_envs", n_envs, minimum=1))
+        family, constants = TASKS[task]
+        self._states = FAMILIES[family](check_integer("n_envs", n_envs, minimum=1), **constants)
         observed, acted = self._states.observation_space, self._states.action_space
         super().__init__(n_envs, flatten_space(join_spaces(observed, acted)), acted, seed=seed)
         self._observed = FlatPart(observed, 0)

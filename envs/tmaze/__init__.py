@@ -1,6 +1,7 @@
 """The T-Maze: one corridor or several in a row, as a single environment and as a native batch."""
 
-from .env import TMazeConfig, TMazeEnv
+from .config import TMazeConfig
+from .env import TMazeEnv
 from .vec import TMazeVecEnv
 
 __all__ = ["TMazeConfig", "TMazeEnv", "TMazeVecEnv"]

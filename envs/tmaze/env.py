@@ -2,142 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
-from numbers import Integral
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from ..arguments import check_integer
+from .config import DX, DY, NOISE_BLOCK, Action, TMazeConfig, draw_noise, make_noise_generator, make_spaces
 from .render import Scene, Window, draw
-
-REWARDS = ("sparse", "penalty", "eased")
-NOISE_BLOCK = 1024
-
-
-class Action(IntEnum):
-    """The four moves."""
-
-    RIGHT = 0
-    UP = 1
-    LEFT = 2
-    DOWN = 3
-
-
-DX = (1, 0, -1, 0)
-DY = (0, 1, 0, -1)
-
-
-@dataclass(frozen=True)
-class TMazeConfig:
-    """Validated arguments of a T-Maze; :class:`TMazeEnv` explains them.
-
-    Integers become Python ints; ``corridor_range`` is the pair (shortest, longest) that ``corridor_length`` stands for.
-
-    :param length: step limit T of each corridor
-    :param corridor_length: cells C between the start and the junction, or an inclusive range of them (None: the longest
-        corridor that leaves one spare step)
-    :param hint_steps: number of observations that show the hint (passive maze)
-    :param reward: "sparse", "penalty" or "eased"
-    :param active: whether the hint is shown at an oracle cell left of the start instead of at the first observations
-    :param n_corridors: corridors in a row, each with a goal of its own
-    :raises ValueError: for an argument outside its range, or a corridor that cannot be finished within ``length`` steps
-    """
-
-    length: int = 30
-    corridor_length: int | tuple[int, int] | None = None
-    hint_steps: int = 1
-    reward: str = "sparse"
-    active: bool = False
-    n_corridors: int = 1
-    corridor_range: tuple[int, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.active, bool | np.bool_):
-            raise ValueError(f"`active` must be a bool. Received {self.active!r}.")
-        if self.reward not in REWARDS:
-            raise ValueError(f"`reward` must be one of {', '.join(map(repr, REWARDS))}. Received {self.reward!r}.")
-        length = check_integer("length", self.length, minimum=3 + self.detour)
-        hint_steps = check_integer("hint_steps", self.hint_steps, minimum=1)
-        if self.active and hint_steps != 1:
-            raise ValueError(
-                f"`hint_steps` must be 1 in the active maze, which shows the hint by place. Received {hint_steps}."
-            )
-        object.__setattr__(self, "length", length)
-        object.__setattr__(self, "hint_steps", hint_steps)
-        object.__setattr__(self, "n_corridors", check_integer("n_corridors", self.n_corridors, minimum=1))
-        object.__setattr__(self, "corridor_range", self._check_corridor())
-
-    def _check_corridor(self) -> tuple[int, int]:
-        given = self.corridor_length
-        if given is None:
-            return (self.length - 2 - self.detour,) * 2
-        pair = given if isinstance(given, tuple | list) else (given, given)
-        if len(pair) != 2 or not all(isinstance(cells, Integral) for cells in pair):
-            raise ValueError(f"`corridor_length` must be an integer or a pair (low, high). Received {given!r}.")
-        low, high = (check_integer("corridor_length", cells, minimum=1) for cells in pair)
-        if low > high:
-            raise ValueError(f"`corridor_length` must be a pair (low, high) with low <= high. Received {given!r}.")
-        longest = self.length - 1 - self.detour
-        if high > longest:
-            raise ValueError(
-                f"`corridor_length` must be at most {longest} to be finished within {self.length} steps. Received {given!r}."
-            )
-        return low, high
-
-    @property
-    def detour(self) -> int:
-        """Steps that an expert spends on the way to the oracle and back."""
-        return 2 if self.active else 0
-
-    @property
-    def leftmost(self) -> int:
-        """Position of the leftmost cell, which is the oracle cell of an active maze."""
-        return -1 if self.active else 0
-
-    @property
-    def late_reward(self) -> float:
-        """Reward of a step behind schedule ("penalty")."""
-        return -1 / (self.length - 1)
-
-    @property
-    def idle_reward(self) -> float:
-        """Reward of a step that brings the agent no further ("eased")."""
-        return -1 / self.length
-
-    def draw_corridor(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw what tells one corridor from another.
-
-        :param rng: source of the draws
-        :return: the goal (+1 up, -1 down) and the number of corridor cells
-        """
-        goal = 1 if rng.integers(2) else -1
-        low, high = self.corridor_range
-        return goal, low if low == high else int(rng.integers(low, high, endpoint=True))
-
-
-def make_spaces() -> tuple[spaces.Box, spaces.Discrete]:
-    """Build new observation and action spaces, whose samplers are shared with no other environment."""
-    low = np.array([-1, -1, 0, -1], dtype=np.float32)
-    return spaces.Box(low=low, high=np.ones(4, dtype=np.float32)), spaces.Discrete(len(Action))
-
-
-def make_noise_generator(rng: np.random.Generator) -> np.random.Generator:
-    """Split the generator of the noise off the one of goals and corridors."""
-    return np.random.default_rng(rng.integers(2**63))
-
-
-def draw_noise(rng: np.random.Generator) -> np.ndarray:
-    """Draw the next ``NOISE_BLOCK`` noise values, uniform in {-1, 0, 1}."""
-    return rng.integers(-1, 2, size=NOISE_BLOCK, dtype=np.int8)
 
 
 class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
-    """The T-Maze, passive or active, of one corridor or of several in a row.
+    """
+    The T-Maze, passive or active, of one corridor or of several in a row.
 
     ## Description
     The agent walks along a corridor of C cells from x = 0 to the junction at x = C, and turns up or down there. Which
@@ -150,6 +27,16 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
     The maze and its sparse reward are those of ELMUR (https://arxiv.org/abs/2510.07151); the active maze and the
     "penalty" reward are from Ni et al. 2023 (https://arxiv.org/abs/2307.03864), the "eased" reward from AMAGO
     (https://arxiv.org/abs/2310.09971).
+
+    Dynamics and rewards of the passive maze are those of Ni et al. with `corridor_length` = `length` - 1 and the reward
+    "penalty". The active maze differs from theirs (Memory-RL's ``TMazeClassicActive``), also with `corridor_length` =
+    `length` - 3, as follows:
+
+    - The penalty is -1 / (T - 1), which is -1 / (C + 2); theirs is -1 / C.
+    - The hint shows at every visit to the oracle; theirs shows at the first one.
+    - A turn ends the episode; theirs lasts all T steps, in which the agent can come back from an end of the junction, and
+      rewards the end where it stands at the last one.
+    - They observe (flag, hint or y); this maze observes both apart, and noise.
 
     ## Action Space
     ``Discrete(4)``: 0 right, 1 up, 2 left, 3 down. A move into a wall leaves the agent where it is.
@@ -196,14 +83,14 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
     ## Version History
     - v0: first version.
 
-    :param length: step limit T of each corridor
-    :param corridor_length: number of corridor cells, an inclusive range of them, or None
-    :param hint_steps: number of observations that show the hint
-    :param reward: name of the reward variant
-    :param active: whether the hint has to be fetched from the oracle cell
-    :param n_corridors: corridors in a row, each with a goal of its own
-    :param render_mode: None, "human" or "rgb_array"
-    :raises ValueError: for an argument that :class:`TMazeConfig` refuses, or an unknown render mode
+    :param length: Step limit T of each corridor.
+    :param corridor_length: Number of corridor cells, an inclusive range of them, or None.
+    :param hint_steps: Number of observations that show the hint.
+    :param reward: Name of the reward variant.
+    :param active: Whether the hint has to be fetched from the oracle cell.
+    :param n_corridors: Corridors in a row, each with a goal of its own.
+    :param render_mode: None, "human" or "rgb_array".
+    :raises ValueError: For an argument that :class:`TMazeConfig` refuses, or an unknown render mode.
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 8}  # noqa: RUF012
@@ -233,11 +120,12 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode.
+        """
+        Start an episode.
 
-        :param seed: restarts both random streams; None continues them
-        :param options: unused
-        :return: the first observation, shape (4,), and an empty info
+        :param seed: Restarts both random streams; None continues them.
+        :param options: Unused.
+        :return: The first observation, shape (4,), and an empty info.
         """
         super().reset(seed=seed)
         if seed is not None or self._noise_rng is None:
@@ -253,12 +141,13 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         return observation, {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move the agent.
+        """
+        Move the agent.
 
-        :param action: 0 right, 1 up, 2 left, 3 down
-        :return: observation of shape (4,), reward, terminated, False, and the info
-        :raises ResetNeeded: before the first reset and after the end of an episode
-        :raises ValueError: if ``action`` is not in the action space
+        :param action: 0 right, 1 up, 2 left, 3 down.
+        :return: Observation of shape (4,), reward, terminated, False, and the info.
+        :raises ResetNeeded: Before the first reset and after the end of an episode.
+        :raises ValueError: If ``action`` is not in the action space.
         """
         self._require(self._running)
         if not self.action_space.contains(action):
@@ -285,9 +174,11 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         return observation, reward, terminated, False, self._summary() if terminated else {}
 
     def oracle_action(self) -> int:
-        """Return the action of an expert that knows the goal.
+        """
+        Return the action of an expert that knows the goal.
 
-        :raises ResetNeeded: before the first reset and after the end of an episode
+        :return: 0 to 3.
+        :raises ResetNeeded: Before the first reset and after the end of an episode.
         """
         self._require(self._running)
         if not self._informed:
@@ -297,11 +188,12 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         return int(Action.UP if self.goal > 0 else Action.DOWN)
 
     def render(self) -> np.ndarray | None:
-        """Draw the maze.
+        """
+        Draw the maze.
 
-        :return: an RGB image, uint8 of shape (height, width, 3), in the mode "rgb_array", else None
-        :raises ResetNeeded: before the first reset
-        :raises DependencyNotInstalled: without pygame
+        :return: An RGB image, uint8 of shape (height, width, 3), in the mode "rgb_array", else None.
+        :raises ResetNeeded: Before the first reset.
+        :raises DependencyNotInstalled: Without pygame.
         """
         if self.render_mode is None:
             gymnasium.logger.warn("`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., 'rgb_array').")

@@ -33,20 +33,21 @@ BUBBLE = (255, 255, 255)
 
 
 class Scene(NamedTuple):
-    """What a picture shows of one maze.
+    """
+    What a picture shows of one maze.
 
-    :param x: position along the corridor
-    :param y: 0, or +-1 in an end of the junction
-    :param goal: +1 up, -1 down
-    :param hint: the goal while the agent sees it, else 0
-    :param corridor: cells before the junction
-    :param leftmost: position of the leftmost cell; a negative one is the oracle
-    :param steps: steps taken in the corridor
-    :param length: step limit
-    :param turns: turns taken in the episode
-    :param correct_turns: how many of them were right
-    :param n_corridors: corridors of the episode
-    :param last_action: name of the last action, None right after a reset
+    :param x: Position along the corridor.
+    :param y: 0, or +-1 in an end of the junction.
+    :param goal: +1 up, -1 down.
+    :param hint: The goal while the agent sees it, else 0.
+    :param corridor: Cells before the junction.
+    :param leftmost: Position of the leftmost cell; a negative one is the oracle.
+    :param steps: Steps taken in the corridor.
+    :param length: Step limit.
+    :param turns: Turns taken in the episode.
+    :param correct_turns: How many of them were right.
+    :param n_corridors: Corridors of the episode.
+    :param last_action: Name of the last action, None right after a reset.
     """
 
     x: int
@@ -71,9 +72,11 @@ class Scene(NamedTuple):
 
 
 def import_pygame() -> ModuleType:
-    """Import pygame.
+    """
+    Import pygame.
 
-    :raises DependencyNotInstalled: if it is missing
+    :return: The module.
+    :raises DependencyNotInstalled: If it is missing.
     """
     try:
         import pygame
@@ -83,11 +86,12 @@ def import_pygame() -> ModuleType:
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """Draw a maze: the cells around the agent, and the whole corridor as a bar below.
+    """
+    Draw a maze: the cells around the agent, and the whole corridor as a bar below.
 
-    :param scene: what to draw
-    :return: RGB image, uint8 of shape (HEIGHT, WIDTH, 3)
-    :raises DependencyNotInstalled: without pygame
+    :param scene: What to draw.
+    :return: RGB image, uint8 of shape (HEIGHT, WIDTH, 3).
+    :raises DependencyNotInstalled: Without pygame.
     """
     pygame = import_pygame()
     pygame.font.init()
@@ -102,9 +106,10 @@ def draw(scene: Scene) -> np.ndarray:
 
 
 class Window:
-    """A window on screen.
+    """
+    A window on screen.
 
-    :param fps: pictures shown per second
+    :param fps: Pictures shown per second.
     """
 
     def __init__(self, fps: int) -> None:

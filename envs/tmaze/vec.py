@@ -7,26 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_integer
 from ..native import NativeVecEnv
-from .env import (
-    DX,
-    DY,
-    NOISE_BLOCK,
-    Action,
-    TMazeConfig,
-    TMazeEnv,
-    check_integer,
-    draw_noise,
-    make_noise_generator,
-    make_spaces,
-)
+from .config import DX, DY, NOISE_BLOCK, Action, TMazeConfig, draw_noise, make_noise_generator, make_spaces
+from .env import TMazeEnv
 from .render import Scene, draw
 
 NO_ACTION = -1
 
 
 class TMazeVecEnv(NativeVecEnv):
-    """``n_envs`` T-Mazes that step together, equal step by step to a ``DummyVecEnv`` of :class:`TMazeEnv`.
+    """
+    ``n_envs`` T-Mazes that step together, equal step by step to a ``DummyVecEnv`` of :class:`TMazeEnv`.
 
     After ``seed(s)`` (or with ``seed=s``), environment i draws what ``TMazeEnv`` draws after ``reset(seed=s + i)``.
     ``get_attr`` and ``set_attr`` reach the state of each environment under the names ``x``, ``steps``, ``goal``,
@@ -35,16 +27,16 @@ class TMazeVecEnv(NativeVecEnv):
     In a passive maze :meth:`look_ahead` and :meth:`move_right` cross a corridor many steps at a time: on the way right no
     observation depends on what the agent does.
 
-    :param n_envs: number of environments
-    :param length: step limit T of each corridor
-    :param corridor_length: number of corridor cells, an inclusive range of them, or None
-    :param hint_steps: number of observations that show the hint
-    :param reward: name of the reward variant
-    :param active: whether the hint has to be fetched from the oracle cell
-    :param n_corridors: corridors in a row, each with a goal of its own
-    :param render_mode: None or "rgb_array", which SB3 also shows on screen
-    :param seed: seed of the first environment; None seeds from the operating system
-    :raises ValueError: for an argument that :class:`TMazeConfig` refuses, an unknown render mode, or ``n_envs`` below 1
+    :param n_envs: Number of environments.
+    :param length: Step limit T of each corridor.
+    :param corridor_length: Number of corridor cells, an inclusive range of them, or None.
+    :param hint_steps: Number of observations that show the hint.
+    :param reward: Name of the reward variant.
+    :param active: Whether the hint has to be fetched from the oracle cell.
+    :param n_corridors: Corridors in a row, each with a goal of its own.
+    :param render_mode: None or "rgb_array", which SB3 also shows on screen.
+    :param seed: Seed of the first environment; None seeds from the operating system.
+    :raises ValueError: For an argument that :class:`TMazeConfig` refuses, an unknown render mode, or ``n_envs`` below 1.
     """
 
     STATE = ("x", "steps", "goal", "corridor", "turns", "correct_turns")
@@ -115,32 +107,25 @@ class TMazeVecEnv(NativeVecEnv):
         return {"oracle_action": self._oracle_action, "render": self._render}
 
     def oracle_actions(self) -> np.ndarray:
-        """Return the actions of an expert that knows the goals.
+        """
+        Return the actions of an expert that knows the goals.
 
-        :return: int64, shape (n_envs,)
-        :raises ResetNeeded: before the first reset
+        :return: Int64, shape (n_envs,).
+        :raises ResetNeeded: Before the first reset.
         """
         self._require_reset()
         turn = np.where(self.goal > 0, Action.UP, Action.DOWN)
         onward = np.where(self.x < self.corridor, Action.RIGHT, turn)
         return np.where(self._informed, onward, Action.LEFT)
 
-    def at_junction(self) -> np.ndarray:
-        """Tell which agents stand at the junction.
-
-        :return: bool, shape (n_envs,)
-        :raises ResetNeeded: before the first reset
-        """
-        self._require_reset()
-        return self.x == self.corridor
-
     def look_ahead(self, n_steps: int) -> np.ndarray:
-        """Return the observations of agents that move right from here, without moving them.
+        """
+        Return the observations of agents that move right from here, without moving them.
 
-        :param n_steps: number of observations: the current one and the ``n_steps - 1`` next ones
-        :return: float32, shape (n_envs, n_steps, 4)
-        :raises ResetNeeded: before the first reset
-        :raises ValueError: in an active maze, or if an episode ends on the way
+        :param n_steps: Number of observations: the current one and the ``n_steps - 1`` next ones.
+        :return: Float32, shape (n_envs, n_steps, 4).
+        :raises ResetNeeded: Before the first reset.
+        :raises ValueError: In an active maze, or if an episode ends on the way.
         """
         n_steps = self._check_walk(n_steps, spare=0)
         self._extend_noise(n_steps)
@@ -152,14 +137,15 @@ class TMazeVecEnv(NativeVecEnv):
         return observations
 
     def move_right(self, n_steps: int) -> np.ndarray:
-        """Move every agent right, as ``n_steps`` calls of ``step`` do; agents at the junction stay there.
+        """
+        Move every agent right, as ``n_steps`` calls of ``step`` do; agents at the junction stay there.
 
         Rewards are not returned, and wrappers such as ``VecMonitor`` do not see these steps.
 
-        :param n_steps: number of moves
-        :return: the observations after them, shape (n_envs, 4)
-        :raises ResetNeeded: before the first reset
-        :raises ValueError: in an active maze, or if an episode ends on the way
+        :param n_steps: Number of moves.
+        :return: The observations after them, shape (n_envs, 4).
+        :raises ResetNeeded: Before the first reset.
+        :raises ValueError: In an active maze, or if an episode ends on the way.
         """
         n_steps = self._check_walk(n_steps, spare=1)
         for start in range(0, n_steps, NOISE_BLOCK):

@@ -5,10 +5,7 @@ They are made to be cloned: there is no chance in them, among equally good actio
 action counts, 0.
 """
 
-from collections.abc import Callable
-from functools import partial
-
-from ..env import LEVELS
+from ..tasks import find_task
 from .bandit import MultiarmedBandit
 from .base import Expert
 from .battleship import Battleship
@@ -19,41 +16,37 @@ from .minesweeper import MineSweeper
 from .pendulum import NoisyPositionOnlyPendulum, PositionOnlyPendulum
 from .repeat import Autoencode, RepeatFirst, RepeatPrevious
 
-__all__ = ["TASKS", "Expert", "make_expert"]
+__all__ = ["Expert", "make_expert"]
 
-FAMILIES: dict[str, tuple[Callable[[], Expert], ...]] = {
-    "Autoencode": (Autoencode,) * 3,
-    "Battleship": tuple(partial(Battleship, board_size) for board_size in (8, 10, 12)),
-    "Concentration": tuple(partial(Concentration, n_values) for n_values in (2, 2, 13)),
-    "CountRecall": tuple(partial(CountRecall, n_cards) for n_cards in (2, 4, 13)),
-    "HigherLower": tuple(partial(HigherLower, n_decks) for n_decks in (1, 2, 3)),
-    "LabyrinthEscape": (Labyrinth,) * 3,
-    "LabyrinthExplore": (Labyrinth,) * 3,
-    "MineSweeper": tuple(partial(MineSweeper, width, n_mines) for width, n_mines in ((4, 2), (6, 6), (8, 10))),
-    "MultiarmedBandit": tuple(
-        partial(MultiarmedBandit, n_arms, length) for n_arms, length in ((10, 200), (20, 400), (30, 600))
-    ),
-    "NoisyPositionOnlyCartPole": tuple(partial(NoisyPositionOnlyCartPole, noise) for noise in (0.1, 0.2, 0.3)),
-    "NoisyPositionOnlyPendulum": tuple(partial(NoisyPositionOnlyPendulum, noise) for noise in (0.1, 0.2, 0.3)),
-    "PositionOnlyCartPole": (PositionOnlyCartPole,) * 3,
-    "PositionOnlyPendulum": (PositionOnlyPendulum,) * 3,
-    "RepeatFirst": (RepeatFirst,) * 3,
-    "RepeatPrevious": tuple(partial(RepeatPrevious, k) for k in (4, 32, 64)),
-    "VelocityOnlyCartPole": (VelocityOnlyCartPole,) * 3,
+EXPERTS: dict[str, tuple[type[Expert], tuple[str, ...]]] = {
+    "Autoencode": (Autoencode, ()),
+    "Battleship": (Battleship, ("size",)),
+    "Concentration": (Concentration, ("feature",)),
+    "CountRecall": (CountRecall, ("feature",)),
+    "HigherLower": (HigherLower, ("n_decks",)),
+    "LabyrinthEscape": (Labyrinth, ()),
+    "LabyrinthExplore": (Labyrinth, ()),
+    "MineSweeper": (MineSweeper, ("size", "n_mines")),
+    "MultiarmedBandit": (MultiarmedBandit, ("n_arms", "limit")),
+    "NoisyPositionOnlyCartPole": (NoisyPositionOnlyCartPole, ("sigma",)),
+    "NoisyPositionOnlyPendulum": (NoisyPositionOnlyPendulum, ("sigma",)),
+    "PositionOnlyCartPole": (PositionOnlyCartPole, ()),
+    "PositionOnlyPendulum": (PositionOnlyPendulum, ()),
+    "RepeatFirst": (RepeatFirst, ()),
+    "RepeatPrevious": (RepeatPrevious, ("k",)),
+    "VelocityOnlyCartPole": (VelocityOnlyCartPole, ()),
 }
-
-EXPERTS = {family + level: make for family, makes in FAMILIES.items() for level, make in zip(LEVELS, makes, strict=True)}
-TASKS = tuple(EXPERTS)
+"""The expert of each family, and which of its tasks' numbers it must know."""
 
 
 def make_expert(task: str) -> Expert:
     """
     Build the expert of a task.
 
-    :param task: name of POPGym's class, as "RepeatFirstEasy"
-    :return: an expert that waits for an episode's first observation
-    :raises ValueError: if POPGym has no such task
+    :param task: Name of POPGym's class, such as "RepeatFirstEasy".
+    :return: An expert that waits for an episode's first observation.
+    :raises ValueError: If POPGym has no such task.
     """
-    if task not in EXPERTS:
-        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received {task!r}.")
-    return EXPERTS[task]()
+    family, constants = find_task(task)
+    expert, needed = EXPERTS[family]
+    return expert(**{name: constants[name] for name in needed})

@@ -13,20 +13,20 @@ class MultiarmedBandit(Expert):
     m + 0.7 s sqrt(log(1 + h / (n + 3))), where h are the steps left: an approximation to the finite-horizon Gittins index
     (Brezzi and Lai 2002). Untouched arms have the same bound, so arms are tried from left to right.
 
-    :param n_arms: number of arms
-    :param length: steps of an episode
+    :param n_arms: Number of arms.
+    :param limit: Steps of an episode.
     """
 
     EXPLORATION = 0.7
 
-    def __init__(self, n_arms: int, length: int) -> None:
+    def __init__(self, n_arms: int, limit: int) -> None:
         self._n_arms = n_arms
-        self._length = length
+        self._limit = limit
 
     def _start(self, observation: int) -> None:
         self._wins = np.ones(self._n_arms)
         self._plays = np.full(self._n_arms, 2)
-        self._left = self._length
+        self._left = self._limit
 
     def _update(self, observation: int, action: int) -> None:
         self._wins[action] += observation

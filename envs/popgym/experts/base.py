@@ -16,8 +16,8 @@ class Expert(ABC):
         """
         Take in one step of an episode; an episode's last observation may be left out.
 
-        :param observation: as the environment without wrappers gives it
-        :param action: the action that led to it; None at an episode's start, where the expert forgets everything
+        :param observation: As the environment without wrappers gives it.
+        :param action: The action that led to it; None at an episode's start, where the expert forgets everything.
         """
         if action is None:
             self._start(observation)
@@ -29,7 +29,7 @@ class Expert(ABC):
         """
         Choose the next action; asking again gives the same.
 
-        :return: an element of the environment's action space
+        :return: An element of the environment's action space.
         """
 
     @abstractmethod

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tasks import DECK_SIZE, RANKS, Feature
 from .base import Expert
 
 
@@ -11,14 +12,14 @@ class CountRecall(Expert):
     """
     Say how often the queried card was dealt, the one on show included; returns exactly 1.
 
-    :param n_cards: distinct cards
+    :param feature: What tells cards apart.
     """
 
-    def __init__(self, n_cards: int) -> None:
-        self._n_cards = n_cards
+    def __init__(self, feature: Feature) -> None:
+        self._n_values = feature.size
 
     def _start(self, observation: np.ndarray) -> None:
-        self._counts = [0] * self._n_cards
+        self._counts = [0] * self._n_values
         self._update(observation, None)
 
     def _update(self, observation: np.ndarray, action: Any) -> None:
@@ -36,16 +37,14 @@ class HigherLower(Expert):
 
     No bet changes what comes next, so this is optimal.
 
-    :param n_decks: decks of 4 cards of each of 13 ranks
+    :param n_decks: Decks that are dealt.
     """
 
-    RANKS = 13
-
     def __init__(self, n_decks: int) -> None:
-        self._copies = 4 * n_decks
+        self._copies = n_decks * DECK_SIZE // RANKS.size
 
     def _start(self, observation: int) -> None:
-        self._left = [self._copies] * self.RANKS
+        self._left = [self._copies] * RANKS.size
         self._update(observation, None)
 
     def _update(self, observation: int, action: Any) -> None:
@@ -64,11 +63,11 @@ class Concentration(Expert):
     A known pair is turned; failing that an unknown card, and then its mate if that is known, else another unknown card.
     Among equals the card with the lowest index is turned, so that unknown cards are turned from left to right.
 
-    :param n_values: distinct values of cards; an observation holds this number for a card that lies face down
+    :param feature: What two cards of a pair have in common; an observation holds its size for a card that lies face down.
     """
 
-    def __init__(self, n_values: int) -> None:
-        self._n_values = n_values
+    def __init__(self, feature: Feature) -> None:
+        self._n_values = feature.size
 
     def _start(self, observation: np.ndarray) -> None:
         self._values = np.full(observation.shape, self._n_values)
@@ -76,8 +75,8 @@ class Concentration(Expert):
         self._turned: int | None = None
 
     def _update(self, observation: np.ndarray, action: int) -> None:
-        seen = observation < self._n_values
-        self._values[seen] = observation[seen]
+        visible = observation < self._n_values
+        self._values[visible] = observation[visible]
         first, self._turned = self._turned, None
         if self._matched[action]:
             return

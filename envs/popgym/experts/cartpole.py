@@ -31,7 +31,14 @@ class CartPoleState(NamedTuple):
 
 
 def accelerations(theta: float, omega: float, action: int) -> tuple[float, float]:
-    """Return the cart's acceleration (m/s^2) and the pole's angular acceleration (rad/s^2), as Gymnasium computes them."""
+    """
+    Compute accelerations as Gymnasium does.
+
+    :param theta: Angle of the pole (rad).
+    :param omega: Its angular velocity (rad/s).
+    :param action: 0 to push left, 1 to push right.
+    :return: Acceleration of the cart (m/s^2), angular acceleration of the pole (rad/s^2).
+    """
     sine, cosine = math.sin(theta), math.cos(theta)
     push = (math.copysign(FORCE, action - 0.5) + POLE_MASS * HALF_POLE * omega**2 * sine) / TOTAL_MASS
     angular = (GRAVITY * sine - cosine * push) / (HALF_POLE * (4 / 3 - POLE_MASS * cosine**2 / TOTAL_MASS))
@@ -39,7 +46,13 @@ def accelerations(theta: float, omega: float, action: int) -> tuple[float, float
 
 
 def predict(state: CartPoleState, action: int) -> CartPoleState:
-    """Return the state one explicit Euler step later."""
+    """
+    Make one explicit Euler step.
+
+    :param state: The state before it.
+    :param action: 0 to push left, 1 to push right.
+    :return: The state after it.
+    """
     x, v, theta, omega = state
     linear, angular = accelerations(theta, omega, action)
     return CartPoleState(x + TIME_STEP * v, v + TIME_STEP * linear, theta + TIME_STEP * omega, omega + TIME_STEP * angular)
@@ -104,7 +117,7 @@ class NoisyPositionOnlyCartPole(CartPoleExpert):
     Kalman filter whose covariance follows the dynamics linearised at the upright pole, so that its gains depend on time
     alone. A particle filter balances no longer.
 
-    :param noise: standard deviation of the noise on both positions (m, rad)
+    :param sigma: Standard deviation of the noise on both positions (m, rad).
     """
 
     ANGULAR_STIFFNESS = GRAVITY / (HALF_POLE * (4 / 3 - POLE_MASS / TOTAL_MASS))
@@ -118,8 +131,8 @@ class NoisyPositionOnlyCartPole(CartPoleExpert):
     )
     POSITIONS = np.eye(4)[[0, 2]]
 
-    def __init__(self, noise: float) -> None:
-        self._noise_covariance = noise**2 * np.eye(2)
+    def __init__(self, sigma: float) -> None:
+        self._noise_covariance = sigma**2 * np.eye(2)
 
     def _start(self, observation: np.ndarray) -> None:
         self._state = CartPoleState(0.0, 0.0, 0.0, 0.0)

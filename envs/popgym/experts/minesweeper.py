@@ -14,7 +14,13 @@ from .base import Expert
 
 @lru_cache
 def patterns(n_cells: int, n_mines: int) -> np.ndarray:
-    """Return all ways to hide mines under cells: a uint8 array (ways, ``n_cells``), 1 for a mine."""
+    """
+    List all ways to hide mines under cells.
+
+    :param n_cells: Number of cells.
+    :param n_mines: Number of mines.
+    :return: Uint8, 1 for a mine, shape (ways, n_cells).
+    """
     ways = np.zeros((comb(n_cells, n_mines), n_cells), dtype=np.uint8)
     for way, mines in zip(ways, combinations(range(n_cells), n_mines), strict=True):
         way[list(mines)] = 1
@@ -22,7 +28,12 @@ def patterns(n_cells: int, n_mines: int) -> np.ndarray:
 
 
 def adjacency(width: int) -> np.ndarray:
-    """Return whether two cells of a square board of ``width`` cells touch: a bool array (cells, cells)."""
+    """
+    Tell which cells of a square board touch.
+
+    :param width: Width and height of the board in cells.
+    :return: Bool, shape (cells, cells).
+    """
     rows, columns = np.divmod(np.arange(width**2), width)
     return np.maximum(abs(rows[:, None] - rows), abs(columns[:, None] - columns)) == 1
 
@@ -31,20 +42,30 @@ class Border(NamedTuple):
     """
     Closed cells whose mines depend on each other through the numbers seen.
 
-    :param cells: bool array (cells of the board,), the cells that belong to it
-    :param arrangements: uint8 array (arrangements, cells of the board), all ways to hide mines that explain the numbers
+    :param cells: Bool array (cells of the board,), the cells that belong to it.
+    :param arrangements: Uint8 array (arrangements, cells of the board), all ways to hide mines that explain the numbers.
     """
 
     cells: np.ndarray
     arrangements: np.ndarray
 
     def joined(self, other: Border) -> Border:
-        """Return the border of both, which share no cell, with every arrangement of one beside every one of the other."""
-        pairs = self.arrangements[:, None] + other.arrangements
+        """
+        Join two borders that share no cell.
+
+        :param other: The second one.
+        :return: The border of both, with every arrangement of one beside every one of the other.
+        """
+        pairs = self.arrangements[:, None] + other.arrangements  # (one's, other's, cells)
         return Border(self.cells | other.cells, pairs.reshape(-1, self.cells.size))
 
     def without(self, cell: int) -> Border:
-        """Return what is left when a cell is known to be safe."""
+        """
+        Leave out a cell that is known to be safe.
+
+        :param cell: Its index.
+        :return: What is left.
+        """
         cells = self.cells.copy()
         cells[cell] = False
         return Border(cells, self.arrangements[self.arrangements[:, cell] == 0])
@@ -53,9 +74,10 @@ class Border(NamedTuple):
         """
         Add cells and keep what explains a number.
 
-        :param number: mines under the cells ``near``
-        :param near: indices of cells that are closed
-        :param new: those of them that are in no border yet
+        :param number: Mines under the cells ``near``.
+        :param near: Indices of cells that are closed.
+        :param new: Those of them that are in no border yet.
+        :return: The border with the new cells.
         """
         cells = self.cells.copy()
         cells[new] = True
@@ -79,21 +101,21 @@ class MineSweeper(Expert):
 
     Closed cells next to open ones form borders that depend on each other through the number of mines alone.
 
-    :param width: width and height of the board in cells
-    :param n_mines: number of mines
+    :param size: Width and height of the board in cells.
+    :param n_mines: Number of mines.
     """
 
-    def __init__(self, width: int, n_mines: int) -> None:
-        self._width = width
+    def __init__(self, size: int, n_mines: int) -> None:
+        self._size = size
         self._n_mines = n_mines
-        self._adjacency = adjacency(width)
+        self._adjacency = adjacency(size)
 
     def _start(self, observation: int) -> None:
-        self._open = np.zeros(self._width**2, dtype=bool)
+        self._open = np.zeros(self._size**2, dtype=bool)
         self._borders: list[Border] = []
 
     def _update(self, observation: int, action: np.ndarray) -> None:
-        cell = int(action[0]) * self._width + int(action[1])
+        cell = int(action[0]) * self._size + int(action[1])
         if self._open[cell]:
             return
         self._open[cell] = True
@@ -114,7 +136,7 @@ class MineSweeper(Expert):
         danger[self._open] = 2
         closed_neighbours = (self._adjacency & ~self._open).sum(axis=1)
         cost = np.where(danger < 1e-9, -1, np.round(danger, 9) + 1e-12 * closed_neighbours)
-        return np.array(divmod(int(cost.argmin()), self._width))
+        return np.array(divmod(int(cost.argmin()), self._size))
 
     def _mine_probability(self) -> np.ndarray:
         limit = self._n_mines + 1

@@ -46,14 +46,14 @@ class NoisyPositionOnlyPendulum(PendulumExpert):
 
     Of an observation (cosine, sine) it uses the part along the circle, which measures the angle with the same noise.
 
-    :param noise: standard deviation of the noise on cosine and sine
+    :param sigma: Standard deviation of the noise on cosine and sine.
     """
 
     DRIFT = np.diag([0.0, 1e-4])
     FIRST_ANGLE_VARIANCE = 1.5
 
-    def __init__(self, noise: float) -> None:
-        self._noise_variance = noise**2
+    def __init__(self, sigma: float) -> None:
+        self._noise_variance = sigma**2
 
     def _start(self, observation: np.ndarray) -> None:
         super()._start(observation)

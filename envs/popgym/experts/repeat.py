@@ -25,7 +25,7 @@ class RepeatPrevious(Expert):
     """
     Name the suit of the card ``k - 1`` steps ago; 0, which costs nothing, while there is none.
 
-    :param k: cards to remember, the one on show included
+    :param k: Cards to remember, the one on show included.
     """
 
     def __init__(self, k: int) -> None:

@@ -20,7 +20,12 @@ Real = TypeVar("Real", float, np.ndarray)
 
 
 def wrap(angle: Real) -> Real:
-    """Return the angle in [-pi, pi)."""
+    """
+    Reduce an angle.
+
+    :param angle: Any (rad).
+    :return: The same angle in [-pi, pi).
+    """
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -28,10 +33,10 @@ def predict(theta: Real, omega: Real, torque: Real) -> tuple[Real, Real]:
     """
     Make one step of Gymnasium's Pendulum.
 
-    :param theta: angle (rad), 0 is upright
-    :param omega: angular velocity (rad/s)
-    :param torque: within +-2 (N m)
-    :return: angle and angular velocity after 0.05 s
+    :param theta: Angle (rad), 0 is upright.
+    :param omega: Angular velocity (rad/s).
+    :param torque: Within +-2 (N m).
+    :return: Angle and angular velocity after 0.05 s.
     """
     omega = np.clip(omega + TIME_STEP * (GRAVITY * np.sin(theta) + LEVER * torque), -MAX_SPEED, MAX_SPEED)
     return wrap(theta + TIME_STEP * omega), omega
@@ -39,15 +44,16 @@ def predict(theta: Real, omega: Real, torque: Real) -> tuple[Real, Real]:
 
 def swing_up(theta: Real, omega: Real) -> Real:
     """
-    Return the torque (N m) for a state.
+    Choose the torque for a state.
 
     Without torque, a pendulum at ``theta`` comes to rest upright if its velocity is -``rise``. Torque works against the
     deviation from that, with a constant gain near the top. Elsewhere its gain is proportional to ``omega * (omega - rise)``,
     so that torque is proportional to velocity times missing energy, as in Astrom and Furuta (2000), and continuous at the
     bottom, where ``rise`` changes its sign.
 
-    :param theta: angle in [-pi, pi) (rad), 0 is upright
-    :param omega: angular velocity (rad/s)
+    :param theta: Angle in [-pi, pi) (rad), 0 is upright.
+    :param omega: Angular velocity (rad/s).
+    :return: Torque (N m).
     """
     rise = 2 * np.sqrt(GRAVITY) * np.sin(theta / 2)
     balance = BALANCE * np.maximum(np.cos(theta), 0.0) ** NEAR_TOP

@@ -37,7 +37,7 @@ def test_there_are_32_ids() -> None:
     [("task", "Juggle"), ("obs_mode", "smell"), ("reward_mode", "big"), ("camera_size", 8), ("render_mode", "human")],
 )
 def test_other_arguments_are_refused_by_name(argument: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"`{argument}` must be .* Received {value!r}"):
+    with pytest.raises(ValueError, match=f"`{argument}`.* {value!r}"):
         MikasaEnv(**{"task": "RememberColor3", argument: value})
 
 
@@ -50,7 +50,7 @@ def test_what_is_missing_is_named_with_the_lines_that_install_it(monkeypatch: py
 
     monkeypatch.setattr(mikasa_simulation, "import_module", absent)
     lines = r'pip install "sb3-elmur\[maniskill\]" && pip install --no-deps "mikasa-robo-suite==1.0.0"'
-    with pytest.raises(DependencyNotInstalled, match=f"{missing} is missing: run `{lines}`"):
+    with pytest.raises(DependencyNotInstalled, match=f"{missing}.*`{lines}`"):
         gymnasium.make("MikasaRememberColor3-v0")
 
 
@@ -71,9 +71,7 @@ def test_a_missing_mug_is_an_error_and_no_question(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "mani_skill", suite)
     monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"ShellGameTouch-v0": None})
     monkeypatch.setattr(builtins, "input", lambda *arguments: pytest.fail("asked at the prompt"))
-    with pytest.raises(
-        DependencyNotInstalled, match=r"info_pick_v0.json is missing, .*download_asset ycb.*The variable MS_ASSET_DIR"
-    ):
+    with pytest.raises(DependencyNotInstalled, match=r"info_pick_v0.json.*download_asset ycb.*MS_ASSET_DIR"):
         MikasaEnv("ShellGameTouch")
 
 
@@ -219,5 +217,5 @@ def test_a_task_without_a_scripted_expert_says_so(fake: FakeSimulation) -> None:
     fake.ball = fake.goal_region = fake.cubes[0]  # type: ignore[attr-defined]
     env = MikasaEnv("InterceptSlow")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"`task` must be one with a scripted expert: RememberColor3, .* 'InterceptSlow'"):
+    with pytest.raises(ValueError, match=r"`task`.* RememberColor3.* 'InterceptSlow'"):
         env.oracle_action()

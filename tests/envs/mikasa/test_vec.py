@@ -81,7 +81,7 @@ def test_actions_are_clipped_and_what_is_no_action_is_refused(made: list[FakeSim
     env.step(act(2, -7.0))
     assert made[0].actions.eq(-1.0).all()
     for wrong in (act(3), act(2) * np.nan, act(2) > 0):
-        with pytest.raises(ValueError, match="finite numbers of shape"):
+        with pytest.raises(ValueError, match=r"`actions`"):
             env.step(wrong)
 
 
@@ -184,7 +184,7 @@ def test_the_zoo_trains_many_together_on_a_gpu(made: list[FakeSimulation], tmp_p
 
 def test_several_environments_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mikasa_vec.th.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="`n_envs` must be 1 without an NVIDIA GPU"):
+    with pytest.raises(ValueError, match=r"`n_envs`.* 2"):
         MikasaVecEnv(2, "RememberColor3")
 
 
@@ -193,7 +193,7 @@ def test_attributes_are_shared_and_there_are_no_methods(made: list[FakeSimulatio
     assert [config.task for config in env.get_attr("config", [1])] == ["RememberColor3"]
     env.set_attr("mark", 1)
     assert env.get_attr("mark") == [1, 1]
-    with pytest.raises(ValueError, match="`indices` must be None"):
+    with pytest.raises(ValueError, match=r"`indices`"):
         env.set_attr("mark", 2, [0])
     with pytest.raises(AttributeError, match="'fly'"):
         env.env_method("fly")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from helpers import SMALL
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import POPGymEnv, POPGymVecEnv
-from sb3_elmur.envs.popgym.env import LEVELS, TASKS
+from sb3_elmur.envs.popgym.tasks import LEVELS, TASKS
 from sb3_elmur.envs.popgym.vec import BATCHED_TASKS, FAMILIES
 
 batched_tasks = pytest.mark.parametrize("task", BATCHED_TASKS)
@@ -115,7 +116,7 @@ def test_batch_equals_singles_over_whole_episodes(popgym: None, task: str) -> No
     """Under actions that are mostly good, sometimes repeated and sometimes random."""
     batch, singles = make_both(task, n_envs=2, seed=1)
     batch.action_space.seed(0)
-    cheat = CHEATS[task.removesuffix("Easy").removesuffix("Medium").removesuffix("Hard")]
+    cheat = CHEATS[TASKS[task].family]
     rng = np.random.default_rng(0)
     n_ends, total = 0, np.zeros(2)
     actions = sample(batch)
@@ -144,6 +145,19 @@ def test_batch_equals_singles(task: str, n_envs: int, seed: int, data: st.DataOb
             batch.seed(new_seed)
             singles.seed(new_seed)
         np.testing.assert_allclose(batch.reset(), singles.reset(), rtol=0, atol=1e-6)
+
+
+@batched_tasks
+def test_a_pickled_batch_goes_on_as_the_batch_itself(task: str) -> None:
+    batch = POPGymVecEnv(2, task, seed=0)
+    batch.action_space.seed(0)
+    batch.reset()
+    batch.step(sample(batch))
+    copy = pickle.loads(pickle.dumps(batch))
+    for _ in range(110):  # past the first ends of most tasks
+        actions = sample(batch)
+        for one, other in zip(batch.step(actions)[:3], copy.step(actions)[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_environments_without_a_seed_differ() -> None:
@@ -181,26 +195,26 @@ def test_sb3_wraps_it_and_elmur_trains_on_it() -> None:
 
 
 def test_what_it_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"`task` must be one of AutoencodeEasy, .* Received 'MineSweeperEasy'\."):
+    with pytest.raises(ValueError, match=r"`task`.* AutoencodeEasy.* 'MineSweeperEasy'"):
         POPGymVecEnv(2, "MineSweeperEasy")
-    with pytest.raises(ValueError, match=r"`n_envs` must be at least 1. Received 0\."):
+    with pytest.raises(ValueError, match=r"`n_envs`.* 0"):
         POPGymVecEnv(0, "RepeatFirstEasy")
-    with pytest.raises(ValueError, match=r"`n_envs` must be an integer. Received 2.5\."):
+    with pytest.raises(ValueError, match=r"`n_envs`.* 2\.5"):
         POPGymVecEnv(2.5, "RepeatFirstEasy")  # type: ignore[arg-type]
     venv = POPGymVecEnv(2, "BattleshipEasy")
-    with pytest.raises(ResetNeeded, match="call `reset` first"):
+    with pytest.raises(ResetNeeded):
         venv.step(np.zeros(2, dtype=int))
     venv.reset()
-    with pytest.raises(ValueError, match=r"`actions` must be integers of shape \(2,\). Received int64 of shape \(2, 2\)\."):
+    with pytest.raises(ValueError, match=r"`actions`.*\(2,\).*\(2, 2\)"):
         venv.step(np.zeros((2, 2), dtype=int))
-    with pytest.raises(ValueError, match=r"`actions` must be integers from 0 to 63. Received 64\."):
+    with pytest.raises(ValueError, match=r"`actions`.* 63.* 64"):
         venv.step(np.array([0, 64]))
-    with pytest.raises(AttributeError, match=r"`method_name` must be one of none. Received 'oracle_action'\."):
+    with pytest.raises(AttributeError, match=r"`method_name`.* 'oracle_action'"):
         venv.env_method("oracle_action")
     pendulum = POPGymVecEnv(1, "PositionOnlyPendulumEasy")
     pendulum.reset()
     for torque in (2.5, np.nan):
-        with pytest.raises(ValueError, match=rf"`actions` must be floats from \[-2.\] to \[2.\]. Received {torque}\."):
+        with pytest.raises(ValueError, match=f"`actions`.* {torque}"):
             pendulum.step(np.array([[torque]], dtype=np.float32))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import product
 from typing import Any
 
@@ -16,10 +15,21 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from maze_helpers import DOWN, LEFT, RIGHT, UP, arguments, assert_batch_equals_singles, assert_same, play_oracle, started
+from maze_helpers import (
+    DOWN,
+    LEFT,
+    RIGHT,
+    UP,
+    arguments,
+    assert_batch_equals_singles,
+    assert_same,
+    play_oracle,
+    refusal,
+    started,
+)
 from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv
 from sb3_elmur.envs.tmaze import render as tmaze_render
-from sb3_elmur.envs.tmaze.env import NOISE_BLOCK, REWARDS
+from sb3_elmur.envs.tmaze.config import NOISE_BLOCK, REWARDS
 
 endless_arguments = st.builds(dict.__or__, arguments(), st.fixed_dictionaries({"n_corridors": st.integers(1, 4)}))
 seeds = st.integers(0, 2**32 - 10)
@@ -93,7 +103,7 @@ def test_missed_deadline_loses_the_remaining_turns(reward: str) -> None:
     assert [step[2] for step in steps] == [False] * 4 + [True]
     assert steps[-1][1] == 0.0
     assert steps[-1][4] == {"is_success": False, "turn_success": 0.25}
-    with pytest.raises(ResetNeeded, match="call `reset` first"):
+    with pytest.raises(ResetNeeded):
         env.step(RIGHT)
 
 
@@ -158,18 +168,10 @@ def test_corridors_are_drawn_balanced_and_independently() -> None:
     assert np.abs(correlations - np.eye(4)).max() < 0.06
 
 
-@pytest.mark.parametrize(
-    ("n_corridors", "message"),
-    [
-        (0, "`n_corridors` must be at least 1. Received 0."),
-        (2.0, "`n_corridors` must be an integer. Received 2.0."),
-        (True, "`n_corridors` must be an integer. Received True."),
-        (None, "`n_corridors` must be an integer. Received None."),
-    ],
-)
-def test_errors_name_n_corridors_and_the_value(n_corridors: Any, message: str) -> None:
+@pytest.mark.parametrize("n_corridors", [0, 2.0, True, None])
+def test_errors_name_n_corridors_and_the_value(n_corridors: Any) -> None:
     for make in (TMazeConfig, TMazeEnv, lambda **arguments: TMazeVecEnv(2, **arguments)):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(ValueError, match=refusal("n_corridors", n_corridors)):
             make(n_corridors=n_corridors)
 
 
@@ -235,7 +237,6 @@ def test_looking_ahead_and_moving_right_equal_stepping(
         moved = fast.move_right(n_steps)
         assert moved.dtype == np.float32
         np.testing.assert_array_equal(moved, ahead[:, -1])
-        np.testing.assert_array_equal(fast.at_junction(), slow.at_junction())
         for _ in range(data.draw(st.integers(0, 100))):
             actions = fast.oracle_actions()
             assert_same(fast.step(actions), slow.step(actions))
@@ -269,10 +270,9 @@ def test_seeding_after_looking_ahead_restarts_the_noise() -> None:
 def test_agents_at_the_junction_stay_there() -> None:
     venv = TMazeVecEnv(3, length=60, corridor_length=(1, 50), seed=0)
     venv.reset()
-    assert venv.at_junction().dtype == bool
     for _ in range(5):
         flags = venv.move_right(11)[:, 2]
-        np.testing.assert_array_equal(flags, venv.at_junction())
+        np.testing.assert_array_equal(flags, venv.x == venv.corridor)
         np.testing.assert_array_equal(flags, venv.x == venv.corridor)
     assert flags.all()
     _, rewards, dones, _ = venv.step(venv.oracle_actions())
@@ -290,23 +290,16 @@ def test_a_million_cells_are_crossed_at_once() -> None:
 
 def test_walking_is_refused_up_to_the_deadline() -> None:
     venv = TMazeVecEnv(2, length=12, corridor_length=(1, 9), n_corridors=9, seed=0)
-    with pytest.raises(ResetNeeded, match="call `reset` first"):
+    with pytest.raises(ResetNeeded):
         venv.look_ahead(1)
-    with pytest.raises(ResetNeeded, match="call `reset` first"):
+    with pytest.raises(ResetNeeded):
         venv.move_right(1)
-    with pytest.raises(ResetNeeded, match="call `reset` first"):
-        venv.at_junction()
     venv.reset()
     venv.move_right(3)
     venv.set_attr("steps", 2, indices=1)
     for call, most in ((venv.look_ahead, 9), (venv.move_right, 8)):
-        for n_steps, message in (
-            (most + 1, f"`n_steps` must be at most {most} before the next deadline. Received {most + 1}."),
-            (0, "`n_steps` must be at least 1. Received 0."),
-            (2.0, "`n_steps` must be an integer. Received 2.0."),
-            ("2", "`n_steps` must be an integer. Received '2'."),
-        ):
-            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        for n_steps in (most + 1, 0, 2.0, "2"):
+            with pytest.raises(ValueError, match=refusal("n_steps", n_steps)):
                 call(n_steps)
         call(most)
     assert venv.steps.tolist() == [11, 10]
@@ -316,7 +309,7 @@ def test_walking_is_refused_in_the_active_maze() -> None:
     venv = TMazeVecEnv(2, active=True, seed=0)
     venv.reset()
     for call in (venv.look_ahead, venv.move_right):
-        with pytest.raises(ValueError, match=r"`active` must be False to look ahead .* Received True\."):
+        with pytest.raises(ValueError, match=refusal("active", True)):
             call(1)
 
 

@@ -20,10 +20,21 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from maze_helpers import DOWN, LEFT, RIGHT, UP, arguments, assert_batch_equals_singles, assert_same, play_oracle, started
+from maze_helpers import (
+    DOWN,
+    LEFT,
+    RIGHT,
+    UP,
+    arguments,
+    assert_batch_equals_singles,
+    assert_same,
+    play_oracle,
+    refusal,
+    started,
+)
 from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, register_envs
 from sb3_elmur.envs.tmaze import render as tmaze_render
-from sb3_elmur.envs.tmaze.env import NOISE_BLOCK, REWARDS
+from sb3_elmur.envs.tmaze.config import NOISE_BLOCK, REWARDS
 
 IDS = sorted(env_id for env_id in gymnasium.registry if env_id.startswith("TMaze"))
 
@@ -179,43 +190,36 @@ def test_same_seed_repeats_and_no_seed_continues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "name"),
     [
-        ({"length": 2}, "`length` must be at least 3. Received 2."),
-        ({"length": 4, "active": True}, "`length` must be at least 5. Received 4."),
-        ({"length": 30.0}, "`length` must be an integer. Received 30.0."),
-        ({"length": True}, "`length` must be an integer. Received True."),
-        ({"hint_steps": 0}, "`hint_steps` must be at least 1. Received 0."),
-        (
-            {"hint_steps": 2, "active": True},
-            "`hint_steps` must be 1 in the active maze, which shows the hint by place. Received 2.",
-        ),
-        ({"reward": "dense"}, "`reward` must be one of 'sparse', 'penalty', 'eased'. Received 'dense'."),
-        ({"reward": ["sparse"]}, "`reward` must be one of 'sparse', 'penalty', 'eased'. Received ['sparse']."),
-        ({"active": 1}, "`active` must be a bool. Received 1."),
-        ({"corridor_length": 0}, "`corridor_length` must be at least 1. Received 0."),
-        ({"corridor_length": 2.5}, "`corridor_length` must be an integer or a pair (low, high). Received 2.5."),
-        ({"corridor_length": "ab"}, "`corridor_length` must be an integer or a pair (low, high). Received 'ab'."),
-        ({"corridor_length": (1, 2, 3)}, "`corridor_length` must be an integer or a pair (low, high). Received (1, 2, 3)."),
-        ({"corridor_length": (5, 4)}, "`corridor_length` must be a pair (low, high) with low <= high. Received (5, 4)."),
-        ({"corridor_length": 30}, "`corridor_length` must be at most 29 to be finished within 30 steps. Received 30."),
-        (
-            {"corridor_length": (1, 28), "active": True},
-            "`corridor_length` must be at most 27 to be finished within 30 steps. Received (1, 28).",
-        ),
+        ({"length": 2}, "length"),
+        ({"length": 4, "active": True}, "length"),
+        ({"length": 30.0}, "length"),
+        ({"length": True}, "length"),
+        ({"hint_steps": 0}, "hint_steps"),
+        ({"hint_steps": 2, "active": True}, "hint_steps"),
+        ({"reward": "dense"}, "reward"),
+        ({"reward": ["sparse"]}, "reward"),
+        ({"active": 1}, "active"),
+        ({"corridor_length": 0}, "corridor_length"),
+        ({"corridor_length": 2.5}, "corridor_length"),
+        ({"corridor_length": "ab"}, "corridor_length"),
+        ({"corridor_length": (1, 2, 3)}, "corridor_length"),
+        ({"corridor_length": (5, 4)}, "corridor_length"),
+        ({"corridor_length": 30}, "corridor_length"),
+        ({"corridor_length": (1, 28), "active": True}, "corridor_length"),
     ],
 )
-def test_errors_name_the_argument_and_the_value(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        TMazeEnv(**arguments)
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        TMazeVecEnv(2, **arguments)
+def test_errors_name_the_argument_and_the_value(arguments: dict[str, Any], name: str) -> None:
+    for make in (TMazeEnv, lambda **arguments: TMazeVecEnv(2, **arguments)):
+        with pytest.raises(ValueError, match=refusal(name, arguments[name])):
+            make(**arguments)
 
 
 def test_unknown_render_modes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`render_mode` must be None, 'human' or 'rgb_array'. Received 'ansi'\."):
+    with pytest.raises(ValueError, match=r"`render_mode`.* 'ansi'"):
         TMazeEnv(render_mode="ansi")
-    with pytest.raises(ValueError, match=r"`render_mode` must be None or 'rgb_array'. Received 'human'\."):
+    with pytest.raises(ValueError, match=r"`render_mode`.* 'human'"):
         TMazeVecEnv(2, render_mode="human")
 
 
@@ -228,19 +232,19 @@ def test_numpy_integers_and_lists_are_welcome() -> None:
 def test_stepping_without_a_running_episode_is_refused() -> None:
     env = TMazeEnv(length=3)
     for call in (lambda: env.step(RIGHT), env.oracle_action):
-        with pytest.raises(ResetNeeded, match="call `reset` first"):
+        with pytest.raises(ResetNeeded):
             call()
     env.reset(seed=0)
     play_oracle(env)
     for call in (lambda: env.step(RIGHT), env.oracle_action):
-        with pytest.raises(ResetNeeded, match="call `reset` first"):
+        with pytest.raises(ResetNeeded):
             call()
 
 
 @pytest.mark.parametrize("action", [4, -1, 1.0, None, np.array([1])])
 def test_action_outside_the_space_is_refused(action: Any) -> None:
     env = started()
-    with pytest.raises(ValueError, match=r"`action` must be an integer from 0 to 3. Received"):
+    with pytest.raises(ValueError, match=re.escape(repr(action))):
         env.step(action)
     assert env.steps == 0
 
@@ -360,22 +364,22 @@ def test_state_attributes_are_read_and_set_by_index() -> None:
 
 
 def test_batch_refuses_what_it_cannot_do() -> None:
-    with pytest.raises(ValueError, match=r"`n_envs` must be at least 1. Received 0."):
+    with pytest.raises(ValueError, match=r"`n_envs`.* 0"):
         TMazeVecEnv(0)
     venv = TMazeVecEnv(2)
     for call in (lambda: venv.step(np.zeros(2, dtype=int)), venv.oracle_actions, venv.get_images):
-        with pytest.raises(ResetNeeded, match="call `reset` first"):
+        with pytest.raises(ResetNeeded):
             call()
     venv.reset()
-    with pytest.raises(ValueError, match=r"`actions` must be integers of shape \(2,\). Received float64 of shape \(2,\)."):
+    with pytest.raises(ValueError, match=r"`actions`.* float64"):
         venv.step(np.zeros(2))
-    with pytest.raises(ValueError, match=r"`actions` must be integers of shape \(2,\). Received int64 of shape \(2, 1\)."):
+    with pytest.raises(ValueError, match=r"`actions`.*\(2,\).*\(2, 1\)"):
         venv.step(np.zeros((2, 1), dtype=np.int64))
-    with pytest.raises(ValueError, match=r"`actions` must be integers from 0 to 3. Received 4."):
+    with pytest.raises(ValueError, match=r"`actions`.* 3.* 4"):
         venv.step(np.array([0, 4]))
-    with pytest.raises(ValueError, match="`indices` must be None for 'config'"):
+    with pytest.raises(ValueError, match=r"`indices`.* 'config'"):
         venv.set_attr("config", TMazeConfig(), indices=0)
-    with pytest.raises(AttributeError, match=r"Received 'jump'."):
+    with pytest.raises(AttributeError, match="'jump'"):
         venv.env_method("jump")
 
 
@@ -463,7 +467,7 @@ def test_human_mode_shows_every_step_and_closes(pygame: Any) -> None:
 def test_rendering_without_a_mode_warns_and_before_reset_is_refused() -> None:
     with pytest.warns(UserWarning, match="render_mode"):
         assert started().render() is None
-    with pytest.raises(ResetNeeded, match="call `reset` first"):
+    with pytest.raises(ResetNeeded):
         TMazeEnv(render_mode="rgb_array").render()
 
 
