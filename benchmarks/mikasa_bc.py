@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
-from mikasa_answers import label_answers
+from mikasa_demonstrations import NOISE, label_answers
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -42,7 +42,6 @@ from sb3_elmur.settings import read_settings
 FOLDER = RESULTS / "mikasa_bc"
 MODEL = "model.zip"
 DEMONSTRATIONS = {"RememberColor3": 400, "RememberColor5": 600, "RememberColor9": 1000}  # that are recorded
-NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
 AGENTS: dict[str, dict[str, Any]] = {
     "elmur": {},
     "no memory": {"memory_size": 0},
@@ -87,8 +86,8 @@ class Beginnings(Episodes):
     def __getitem__(self, index: int) -> Episode:
         episode = self.episodes[index]
         observed, first = episode.observations, slice(self.steps)
-        seen = {key: values[first] for key, values in observed.items()} if isinstance(observed, dict) else observed[first]
-        return Episode(seen, episode.actions[first], episode.rewards[first])
+        kept = {key: values[first] for key, values in observed.items()} if isinstance(observed, dict) else observed[first]
+        return Episode(kept, episode.actions[first], episode.rewards[first])
 
 
 def demonstrate(task: str, data: Path) -> Path:
@@ -174,14 +173,14 @@ def report() -> None:
     results = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     rows = []
     for task, agent in itertools.product(DEMONSTRATIONS, AGENTS | ABLATION):
-        found = [result for result in results if (result["task"], result["agent"]) == (task, agent)]
-        if found:
-            success = np.array([result["success once"] for result in found])
-            error = f" ± {success.std(ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
+        runs = [result for result in results if (result["task"], result["agent"]) == (task, agent)]
+        if runs:
+            success = np.array([result["success once"] for result in runs])
+            error = f" ± {success.std(ddof=1) / len(runs) ** 0.5:.2f}" if len(runs) > 1 else ""
             shown = f"{success.mean():.2f}{error} ({success.min():.2f})"
-            seconds = round(np.mean([result["CPU seconds"]["training, of this process alone"] for result in found]))
-            demonstrations, parameters = found[0]["demonstrations"]["recorded"], found[0]["parameters"]
-            rows.append([task, agent, parameters, demonstrations, seconds, len(found), shown])
+            seconds = round(np.mean([result["CPU seconds"]["training, of this process alone"] for result in runs]))
+            demonstrations, parameters = runs[0]["demonstrations"]["recorded"], runs[0]["parameters"]
+            rows.append([task, agent, parameters, demonstrations, seconds, len(runs), shown])
     header = ["task", "agent", "parameters", "demonstrations", "training, CPU s", "seeds", "success: mean ± s.e. (worst)"]
     print(markdown_table(header, rows))
 

@@ -6,7 +6,7 @@ Behaviour cloning of MIKASA-Robo's RememberColor3 from the images of both camera
     python benchmarks/mikasa_rgb.py --report                       # a table of what is there
 
 The encoder is trained first, to say where each cube is: the simulator's state is recorded beside the images. Then every motion
-serves once for each colour, as in ``mikasa_filming.py``, so that nothing but the cue tells the answer: the images of the cue
+serves once for each colour (``mikasa_demonstrations.py``), so that nothing but the cue tells the answer: the images of the cue
 are filmed again with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming
 and cloning go on where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not
 repeated once there.
@@ -24,9 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
-from mikasa_answers import THING
-from mikasa_bc import AGENTS, EVALUATION, NOISE, clone, judge, two_phases
-from mikasa_filming import COLORS, ENV_ID, MOTIONS, SEEN, TASK, Answers, demonstrate, sights
+from mikasa_bc import AGENTS, EVALUATION, clone, judge, two_phases
+from mikasa_demonstrations import COLORS, ENV_ID, IMAGES, MOTIONS, NOISE, TASK, THING, Answers, film_motions, sights
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
@@ -85,8 +84,8 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = read_settings("bc_elmur.yml", ENV_ID)
     policy_kwargs = settings["policy_kwargs"] | POLICY | AGENTS[agent]
-    images, answers = demonstrate(data)
-    env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=SEEN)
+    images, answers = film_motions(data)
+    env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=IMAGES)
     motions = NpzEpisodes(images, env.observation_space, env.action_space)
     normalized = fit_normalization(env, motions, norm_obs_keys=["joints"])
     episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
@@ -95,20 +94,20 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     encoder = model.policy.features_extractor.extractors["rgb"]
     error = learn_to_see(encoder, *sights(data, images, answers), np.random.default_rng(seed))
     encoder.requires_grad_(False)
-    seen = time.process_time()
+    trained_encoder = time.process_time()
     clone(model, episodes, settings, PHASES, runs / f"{agent.replace(' ', '_')}_{seed}")
     report = {
         "task": TASK,
         "agent": agent,
-        "observation": SEEN,
+        "observation": IMAGES,
         "settings": settings | {"policy_kwargs": policy_kwargs | {"features_extractor_class": FourLayerExtractor.__name__}},
         "encoder": SEEING | {"error of held-out places, cm": error},
         "phases": PHASES,
         "demonstrations": {"recorded": MOTIONS, "noise": NOISE, "labelled": len(episodes)},
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "CPU seconds": {
-            "encoder, of this process alone": round(seen - start, 1),
-            "training, of this process alone": round(time.process_time() - seen, 1),
+            "encoder, of this process alone": round(trained_encoder - start, 1),
+            "training, of this process alone": round(time.process_time() - trained_encoder, 1),
         },
         "evaluation": EVALUATION,
         **judge(model.policy, model.get_env()),

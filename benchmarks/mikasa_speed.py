@@ -40,16 +40,16 @@ def play(task: str, arguments: dict[str, Any], lighter: bool, n_steps: int) -> t
     simplify = simplify_wrist_camera if lighter else lambda simulation: None
     with mock.patch("sb3_elmur.envs.mikasa.simulation.simplify_wrist_camera", simplify):
         env = MikasaEnv(task, **arguments)
-    actions, seen = np.random.default_rng(0).uniform(-1, 1, (n_steps + WARM_UP, 8)), []
+    actions, observations = np.random.default_rng(0).uniform(-1, 1, (n_steps + WARM_UP, 8)), []
     env.reset(seed=0)
     for action in actions[:WARM_UP]:
         env.step(action)
     clock, cpus = time.perf_counter(), time.process_time()
     for action in actions[WARM_UP:]:
-        seen.append(env.step(action)[0])
+        observations.append(env.step(action)[0])
     elapsed = {"clock": time.perf_counter() - clock, "CPUs": time.process_time() - cpus}
     env.close()
-    images = np.stack([each["rgb"] for each in seen]) if isinstance(seen[0], dict) else np.empty(0)
+    images = np.stack([image["rgb"] for image in observations]) if isinstance(observations[0], dict) else np.empty(0)
     return {name: round(1e3 * seconds / n_steps, 2) for name, seconds in elapsed.items()}, images
 
 
@@ -61,16 +61,16 @@ def main() -> None:
     options = parser.parse_args()
     th.set_num_threads(1)
     played = {case: play(options.task, *CASES[case], options.steps) for case in CASES}
-    found = {case: times for case, (times, _) in played.items()}
+    measured = {case: times for case, (times, _) in played.items()}
     differences = {name: np.abs(played[name][1].astype(int) - played[f"{name}, own mesh"][1]).max(axis=3) for name in IMAGES}
     changed = {name: float((difference > VISIBLE).mean()) for name, difference in differences.items()}
     report = {
         "task": options.task,
-        "milliseconds per step": found,
+        "milliseconds per step": measured,
         f"share of pixels in which the lighter mesh changes a channel by more than {VISIBLE}": changed,
     }
     write_json(RESULTS / "mikasa_speed.json", report | provenance(0))
-    rows = [[case, *times.values()] for case, times in found.items()]
+    rows = [[case, *times.values()] for case, times in measured.items()]
     print(markdown_table(["observation", "ms/step", "CPU ms/step"], rows))
     print("changed pixels:", changed)
 

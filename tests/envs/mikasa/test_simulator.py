@@ -234,7 +234,7 @@ def test_what_the_expert_does_follows_from_what_is_seen() -> None:
 
 def test_recorded_motions_are_labelled_for_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
-    answers = import_module("mikasa_answers")
+    answers = import_module("mikasa_demonstrations")
     env_id = "MikasaRememberColor3-v0"
     record(env_id, "oracle", tmp_path / "recorded", 1, noise=0.5)
     for _ in range(2):  # the second time there is nothing left to do
@@ -255,7 +255,7 @@ def test_recorded_motions_are_labelled_for_every_answer(tmp_path: Path, monkeypa
 
 def test_the_cue_is_filmed_again_in_every_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
-    filming = import_module("mikasa_filming")
+    filming = import_module("mikasa_demonstrations")
     seen = {"obs_mode": "rgb_joints", "camera_size": 32}
     env = make("RememberColor3", **seen)
     record(filming.ENV_ID, "oracle", tmp_path / "states", 1, noise=1.0)

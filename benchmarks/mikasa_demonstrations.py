@@ -1,0 +1,177 @@
+"""
+Demonstrations of the RememberColor tasks for every answer: what the scripted expert would do, had another colour been shown.
+
+The expert's action depends on where arm and target are, and on nothing else. So each recorded motion of the arm is labelled
+once for every colour, with that colour's cube in the cue: as many demonstrations as there are colours. That motion then tells
+nothing of the answer, and neither does anything else but the cue.
+
+With images, every motion is recorded twice with the same seed, as the simulator's state and as images. Then the cue is filmed
+again in each colour, with the arm where it was. The scripts ``mikasa_bc.py`` and ``mikasa_rgb.py`` use this module.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from common import write_file
+
+from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
+from sb3_elmur.envs.mikasa.env import MikasaEnv
+from sb3_elmur.envs.mikasa.experts import RememberExpert
+from sb3_elmur.envs.mikasa.observations import observe_rgb
+from sb3_elmur.recording import record
+
+JOINTS = 25  # numbers of an observation: place (3) and orientation (4) of the tool, positions (9) and velocities of the joints
+POSITIONS = slice(7, 16)  # of the joints, in an observation
+THING = 4  # then for each cube: whether it is seen, and where
+CUE = 5  # steps for which the cue is shown
+CHOICE = 10  # step at which all cubes appear
+NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
+
+# With images
+TASK, COLORS = "RememberColor3", 3
+ENV_ID = f"Mikasa{TASK}-v0"
+IMAGES: dict[str, Any] = {"obs_mode": "rgb_joints", "camera_size": 64}
+MOTIONS = 240
+
+
+def label_answers(env_id: str, recorded: Path, n_episodes: int, labelled: Path) -> None:
+    """
+    Label recorded episodes for all answers; what is there already is kept.
+
+    :param env_id: Of a RememberColor task.
+    :param recorded: Folder of episodes in the "state_cue" mode.
+    :param n_episodes: How many of them to label.
+    :param labelled: Folder for c times as many of a task with c colours.
+    """
+    labelled.mkdir(parents=True, exist_ok=True)
+    env = gymnasium.make(env_id).unwrapped
+    assert isinstance(env, MikasaEnv)
+    env.reset(seed=0)
+    expert = RememberExpert(env.episodes)
+    for index in range(n_episodes):
+        with np.load(recorded / f"train_data_{index}.npz") as episode:
+            observation = episode["observation"]
+        things = observation[:, JOINTS:].reshape(len(observation), -1, THING)
+        (shown,) = np.flatnonzero(things[0, :, 0])
+        for color in range(things.shape[1]):
+            target = labelled / f"train_data_{index}_{color}.npz"
+            if not target.exists():
+                changed, actions = with_cue(observation, shown, color), act(expert, observation, things, color)
+                write_file(target, partial(save, observation=changed, action=actions))
+    env.close()
+
+
+def with_cue(observation: np.ndarray, shown: int, color: int) -> np.ndarray:
+    """Observations (T, n) in which the cue shows another colour."""
+    changed = observation.copy()
+    cue = changed[:CHOICE, JOINTS:].reshape(CHOICE, -1, THING)
+    cue[:, [shown, color]] = cue[:, [color, shown]]
+    changed[:CHOICE, JOINTS:] = cue.reshape(CHOICE, -1)
+    return changed
+
+
+def act(expert: RememberExpert, observation: np.ndarray, things: np.ndarray, color: int) -> np.ndarray:
+    """The expert's actions (T, 8) in the states of an episode, if the answer is a colour."""
+    touches = [
+        expert.touch(state[:3], state[POSITIONS], cubes[color, 1:])
+        for state, cubes in zip(observation[CHOICE:], things[CHOICE:], strict=True)
+    ]
+    return np.stack([expert.wait()] * CHOICE + touches)
+
+
+def save(path: Path, **arrays: np.ndarray) -> None:
+    """Write an ``.npz`` file, whatever its name ends in."""
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+class Answers(Episodes):
+    """
+    Filmed motions, each once for every colour.
+
+    :param motions: As they were recorded.
+    :param answers: Folder with the cue and the actions for every colour, a file for each motion.
+    """
+
+    def __init__(self, motions: NpzEpisodes, answers: Path) -> None:
+        self.motions, self.lengths = motions, np.repeat(motions.lengths, COLORS)
+        self.answers = [dict(np.load(answers / path.name)) for path in motions.paths]
+
+    def __getitem__(self, index: int) -> Episode:
+        motion, color = divmod(index, COLORS)
+        episode, answer = self.motions[motion], self.answers[motion]
+        assert isinstance(episode.observations, dict)
+        images = np.concatenate((answer["rgb"][color], episode.observations["rgb"][CUE:]))
+        return Episode(episode.observations | {"rgb": images}, answer["action"][color], episode.rewards)
+
+
+def film_motions(data: Path) -> tuple[Path, Path]:
+    """
+    Record motions with and without images, and film the cues; what is there already is kept.
+
+    :param data: Folder for all.
+    :return: Folders of the images and of the answers.
+    """
+    states, images, answers = data / TASK, data / f"{TASK}_rgb", data / f"{TASK}_rgb_answers"
+    record(ENV_ID, "oracle", states, MOTIONS, noise=NOISE, progress_bar=True)
+    record(ENV_ID, "oracle", images, MOTIONS, noise=NOISE, env_kwargs=IMAGES, progress_bar=True)
+    answers.mkdir(exist_ok=True)
+    env = gymnasium.make(ENV_ID, **IMAGES).unwrapped
+    assert isinstance(env, MikasaEnv)
+    for index in range(MOTIONS):
+        name = f"train_data_{index}.npz"
+        if not (answers / name).exists():
+            with np.load(states / name) as episode:
+                write_file(answers / name, partial(save, **film_answers(env, index, episode["observation"])))
+    env.close()
+    return images, answers
+
+
+def film_answers(env: MikasaEnv, seed: int, observation: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    What the cameras would have seen of each colour's cue, and what the expert would have done.
+
+    :param env: Of images.
+    :param seed: Of the episode.
+    :param observation: Its states, in the mode "state_cue".
+    :return: ``rgb`` (colours, steps of the cue, height, width, 6) and ``action`` (colours, T, 8).
+    """
+    env.reset(seed=seed)
+    expert = RememberExpert(env.episodes)
+    things = observation[:, JOINTS:].reshape(len(observation), -1, THING)
+    actions = [act(expert, observation, things, color) for color in range(COLORS)]
+    return {"rgb": np.stack([film_cue(env, observation, color) for color in range(COLORS)]), "action": np.stack(actions)}
+
+
+def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
+    """The images of the cue, with the arm where it was, and a cube of some colour."""
+    simulation, images = env.episodes.simulation, []
+    simulation.true_color_indices[:] = color
+    for step in range(CUE):
+        simulation._elapsed_steps[:] = step
+        simulation.agent.robot.set_qpos(observation[step : step + 1, POSITIONS])
+        images.append(observe_rgb(simulation, simulation.get_obs(), env.episodes.task)["rgb"][0].numpy())
+    return np.stack(images)
+
+
+def sights(data: Path, images: Path, answers: Path) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Images and what they show, for each motion all its steps, and those of the cue in every colour.
+
+    :return: images (motions, n, height, width, 6), and for each cube whether it is there and where, (motions, n, 12)
+    """
+    pictures, places = [], []
+    for index in range(MOTIONS):
+        name = f"train_data_{index}.npz"
+        with np.load(data / TASK / name) as states, np.load(images / name) as recorded, np.load(answers / name) as answer:
+            observation = states["observation"]
+            (color,) = np.flatnonzero(observation[0, JOINTS::THING])
+            cues = [with_cue(observation, color, other)[:CUE] for other in range(COLORS)]
+            pictures.append(np.concatenate((*answer["rgb"], recorded["rgb"][CUE:])))
+            places.append(np.concatenate((*cues, observation[CUE:]))[:, JOINTS:])
+    return np.stack(pictures), np.stack(places)
