@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(shell find sb3_elmur envs zoo_configs -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-slow test-mikasa lint types format clean
+.PHONY: demo test test-slow test-mikasa mikasa-system lint types format clean
 
 demo: $(VENV)/.demo  ## train ELMUR on T-Maze and compare it to PPO without memory
 	$(BIN)/python benchmarks/demo.py
@@ -16,7 +16,10 @@ test: $(VENV)/.dev  ## all tests but the slow ones, on the installed package
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-test-mikasa: $(VENV)/.dev $(VENV)/.maniskill  ## the tests in the simulator of MIKASA-Robo
+mikasa-system:  ## what the simulator of MIKASA-Robo needs from Debian, as root: Mesa's Vulkan driver, libGL
+	.ci/mikasa-system
+
+test-mikasa: $(VENV)/.dev $(VENV)/.maniskill  ## the tests in that simulator; `make mikasa-system` comes before
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps "mikasa-robo-suite==1.0.0"
 	$(BIN)/pytest -m mikasa
 

@@ -14,7 +14,8 @@ from .meshes import simplify_wrist_camera
 from .tasks import TASKS
 
 INSTALL = 'pip install "sb3-elmur[maniskill]" && pip install --no-deps "mikasa-robo-suite==1.0.0"'
-LIBRARIES = "apt-get install libgl1 libglib2.0-0"
+SYSTEM = "make mikasa-system"
+NO_DRIVER = ("rendering device", "physical device", "vk::")  # in what SAPIEN raises without a driver, or with an old one
 MUG_FILES = ("info_pick_v0.json", "models/025_mug/collision.ply", "models/025_mug/textured.obj")
 REWARDS = {"dense": "normalized_dense", "sparse": "sparse"}  # ours: ManiSkill's
 CAMERAS = ("base_camera", "hand_camera")
@@ -33,7 +34,9 @@ def import_tasks() -> dict[str, Any]:
     except ModuleNotFoundError as error:
         raise DependencyNotInstalled(f"{error.name} is missing: run `{INSTALL}`.") from error
     except ImportError as error:
-        raise DependencyNotInstalled(f"{error}. ManiSkill's OpenCV needs it: on Debian `{LIBRARIES}`.") from error
+        raise DependencyNotInstalled(
+            f"{error}. ManiSkill's OpenCV needs it: on Debian `apt-get install libgl1 libglib2.0-0`, or `{SYSTEM}`."
+        ) from error
     return registration.REGISTERED_ENVS
 
 
@@ -87,10 +90,11 @@ def make_simulation(
     try:
         simulation = specification.cls(**arguments)
     except RuntimeError as error:
-        if "rendering device" not in str(error) and "physical device" not in str(error):
+        if not any(sign in str(error) for sign in NO_DRIVER):
             raise
         raise DependencyNotInstalled(
-            f"Nothing here can render ({error}): SAPIEN needs a Vulkan driver, such as Mesa's from version 23 on."
+            f"Nothing here can render ({error}): SAPIEN needs a Vulkan driver, such as Mesa's from version 23 on. "
+            f"On Debian 12 `apt-get install -t bookworm-backports mesa-vulkan-drivers libvulkan1`, or `{SYSTEM}`."
         ) from error
     if arguments["render_backend"] == "cpu":
         simplify_wrist_camera(simulation)

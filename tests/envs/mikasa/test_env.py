@@ -6,7 +6,7 @@ import builtins
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -59,10 +59,38 @@ def test_a_missing_system_library_is_named_with_the_line_that_installs_it(monkey
         raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
 
     monkeypatch.setattr(mikasa_simulation, "import_module", broken)
-    with pytest.raises(
-        DependencyNotInstalled, match=r"^libGL.so.1: cannot .* on Debian `apt-get install libgl1 libglib2.0-0`.$"
-    ):
+    with pytest.raises(DependencyNotInstalled, match=r"^libGL.so.1: .*libgl1.*`make mikasa-system`"):
         mikasa_simulation.import_tasks()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "vk::createInstanceUnique: ErrorIncompatibleDriver",  # no driver at all
+        "Failed to find a supported physical device",  # Mesa 22
+        "failed to find a rendering device",
+    ],
+)
+def test_a_missing_vulkan_driver_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def build(**arguments: Any) -> None:
+        raise RuntimeError(message)
+
+    specification = SimpleNamespace(cls=build)
+    monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"RememberColor3-v0": specification})
+    with pytest.raises(DependencyNotInstalled, match=f"{message}.*mesa-vulkan-drivers.*`make mikasa-system`"):
+        MikasaEnv("RememberColor3", obs_mode="rgb")
+
+
+def test_other_errors_of_the_simulator_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**arguments: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    specification = SimpleNamespace(cls=build)
+    monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"RememberColor3-v0": specification})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        MikasaEnv("RememberColor3", obs_mode="rgb")
 
 
 def test_a_missing_mug_is_an_error_and_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
