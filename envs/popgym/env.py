@@ -14,7 +14,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, ResetNeeded
 
+from ..drawing import Window
 from .experts import Expert, make_expert
+from .render import PICTURES, Moment, draw
 from .tasks import find_task
 
 
@@ -116,8 +118,7 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     ## Arguments
     - `task`: name of the task.
-    - `render_mode` (None): "human" or "rgb_array". Popgym draws CartPole and Pendulum; of the other tasks ``render`` prints
-      a line ("human").
+    - `render_mode` (None): "human" or "rgb_array". Pictures of the games also show what is hidden from the agent.
 
     ## Version History
     - v0: first version.
@@ -131,7 +132,7 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
-        find_task(task)
+        self._facts = find_task(task)
         self.task = task
         self.base = getattr(import_popgym(), task)()
         if render_mode not in (None, "human", "rgb_array"):
@@ -147,6 +148,8 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._running = False
         self._expert: Expert | None = None
         self._latest: tuple[Any, Any] = (None, None)
+        self._steps, self._reward, self._return = 0, 0.0, 0.0
+        self._window: Window | None = None
         self._unseen: list[tuple[Any, Any]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -163,6 +166,8 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._running = True
         self._latest = observation, None
         self._unseen = [self._latest]
+        self._steps, self._reward, self._return = 0, 0.0, 0.0
+        self._show()
         return self._flatten(observation, self._null_action, first=True), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -186,7 +191,9 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._running = not (terminated or truncated)
         self._latest = observation, base_action
         self._unseen.append(self._latest)
-        return self._flatten(observation, action, first=False), float(reward), bool(terminated), bool(truncated), {}
+        self._steps, self._reward, self._return = self._steps + 1, float(reward), self._return + float(reward)
+        self._show()
+        return self._flatten(observation, action, first=False), self._reward, bool(terminated), bool(truncated), {}
 
     def oracle_action(self) -> Any:
         """
@@ -206,26 +213,41 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def render(self) -> np.ndarray | None:
         """
-        Draw the task where popgym can, else print its last step.
+        Draw the task: of a game also what is hidden from the agent, the last action and the reward.
 
-        :return: An RGB image in the mode "rgb_array", else None.
-        :raises NotImplementedError: If there is no picture to return.
+        :return: An RGB image, uint8 of shape (height, width, 3), in the mode "rgb_array", else None.
+        :raises ResetNeeded: Before the first reset.
+        :raises DependencyNotInstalled: Without pygame.
         """
         if self.render_mode is None:
             gymnasium.logger.warn(
                 "`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., render_mode='human')."
             )
             return None
-        if self.base.metadata["render_modes"]:
+        if self._latest[0] is None:
+            raise ResetNeeded("No episode has begun: call `reset` first.")
+        if self._facts.family not in PICTURES:
             return self.base.render()
+        moment = Moment(self.task, self._facts, self.base, *self._latest, self._steps, self._reward, self._return)
+        image = draw(moment)
         if self.render_mode == "rgb_array":
-            raise NotImplementedError(f"popgym draws no picture of {self.task}.")
-        print(f"{self.task}: action {self._latest[1]}, observation {self._latest[0]}")
+            return image
+        if self._window is None:
+            self._window = Window(self.task, self.metadata["render_fps"])
+        self._window.show(image)
         return None
 
     def close(self) -> None:
         """Close the window, if there is one."""
         self.base.close()
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _show(self) -> None:
+        """Show a game on screen as it goes on; popgym's own environments do so themselves."""
+        if self.render_mode == "human" and self._facts.family in PICTURES:
+            self.render()
 
     def _require_running(self) -> None:
         if not self._running:

@@ -8,8 +8,9 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from ..drawing import Window
 from .config import DX, DY, NOISE_BLOCK, Action, TMazeConfig, draw_noise, make_noise_generator, make_spaces
-from .render import Scene, Window, draw
+from .render import Scene, draw
 
 
 class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -217,7 +218,7 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         if self.render_mode == "rgb_array":
             return image
         if self._window is None:
-            self._window = Window(self.metadata["render_fps"])
+            self._window = Window("T-Maze", self.metadata["render_fps"])
         self._window.show(image)
         return None
 

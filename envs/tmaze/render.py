@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from gymnasium.error import DependencyNotInstalled
+
+from ..drawing import (
+    BLUE,
+    FLOOR,
+    GREEN,
+    INK,
+    PALE,
+    RED,
+    WHITE,
+    YELLOW,
+    Color,
+    Point,
+    blank,
+    import_pygame,
+    pixels,
+    write,
+)
 
 if TYPE_CHECKING:
     from pygame import Surface
@@ -18,18 +33,7 @@ ROW = 156
 PROGRESS_WIDTH, PROGRESS_Y = 200, 260
 BAR_LEFT, BAR_RIGHT, BAR_Y = 52, WIDTH - 52, 296
 
-Color = tuple[int, int, int]
-Point = tuple[float, float]
-
-BACKGROUND = (250, 249, 246)
-INK = (45, 48, 56)
-PALE = (150, 152, 160)
-FLOOR = (228, 229, 234)
-ORACLE = (255, 226, 150)
-GOAL = (96, 190, 120)
-AGENT = (54, 112, 214)
-FAILURE = (206, 66, 58)
-BUBBLE = (255, 255, 255)
+ORACLE, GOAL, AGENT, FAILURE, BUBBLE = YELLOW, GREEN, BLUE, RED, WHITE
 
 
 class Scene(NamedTuple):
@@ -71,20 +75,6 @@ class Scene(NamedTuple):
         return "failure: out of steps" if self.steps == self.length else None
 
 
-def import_pygame() -> ModuleType:
-    """
-    Import pygame.
-
-    :return: The module.
-    :raises DependencyNotInstalled: If it is missing.
-    """
-    try:
-        import pygame
-    except ImportError as error:
-        raise DependencyNotInstalled('pygame is missing: run `pip install "sb3-elmur[render]"`.') from error
-    return pygame
-
-
 def draw(scene: Scene) -> np.ndarray:
     """
     Draw a maze: the cells around the agent, and the whole corridor as a bar below.
@@ -93,51 +83,21 @@ def draw(scene: Scene) -> np.ndarray:
     :return: RGB image, uint8 of shape (HEIGHT, WIDTH, 3).
     :raises DependencyNotInstalled: Without pygame.
     """
-    pygame = import_pygame()
-    pygame.font.init()
-    surface = pygame.Surface((WIDTH, HEIGHT))
-    surface.fill(BACKGROUND)
+    surface = blank(WIDTH, HEIGHT)
     _draw_header(surface, scene)
     _draw_maze(surface, scene)
     _draw_bar(surface, scene)
     if scene.n_corridors > 1:
         _draw_progress(surface, scene)
-    return np.ascontiguousarray(pygame.surfarray.array3d(surface).swapaxes(0, 1))
-
-
-class Window:
-    """
-    A window on screen.
-
-    :param fps: Pictures shown per second.
-    """
-
-    def __init__(self, fps: int) -> None:
-        self._pygame = import_pygame()
-        self._pygame.display.init()
-        self._pygame.display.set_caption("T-Maze")
-        self._screen = self._pygame.display.set_mode((WIDTH, HEIGHT))
-        self._clock = self._pygame.time.Clock()
-        self._fps = fps
-
-    def show(self, image: np.ndarray) -> None:
-        """Show an image of :func:`draw`, and wait for the frame to pass."""
-        self._pygame.surfarray.blit_array(self._screen, image.swapaxes(0, 1))
-        self._pygame.event.pump()
-        self._pygame.display.flip()
-        self._clock.tick(self._fps)
-
-    def close(self) -> None:
-        """Close the window."""
-        self._pygame.display.quit()
+    return pixels(surface)
 
 
 def _draw_header(surface: Surface, scene: Scene) -> None:
-    _write(surface, f"step {scene.steps} / {scene.length}", (24, 24), 26, anchor="midleft")
-    _write(surface, f"last action: {scene.last_action or '-'}", (WIDTH / 2, 24), 26)
+    write(surface, f"step {scene.steps} / {scene.length}", (24, 24), 26, anchor="midleft")
+    write(surface, f"last action: {scene.last_action or '-'}", (WIDTH / 2, 24), 26)
     if scene.outcome:
         color = GOAL if scene.outcome == "success" else FAILURE
-        _write(surface, scene.outcome, (WIDTH - 24, 24), 26, color, anchor="midright")
+        write(surface, scene.outcome, (WIDTH - 24, 24), 26, color, anchor="midright")
 
 
 def _draw_maze(surface: Surface, scene: Scene) -> None:
@@ -156,18 +116,18 @@ def _draw_maze(surface: Surface, scene: Scene) -> None:
 
     for x in range(first, first + n_cells):
         draw_cell(x, 0, ORACLE if x < 0 else FLOOR)
-        _write(surface, str(x), (center(x, 0)[0], ROW + CELL / 2 - 10), 16, PALE)
+        write(surface, str(x), (center(x, 0)[0], ROW + CELL / 2 - 10), 16, PALE)
         if x <= 0:
-            _write(surface, "oracle" if x < 0 else "start", (center(x, 0)[0], ROW + CELL / 2 + 12), 20, PALE)
+            write(surface, "oracle" if x < 0 else "start", (center(x, 0)[0], ROW + CELL / 2 + 12), 20, PALE)
     if first + n_cells > scene.corridor:
         for y in (1, -1):
             draw_cell(scene.corridor, y, GOAL if y == scene.goal else FLOOR)
         goal_x, goal_y = center(scene.corridor, scene.goal)
-        _write(surface, "goal", (goal_x, goal_y + CELL / 2 - 10), 20, BUBBLE)
+        write(surface, "goal", (goal_x, goal_y + CELL / 2 - 10), 20, BUBBLE)
     else:
-        _write(surface, ". . .", (WIDTH - left / 2, ROW), 26, PALE)
+        write(surface, ". . .", (WIDTH - left / 2, ROW), 26, PALE)
     if first > scene.leftmost:
-        _write(surface, ". . .", (left / 2, ROW), 26, PALE)
+        write(surface, ". . .", (left / 2, ROW), 26, PALE)
     agent_x, agent_y = center(scene.x, scene.y)
     agent = agent_x, agent_y - 5
     pygame.draw.circle(surface, AGENT, agent, CELL * 0.26)
@@ -198,23 +158,18 @@ def _draw_bar(surface: Surface, scene: Scene) -> None:
     for y in (1, -1):
         color = GOAL if y == scene.goal else PALE
         pygame.draw.line(surface, color, (BAR_RIGHT, BAR_Y), (BAR_RIGHT, BAR_Y - 14 * y), 6)
-    _write(surface, str(scene.leftmost), (BAR_LEFT, BAR_Y + 29), 18, PALE)
-    _write(surface, str(scene.corridor), (BAR_RIGHT, BAR_Y + 29), 18, PALE)
+    write(surface, str(scene.leftmost), (BAR_LEFT, BAR_Y + 29), 18, PALE)
+    write(surface, str(scene.corridor), (BAR_RIGHT, BAR_Y + 29), 18, PALE)
     pygame.draw.circle(surface, AGENT, (place(scene.x), BAR_Y - 14 * scene.y), 8)
 
 
 def _draw_progress(surface: Surface, scene: Scene) -> None:
     pygame = import_pygame()
     number = min(scene.turns + 1, scene.n_corridors)
-    _write(surface, f"corridor {number} of {scene.n_corridors}", (BAR_LEFT, PROGRESS_Y), 22, anchor="midleft")
-    _write(surface, f"correct turns: {scene.correct_turns} of {scene.turns}", (BAR_RIGHT, PROGRESS_Y), 22, anchor="midright")
+    write(surface, f"corridor {number} of {scene.n_corridors}", (BAR_LEFT, PROGRESS_Y), 22, anchor="midleft")
+    write(surface, f"correct turns: {scene.correct_turns} of {scene.turns}", (BAR_RIGHT, PROGRESS_Y), 22, anchor="midright")
     track = pygame.Rect(0, 0, PROGRESS_WIDTH, 8)
     track.center = WIDTH // 2, PROGRESS_Y
     pygame.draw.rect(surface, FLOOR, track, border_radius=4)
     track.width = round(PROGRESS_WIDTH * scene.turns / scene.n_corridors)
     pygame.draw.rect(surface, AGENT, track, border_radius=4)
-
-
-def _write(surface: Surface, text: str, place: Point, size: int, color: Color = INK, anchor: str = "center") -> None:
-    rendered = import_pygame().font.Font(None, size).render(text, True, color)
-    surface.blit(rendered, rendered.get_rect(**{anchor: place}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, ResetNeeded
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -18,6 +20,7 @@ from helpers import SMALL
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import POPGymEnv
 from sb3_elmur.envs.popgym.experts import make_expert
+from sb3_elmur.envs.popgym.render import PICTURES
 from sb3_elmur.envs.popgym.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maze environments", "ignore:.*Box observation space", "ignore:.*symmetric")
@@ -202,8 +205,6 @@ def test_what_it_cannot_do_is_refused_by_name(popgym: Any) -> None:
         POPGymEnv("Chess")
     with pytest.raises(ValueError, match=r"`render_mode`.* 'ansi'"):
         POPGymEnv("RepeatFirstEasy", render_mode="ansi")
-    with pytest.raises(NotImplementedError, match="popgym draws no picture of RepeatFirstEasy"):
-        POPGymEnv("RepeatFirstEasy", render_mode="rgb_array").render()
     env = POPGymEnv("MineSweeperEasy")
     with pytest.raises(ResetNeeded):
         env.step(0)
@@ -227,21 +228,71 @@ def test_experts_see_and_choose_rows_and_columns_where_agents_count_cells(popgym
         observation = int(flat[: env.base.observation_space.n].argmax())
 
 
-def test_render_prints_the_games_and_draws_the_controls(popgym: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    env = POPGymEnv("AutoencodeEasy", render_mode="human")
+@pytest.fixture
+def pygame(popgym: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    return pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
+
+
+@all_tasks
+def test_advertised_render_modes_work(pygame: Any, task: str) -> None:
+    gymnasium_check_env(gymnasium.make(f"POPGym{task}-v0", disable_env_checker=True).unwrapped)
+
+
+@pytest.mark.parametrize("task", [name for name, facts in TASKS.items() if facts.family in PICTURES])
+def test_pictures_of_games_follow_the_episode(pygame: Any, task: str) -> None:
+    env = POPGymEnv(task, render_mode="rgb_array")
     env.reset(seed=0)
-    env.step(2)
-    env.render()
-    suit = env.base.deck.suits_idx[env.base.deck["system"][-1]]
-    assert capsys.readouterr().out == f"AutoencodeEasy: action 2, observation (1, {suit})\n"
-    pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
-    env = POPGymEnv("PositionOnlyCartPoleEasy", render_mode="rgb_array")
+    images = [env.render()]
+    for _ in range(8):
+        _, _, terminated, truncated, _ = env.step(env.oracle_action())
+        images.append(env.render())
+        if terminated or truncated:
+            break
+    assert {image.shape for image in images} == {(400, 720, 3)}
+    assert {image.dtype for image in images} == {np.dtype(np.uint8)}
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+@pytest.mark.parametrize(
+    ("task", "hide"),
+    [
+        ("AutoencodeEasy", lambda base: base.deck["system"].append(0)),
+        ("BattleshipEasy", lambda base: base.board.fill(0)),
+        ("ConcentrationEasy", lambda base: np.random.default_rng(0).shuffle(base.deck.idx)),
+        ("CountRecallEasy", lambda base: base.counts.fill(0)),
+        ("HigherLowerEasy", lambda base: base.state.fill(0)),
+        ("LabyrinthEscapeEasy", lambda base: base.maze.grid.fill(0)),
+        ("MineSweeperEasy", lambda base: base.hidden_grid.fill(0)),
+        ("MultiarmedBanditEasy", lambda base: base.bandits.fill(0)),
+    ],
+)
+def test_pictures_of_games_show_what_is_hidden(pygame: Any, task: str, hide: Callable[[Any], None]) -> None:
+    env = POPGymEnv(task, render_mode="rgb_array")
     env.reset(seed=0)
-    image = env.render()
-    assert image is not None
-    assert image.shape == (400, 600, 3)
+    before = env.render()
+    hide(env.base)
+    assert (env.render() != before).any()
+
+
+def test_human_mode_shows_every_step_of_a_game_and_closes(pygame: Any) -> None:
+    env = POPGymEnv("BattleshipEasy", render_mode="human")
+    env.reset(seed=0)
+    assert pygame.display.get_surface().get_size() == (720, 400)
+    before = pygame.surfarray.array3d(pygame.display.get_surface())
+    env.step(0)
+    assert (pygame.surfarray.array3d(pygame.display.get_surface()) != before).any()
+    env.close()
+    env.close()
+    assert not pygame.display.get_init()
+
+
+def test_rendering_without_a_mode_warns_and_before_reset_is_refused(popgym: Any) -> None:
     with pytest.warns(UserWarning, match="render_mode"):
         assert POPGymEnv("PositionOnlyCartPoleEasy").render() is None
+    for task in ("RepeatFirstEasy", "PositionOnlyCartPoleEasy"):
+        with pytest.raises(ResetNeeded):
+            POPGymEnv(task, render_mode="rgb_array").render()
 
 
 @pytest.mark.parametrize("missing", ["popgym", "mazelib"])

@@ -319,7 +319,7 @@ def test_walking_is_refused_in_the_active_maze() -> None:
 def test_pictures_name_the_corridor(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pygame", reason="pygame is not installed: pip install 'sb3-elmur[render]'")
     written: list[str] = []
-    monkeypatch.setattr(tmaze_render, "_write", lambda surface, text, *_, **__: written.append(text))
+    monkeypatch.setattr(tmaze_render, "write", lambda surface, text, *_, **__: written.append(text))
     env = started(length=3, n_corridors=2, render_mode="rgb_array")
     for texts in (["corridor 1 of 2", "correct turns: 0 of 0"], ["corridor 2 of 2", "correct turns: 1 of 1"]):
         written.clear()

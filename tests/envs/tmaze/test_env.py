@@ -32,8 +32,7 @@ from maze_helpers import (
     refusal,
     started,
 )
-from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, register_envs
-from sb3_elmur.envs.tmaze import render as tmaze_render
+from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, drawing, register_envs
 from sb3_elmur.envs.tmaze.config import NOISE_BLOCK, REWARDS
 
 IDS = sorted(env_id for env_id in gymnasium.registry if env_id.startswith("TMaze"))
@@ -473,7 +472,7 @@ def test_rendering_without_a_mode_warns_and_before_reset_is_refused() -> None:
 
 def test_missing_pygame_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
-    runpy.run_path(str(tmaze_render.__file__))
+    runpy.run_path(str(drawing.__file__))
     env = started(render_mode="rgb_array")
     with pytest.raises(gymnasium.error.DependencyNotInstalled, match=r'pip install "sb3-elmur\[render\]"'):
         env.render()
