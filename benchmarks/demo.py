@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.evaluation.corridors import Corridors
+from sb3_elmur.evaluation import Corridors
 from sb3_elmur.settings import read_settings, schedule
 
 ENV_ID = "TMazePassive30-v0"

@@ -33,7 +33,7 @@ from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
-from sb3_elmur.evaluation.corridors import run_episodes, wilson_interval
+from sb3_elmur.evaluation import run_episodes, wilson_interval
 from sb3_elmur.models import STATISTICS_FILE as NORMALIZATION
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record

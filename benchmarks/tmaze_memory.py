@@ -39,7 +39,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.evaluation.corridors import Corridors, run_episodes
+from sb3_elmur.evaluation import Corridors, run_episodes
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings, schedule

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.memory import Memory, reset_memory
 from sb3_elmur.monitoring.monitor import MemoryMonitor
+from sb3_elmur.observations import map_observations
 from sb3_elmur.ppo import RecurrentPPO
 
 N_SEGMENTS = 32  # of a measurement
@@ -113,9 +114,7 @@ class MemoryCallback(BaseCallback):
         def select(observations: np.ndarray) -> th.Tensor:
             return buffer.to_torch(observations[time, env[:, None]].reshape(-1, *observations.shape[2:]))
 
-        observations: Any = buffer.observations
-        is_dict = isinstance(observations, dict)
-        obs = {key: select(value) for key, value in observations.items()} if is_dict else select(observations)
+        obs = map_observations(select, buffer.observations)
         self._monitor.observe(obs, memory, th.as_tensor(lengths, device=self.model.device))
 
 

@@ -142,11 +142,11 @@ def test_rl_zoo_makes_one_from_yaml() -> None:
 
 @pytest.mark.parametrize("policy_kwargs", [{"core": "gru"}, {"memory_size": 0}], ids=str)
 def test_a_policy_without_memory_is_refused(policy_kwargs: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"`policy` must have ELMUR's memory"):
+    with pytest.raises(ValueError, match="`policy`"):
         learn(sb3_elmur.RecurrentPPO, MemoryCallback(), policy_kwargs=policy_kwargs)
 
 
 @pytest.mark.parametrize("arguments", [{"interval": 0}, {"panels_every": -1}, {"interval": 1.5}], ids=str)
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be an integer of at least"):
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}`"):
         MemoryCallback(**arguments)

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from compare.algorithm import Played
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.evaluation.corridors import run_episodes
+from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.policies import ElmurPolicy
 
 

@@ -9,7 +9,7 @@ before memory is taken.
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 SHOWN_PROBLEMS = 5
+HDF5_FILE = "main_data.hdf5"  # of a Minari data set
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +185,8 @@ class MinariEpisodes(Episodes):
     :param observation_space: See :class:`Episodes`.
     :param action_space: See :class:`Episodes`.
     :param cache_bytes: See :class:`Episodes`.
-    :raises DataError: If there is none, or it cannot be used; and by indexing, if an episode's contents are damaged or do not
-        belong to the spaces.
+    :raises DataError: If there is none, or some episodes cannot be used; and by indexing, if an episode's contents are damaged
+        or do not belong to the spaces.
     :raises DependencyNotInstalled: Without Minari.
     """
 
@@ -202,6 +203,9 @@ class MinariEpisodes(Episodes):
             if not len(self):
                 raise DataError("The Minari data set must have at least one episode. Found none.")
             self._check_spaces(int(self.lengths.min()))
+            if problems := list(self._bad_rows()):
+                shown = "\n".join(problems[:SHOWN_PROBLEMS])
+                raise DataError(f"{len(problems)} of {len(self)} episodes cannot be used. The first are:\n{shown}")
 
     def _check_spaces(self, length: int) -> None:
         """Compare the data set's spaces to ours; the shortest episode has ``length`` steps."""
@@ -213,6 +217,22 @@ class MinariEpisodes(Episodes):
             if space is None or space.shape is None:
                 raise DataError(f"`{field.key}` is missing, or not an array. Found {', '.join(sorted(stored))}.")
             field.check_header((length, *space.shape), np.dtype(space.dtype))
+
+    def _bad_rows(self) -> Iterator[str]:
+        """Episodes with a wrong number of rows, as their headers say; other storages than HDF5 have no headers."""
+        path = Path(self.dataset.storage.data_path) / HDF5_FILE
+        if not path.is_file():
+            return
+        with readable("the Minari data set"), import_module("h5py").File(path) as file:
+            for index, number in enumerate(self.dataset.episode_indices):
+                episode = file[f"episode_{number}"]
+                for field in self.fields:
+                    part = {"action": "actions", "reward": "rewards"}.get(field.key, "observations")
+                    stored = episode[f"{part}/{field.key}" if part == "observations" and self._observes_dict else part]
+                    rows = int(self.lengths[index]) + (part == "observations")
+                    if not stored.shape or stored.shape[0] != rows:
+                        yield f"episode {index}: `{field.key}` must have {rows} rows. Found shape {stored.shape}."
+                        break
 
     def _load(self, index: int) -> Episode:
         with naming(f"episode {index} of {self.dataset.id}"):
@@ -238,6 +258,7 @@ def open_episodes(path_or_id: str | Path, observation_space: spaces.Space, actio
     :param path_or_id: A folder of .npz files, a folder of a Minari data set, or ``minari:`` and the id of one.
     :param observation_space: See :class:`Episodes`.
     :param action_space: See :class:`Episodes`.
+    :return: The data set.
     :raises DataError: If nothing is there, or it cannot be used.
     :raises DependencyNotInstalled: If it needs Minari.
     """
@@ -251,7 +272,10 @@ def open_episodes(path_or_id: str | Path, observation_space: spaces.Space, actio
 
 def import_minari() -> ModuleType:
     """
-    :raises DependencyNotInstalled: Without Minari.
+    Import Minari.
+
+    :return: The module.
+    :raises DependencyNotInstalled: Without it.
     """
     try:
         return import_module("minari")

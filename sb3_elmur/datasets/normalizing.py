@@ -6,6 +6,7 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_elmur.datasets.episodes import Episode, Episodes
+from sb3_elmur.observations import map_observations
 
 
 class NormalizedEpisodes(Episodes):
@@ -34,14 +35,11 @@ def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNorm
     :param env: The environments.
     :param episodes: The data set, which is read once.
     :param kwargs: Of ``VecNormalize``, such as ``norm_obs_keys`` and ``clip_obs``.
+    :return: The wrapped environments, which say how to normalise.
     :raises ValueError: If observations are neither a Box nor a Dict with the keys to normalise.
     """
     normalized = VecNormalize(env, **kwargs | {"training": False, "norm_obs": True, "norm_reward": False})
     for index in range(len(episodes)):
-        observations = episodes[index].observations
-        if isinstance(normalized.obs_rms, dict):
-            for key, statistics in normalized.obs_rms.items():
-                statistics.update(observations[key])
-        else:
-            normalized.obs_rms.update(observations)
+        observations: Any = episodes[index].observations
+        map_observations(lambda statistics, values: statistics.update(values), normalized.obs_rms, observations)
     return normalized

@@ -1,21 +1,19 @@
 """
-Evaluation over very many steps: corridors of any length, and episodes of any environment, in one batch.
+Evaluation over very many steps: corridors of the passive T-Maze, of any length.
 
-Corridors of the passive T-Maze (:class:`Corridors`) are crossed a segment at a time, by three exact shortcuts. An agent in
-the corridor sees the same whatever it does, so the steps of a segment can be computed in parallel. Corridors of all lengths
-begin alike, so one walk to the end of the longest serves them all. And where memory is bit for bit what it was before, a
-segment with the same observations leads to the same memory, which is looked up (:class:`KnownSegments`). Other environments
-are stepped (:func:`run_episodes`), with cached keys and values.
+They are crossed a segment at a time, by three exact shortcuts. An agent in the corridor sees the same whatever it does, so the
+steps of a segment can be computed in parallel. Corridors of all lengths begin alike, so one walk to the end of the longest
+serves them all. And where memory is bit for bit what it was before, a segment with the same observations leads to the same
+memory, which is looked up (:class:`KnownSegments`); that pays for policies that keep a slot unchanged, such as gated ones.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_elmur.core.elmur import CoreState
@@ -27,60 +25,6 @@ from sb3_elmur.policies import ElmurPolicy
 
 MOST_BYTES = 2**28  # that `KnownSegments` may use
 ENTRY_BYTES = 256  # for the Python objects of one entry, beside its content
-Z95 = 1.959963984540054  # normal quantile of a two-sided interval of 95%
-
-
-def wilson_interval(rate: float, n: int) -> tuple[float, float]:
-    """
-    95% confidence interval of a success probability (Wilson 1927).
-
-    :param rate: Share of successes.
-    :param n: Number of trials.
-    """
-    z2 = Z95**2 / n
-    centre = (rate + z2 / 2) / (1 + z2)
-    half = Z95 / (1 + z2) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def run_episodes(
-    policy: ElmurPolicy,
-    env: VecEnv,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-    deterministic: bool = True,
-) -> list[dict[str, float]]:
-    """
-    One episode in each environment.
-
-    :param policy: What is evaluated.
-    :param env: Environments, which are seeded and reset.
-    :param seed: Seed of the first one; the others follow.
-    :param progress: Called after every step of the batch with the number of episodes that ended.
-    :param deterministic: Take the most probable actions instead of sampling.
-    :return: Of each episode its ``return``, ``length``, and what the environment says of success.
-    :raises ValueError: If the environments have other spaces than the policy.
-    """
-    check_for_correct_spaces(env, policy.observation_space, policy.action_space)
-    env.seed(seed)
-    obs: Any = env.reset()
-    state = None
-    starts, running = np.ones((2, env.num_envs), dtype=bool)
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
-    episodes: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
-    while running.any():
-        actions, state = policy.step(obs, state, starts, deterministic=deterministic)
-        obs, rewards, starts, infos = env.step(actions)
-        returns += np.where(running, rewards, 0.0)
-        lengths += running
-        ended = np.flatnonzero(starts & running)
-        for i in ended:
-            success = {key: float(infos[i][key]) for key in ("is_success", "turn_success") if key in infos[i]}
-            episodes[i] = {"return": float(returns[i]), "length": int(lengths[i]), **success}
-        running &= ~starts
-        if progress is not None:
-            progress(len(ended))
-    return episodes
 
 
 class Walk(NamedTuple):
@@ -141,15 +85,15 @@ class KnownSegments:
         slots, ages = (th.as_tensor(rows[field].copy(), device=self._device) for field in ("slots", "ages"))
         return Memory(slots, time - ages, th.full((len(rows),), time, device=self._device))
 
-    def look_up(self, numbers: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    def look_up(self, numbers: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Numbers of the memories after segments with observations (B, L, F), (B,); -1 where unknown."""
-        return np.array([self._next.get(key, -1) for key in zip(numbers.tolist(), row_bytes(seen), strict=True)])
+        return np.array([self._next.get(key, -1) for key in zip(numbers.tolist(), row_bytes(observations), strict=True)])
 
-    def add(self, numbers: np.ndarray, seen: np.ndarray, after: np.ndarray) -> None:
+    def add(self, numbers: np.ndarray, observations: np.ndarray, after: np.ndarray) -> None:
         """Remember what :meth:`look_up` asks for."""
-        keys = zip(numbers.tolist(), row_bytes(seen), strict=True)
+        keys = zip(numbers.tolist(), row_bytes(observations), strict=True)
         self._next.update(zip(keys, after.tolist(), strict=True))
-        self._n_bytes += seen.nbytes + len(seen) * ENTRY_BYTES
+        self._n_bytes += observations.nbytes + len(observations) * ENTRY_BYTES
 
     def tidy(self, numbers: np.ndarray) -> np.ndarray:
         """Forget all but the memories of the given numbers, (B,), if there is too much; return the numbers they now have."""
@@ -216,32 +160,32 @@ class Corridors:
     def advance(self) -> None:
         """Walk to the end of the next segment, and evaluate the lengths whose turn comes within it."""
         n_steps, end = self.segment_length, self.time + self.segment_length
-        seen = self.env.look_ahead(n_steps + 1)
-        after = self.known.look_up(self.numbers, seen[:, :n_steps])
+        observations = self.env.look_ahead(n_steps + 1)
+        after = self.known.look_up(self.numbers, observations[:, :n_steps])
         turns = [length for length in self.lengths[len(self.results) :] if length - 2 < end]
-        self.results |= {length: np.zeros(len(seen), dtype=bool) for length in turns}
+        self.results |= {length: np.zeros(len(observations), dtype=bool) for length in turns}
         rows = np.flatnonzero((self.late < 2) & ((after < 0) | bool(turns)))
         if len(rows):
-            seen, memory = seen[rows], self.known.memory(self.numbers[rows], self.time)
-            actions, after[rows] = self._cross(seen[:, :n_steps], memory)
+            observations, memory = observations[rows], self.known.memory(self.numbers[rows], self.time)
+            actions, after[rows] = self._cross(observations[:, :n_steps], memory)
             late = self._late(actions, self.late[rows])
             for length in turns:
                 offset = length - 2 - self.time
-                self.results[length][rows] = self._turn(seen, memory, offset, late[offset], self.goal[rows])
+                self.results[length][rows] = self._turn(observations, memory, offset, late[offset], self.goal[rows])
             self.late[rows] = late[-1]
             straight = (actions == Action.RIGHT).all(1)
-            self.known.add(self.numbers[rows][straight], seen[straight, :n_steps], after[rows][straight])
+            self.known.add(self.numbers[rows][straight], observations[straight, :n_steps], after[rows][straight])
         self.numbers = self.known.tidy(np.where(after < 0, self.numbers, after))  # unknown only where agents are lost
         self.time = end
         self.env.move_right(n_steps)
         if (self.late > 1).all():
             self.results |= {length: np.zeros(len(after), dtype=bool) for length in self.lengths[len(self.results) :]}
 
-    def _cross(self, seen: np.ndarray, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+    def _cross(self, observations: np.ndarray, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
         """Actions (B, L) in a segment with observations (B, L, 4), and the numbers of the memories after it, (B,)."""
-        lengths = th.full((len(seen),), seen.shape[1], device=memory.position.device)
-        latent, memory = self.policy.replay(self._tensor(seen), memory, lengths, need_memory=True)
-        actions = self.policy.action_net(latent).argmax(1).view(len(seen), -1)
+        lengths = th.full((len(observations),), observations.shape[1], device=memory.position.device)
+        latent, memory = self.policy.replay(self._tensor(observations), memory, lengths, need_memory=True)
+        actions = self.policy.action_net(latent).argmax(1).view(len(observations), -1)
         return actions.cpu().numpy(), self.known.number(memory)
 
     def _late(self, actions: np.ndarray, late: np.ndarray) -> list[np.ndarray]:
@@ -252,18 +196,18 @@ class Corridors:
             history.append(history[-1] + (action != Action.RIGHT) + stepped_back)
         return history
 
-    def _turn(self, seen: np.ndarray, memory: Memory, offset: int, late: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    def _turn(self, observations: np.ndarray, memory: Memory, offset: int, late: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """
         Whether agents succeed if the junction is the cell that a punctual one reaches ``offset`` steps into the segment.
 
-        :param seen: What all see in the corridor, (B, L + 1, 4).
+        :param observations: What all see in the corridor, (B, L + 1, 4).
         :param memory: Memory before the segment.
         :param late: Steps by which they are late, (B,).
         :param goal: Actions that turn the right way, (B,).
         """
-        before = th.full((len(seen),), offset, device=memory.position.device)
-        state = self.policy.reopen(self._tensor(seen[:, :offset]), (memory, memory), before).pi
-        corridor, junction = seen[:, offset : offset + 2], seen[:, offset : offset + 2].copy()
+        before = th.full((len(observations),), offset, device=memory.position.device)
+        state = self.policy.reopen(self._tensor(observations[:, :offset]), (memory, memory), before).pi
+        corridor, junction = observations[:, offset : offset + 2], observations[:, offset : offset + 2].copy()
         junction[:, :, 2] = 1.0
         turn, after = self._act(junction[:, 0], state)
         second_turn, _ = self._act(junction[:, 1], after)
@@ -272,8 +216,8 @@ class Corridors:
         punctual = (turn == goal) | ((turn == Action.RIGHT) & (second_turn == goal))
         return np.where(late == 0, punctual, (late == 1) & (onward == Action.RIGHT) & (late_turn == goal))
 
-    def _act(self, seen: np.ndarray, state: CoreState) -> tuple[np.ndarray, CoreState]:
-        return self.policy.step(seen, state, deterministic=True)
+    def _act(self, observations: np.ndarray, state: CoreState) -> tuple[np.ndarray, CoreState]:
+        return self.policy.step(observations, state, deterministic=True)
 
-    def _tensor(self, seen: np.ndarray) -> Tensor:
-        return th.as_tensor(seen.reshape(-1, seen.shape[-1]), device=self.policy.device)
+    def _tensor(self, observations: np.ndarray) -> Tensor:
+        return th.as_tensor(observations.reshape(-1, observations.shape[-1]), device=self.policy.device)

@@ -1,25 +1,22 @@
-"""The command line of the episode inspector: ``sb3-elmur inspect``."""
+"""The command ``sb3-elmur inspect``: an episode of a saved model, and a report of what its memory held, read and wrote."""
 
 import argparse
-import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-from sb3_elmur.command_line import key_value
+from sb3_elmur.command_line import add_common_options, import_packages, told_in_one_line
 from sb3_elmur.core.config import check_count
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.inspection.episodes import FEWEST_EPISODES, Played, inspect_episodes, play
-from sb3_elmur.inspection.events import find_events, summarise_slots
-from sb3_elmur.inspection.page import tell, write_report
+from sb3_elmur.inspection.events import find_events, summarise_slots, tell
+from sb3_elmur.inspection.page import write_report
 from sb3_elmur.inspection.probing import make_label
-from sb3_elmur.models import as_in_training, find_normalization, load_policy
+from sb3_elmur.models import as_in_training, find_statistics, load_model
 from sb3_elmur.monitoring.monitor import memory_of
-from sb3_elmur.monitoring.panels import require_matplotlib
+from sb3_elmur.monitoring.panels import require_drawing
 
 INFO = "info"
 
@@ -30,34 +27,28 @@ def make_parser() -> argparse.ArgumentParser:
         prog="sb3-elmur inspect",
         allow_abbrev=False,
         description="Play an episode with a saved model, and report what its memory held, read and wrote: an HTML page and "
-        "PNG files.",
+        "PNG files. The shown episode is seeded with `--seed`; the others follow.",
     )
     parser.add_argument("model", type=Path, help="zip file of RecurrentPPO with an ELMUR policy, trained online or cloned")
     parser.add_argument("--env", required=True, help="id of the environment")
-    parser.add_argument("--env-kwargs", nargs="+", type=key_value, default=[], metavar="KEY:VALUE")
     parser.add_argument(
         "--label", metavar="WHAT",
         help="what to look for in memory: a component of the first observation (`1`; of Dict observations `key:1`), or an "
         f"entry of the last info (`{INFO}:is_success`); linear probes decode it from every slot",
     )  # fmt: skip
     parser.add_argument(
-        "--episodes",
-        type=int,
-        default=100,
-        help="episodes that probes are fitted to, the shown one included (default %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the shown episode; the others follow (default %(default)s)"
-    )
+        "--episodes", type=int, default=100,
+        help="with `--label`, episodes that probes are fitted to, the shown one included (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the most probable ones")
     parser.add_argument(
         "-o", "--output", type=Path, help="folder of the report (default: `<model>_inspection` beside the model)"
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--gym-packages", nargs="*", default=[], help="packages to import, that register environments")
+    add_common_options(parser)
     return parser
 
 
+@told_in_one_line
 def main(arguments: Sequence[str] | None = None) -> None:
     """
     Inspect an episode of a saved model.
@@ -65,12 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: Command line; ``None`` means that of the process.
     """
     options = make_parser().parse_args(arguments)
-    try:
-        for package in options.gym_packages:
-            importlib.import_module(package)
-        print(inspect(options))
-    except (ValueError, TypeError, ImportError, OSError, gymnasium.error.Error) as error:
-        sys.exit(f"error: {error}")
+    import_packages(options.gym_packages)
+    print(inspect(options))
 
 
 def inspect(options: argparse.Namespace) -> str:
@@ -80,25 +67,27 @@ def inspect(options: argparse.Namespace) -> str:
     :param options: Of :func:`make_parser`.
     :return: What was found, and where the report is.
     :raises ValueError: If an option or a file does not fit.
-    :raises DependencyNotInstalled: Without matplotlib.
+    :raises DependencyNotInstalled: Without matplotlib or jinja2.
     """
-    require_matplotlib()
-    check_count("episodes", options.episodes, FEWEST_EPISODES + 1)
-    policy = load_policy(options.model, options.device)
+    require_drawing("jinja2")
+    check_count("episodes", options.episodes, 1 if options.label is None else FEWEST_EPISODES + 1)
+    model = load_model(options.model, options.device)
+    policy: Any = model.policy
     config = memory_of(policy).config
+    statistics = find_statistics(options.model, model)
     n_envs = 1 if options.label is None else options.episodes
-    env = as_in_training(make_batch(options.env, n_envs, dict(options.env_kwargs)), find_normalization(options.model))
+    env = as_in_training(make_batch(options.env, n_envs, dict(options.env_kwargs)), statistics)
     played = play(policy, env, options.seed, not options.stochastic)
     env.close()
     label = None if options.label is None else make_label(*find_label(options.label, played))
     inspection = inspect_episodes(policy, played, label)
-    length = int(played.lengths[0])
     facts: dict[str, object] = {
         "model": options.model,
         "environment": " ".join([options.env, *(f"{key}={value!r}" for key, value in options.env_kwargs)]),
+        "observations": "as they are" if statistics is None else f"normalised by {statistics}",
         "seed": options.seed,
         "actions": "drawn" if options.stochastic else "the most probable ones",
-        "steps": length,
+        "steps": int(played.lengths[0]),
         "segments": f"{len(inspection.slots)} of {config.segment_length} steps",
         "return": f"{played.rewards[0].sum():g}",
         **{key: value for key, value in played.last_infos[0].items() if key.endswith("success")},
@@ -121,6 +110,7 @@ def find_label(name: str, played: Played) -> tuple[str, np.ndarray]:
 
     :param name: As the user names it.
     :param played: The episodes.
+    :return: Both.
     :raises ValueError: If there is nothing of that name.
     """
     key, _, rest = name.rpartition(":")

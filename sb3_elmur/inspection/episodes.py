@@ -7,17 +7,19 @@ are there to fit linear probes.
 Axis letters: B episodes, T steps and S segments of the shown one, N layers, M slots, D width, L segment length.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_elmur.core.memory import EMPTY
+from sb3_elmur.core.memory import EMPTY, Memory
+from sb3_elmur.evaluation.episodes import play_episodes
 from sb3_elmur.inspection.probing import Label, probe
 from sb3_elmur.monitoring.monitor import embed_observations, memory_of
-from sb3_elmur.monitoring.tracing import trace_segment
+from sb3_elmur.monitoring.tracing import SegmentTrace, trace_segment
+from sb3_elmur.observations import map_observations
 from sb3_elmur.policies import ElmurPolicy
 
 FEWEST_EPISODES = 10  # besides the shown one, for probes
@@ -43,47 +45,35 @@ class Played(NamedTuple):
 
 def play(policy: ElmurPolicy, env: VecEnv, seed: int, deterministic: bool = True) -> Played:
     """
-    Play one episode in each environment.
+    Play one episode in each environment, and keep what happens.
 
     :param policy: Who plays.
     :param env: Environments, which are seeded and reset.
     :param seed: Seed of the first environment, and of actions if these are drawn; the others follow.
     :param deterministic: Take the most probable actions.
+    :return: The episodes.
     :raises ValueError: If the environments have other spaces than the policy.
     """
-    check_for_correct_spaces(env, policy.observation_space, policy.action_space)
-    env.seed(seed)
-    th.manual_seed(seed)
-    obs: Any = env.reset()
-    state = None
-    starts, running = np.ones((2, env.num_envs), dtype=bool)
     lengths = np.zeros(env.num_envs, dtype=np.int64)
     last_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
-    steps = []
-    while running.any():
-        actions, state = policy.step(obs, state, starts, deterministic)
-        new_obs, rewards, starts, infos = env.step(actions)
-        steps.append((_masked(obs, running), _masked(actions, running), _masked(rewards, running)))
-        lengths += running
-        for i in np.flatnonzero(starts & running):
-            last_infos[i] = infos[i]
-        running, obs = running & ~starts, new_obs
-    columns = list(zip(*steps, strict=True))
-    observations, actions, rewards = (_stack(column) for column in columns)
-    return Played(observations, actions, rewards, lengths, last_infos)
+    observations, actions, rewards = [], [], []
+    for step in play_episodes(policy, env, seed, deterministic):
 
+        def masked(values: np.ndarray, running: np.ndarray = step.running) -> np.ndarray:
+            """Zeros for episodes that have ended."""
+            return np.where(running.reshape(-1, *[1] * (values.ndim - 1)), values, np.zeros_like(values))
 
-def _masked(value: Any, running: np.ndarray) -> Any:
-    if isinstance(value, dict):
-        return {key: _masked(each, running) for key, each in value.items()}
-    return np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, np.zeros_like(value))
+        observations.append(map_observations(masked, step.observations))
+        actions.append(masked(step.actions))
+        rewards.append(masked(step.rewards))
+        lengths += step.running
+        for i in np.flatnonzero(step.ended):
+            last_infos[i] = step.infos[i]
 
+    def stacked(*steps: np.ndarray) -> np.ndarray:
+        return np.stack(steps, axis=1)  # (B, T, ...)
 
-def _stack(column: Any) -> Any:
-    """Steps of all episodes, (B, T, ...)."""
-    if isinstance(column[0], dict):
-        return {key: _stack([each[key] for each in column]) for key in column[0]}
-    return np.stack(column, axis=1)
+    return Played(map_observations(stacked, *observations), stacked(*actions), stacked(*rewards), lengths, last_infos)
 
 
 class Inspection(NamedTuple):
@@ -132,6 +122,20 @@ class Inspection(NamedTuple):
         return ages
 
 
+class _Segment(NamedTuple):
+    """What one segment adds to the fields of :class:`Inspection` that have its names, without the axis S."""
+
+    slots: np.ndarray
+    empty: np.ndarray
+    written: int
+    replaced: bool
+    blend: np.ndarray
+    read: np.ndarray
+    write: np.ndarray
+    accuracy: np.ndarray | None
+    decoded: np.ndarray | None
+
+
 def inspect_episodes(policy: ElmurPolicy, played: Played, label: Label | None = None) -> Inspection:
     """
     Trace the first episode, and fit probes to all.
@@ -139,74 +143,82 @@ def inspect_episodes(policy: ElmurPolicy, played: Played, label: Label | None = 
     :param policy: Who played.
     :param played: Its episodes.
     :param label: What to decode from slots, of each episode.
+    :return: What happened in the memory.
     :raises ValueError: If the policy has no ELMUR memory.
     """
-    core, device = memory_of(policy), policy.device
-    length, n_layers, n_slots = core.segment_length, core.config.n_layers, core.config.memory_size
+    core = memory_of(policy)
     policy.set_training_mode(False)
-    n_steps = int(played.lengths[0])
-    n_segments = -(-n_steps // length)
+    columns = _Segment(*zip(*_trace(policy, played, label), strict=True))
+    middle = core.config.max_distance - 1
+    reach = min(middle, int(played.lengths[0]))
+    tables = [layer.relative_bias[middle - reach : middle + reach + 1].mean(1) for layer in core.layers]
+    return Inspection(
+        read=np.concatenate(columns.read),
+        bias=th.stack(tables).detach().cpu().numpy(),
+        accuracy=None if label is None else np.stack(columns.accuracy),  # type: ignore[arg-type]
+        decoded=None if label is None else np.stack(columns.decoded),  # type: ignore[arg-type]
+        **{name: np.stack(getattr(columns, name)) for name in ("slots", "empty", "written", "replaced", "blend", "write")},
+    )
+
+
+def _trace(policy: ElmurPolicy, played: Played, label: Label | None) -> Iterator[_Segment]:
+    """The segments of the first episode; the others go along for probes while they last."""
+    core, length = memory_of(policy), policy.config.segment_length
     rows = np.arange(1 if label is None else len(played.lengths))
     memory = core.initial_memory(len(rows))
-    slots, empty, accuracy, decoded = [], [], [], []
-    written, replaced = np.full(n_segments, -1), np.zeros(n_segments, dtype=bool)
-    blend, write = np.zeros((n_segments, n_layers)), np.zeros((n_segments, n_layers, length))
-    read = np.zeros((n_steps, n_layers, n_slots))
-    for s in range(n_segments):
-        begin = s * length
-        lengths = th.as_tensor((played.lengths[rows] - begin).clip(0, length), device=device)
-        x = embed_observations(policy, _cut(policy, played.observations, rows, slice(begin, begin + length)))
-        x = x.unflatten(0, (len(rows), -1))
+    for begin in range(0, int(played.lengths[0]), length):
+        lengths = th.as_tensor((played.lengths[rows] - begin).clip(0, length), device=policy.device)
+        x = _tokens(policy, played.observations, rows, slice(begin, begin + length))
         trace = trace_segment(core, x[:1, : int(lengths[0])], memory.rows(slice(1)), lengths[:1])
         with th.no_grad():
             _, memory = core.segment(x, memory, lengths)
-        read[begin : begin + length] = trace.read[0].mean(1).transpose(0, 1).cpu().numpy()
-        if len(trace.rows):
-            written[s], replaced[s] = int(trace.slot), not bool(trace.empty)
-            blend[s], write[s] = trace.blend[0].cpu().numpy(), trace.write[0].mean(1).cpu().numpy()
-        slots.append(memory.slots[0].cpu().numpy())
-        empty.append((memory.anchors[0] == EMPTY).cpu().numpy())
-        if label is not None:
-            classes = label.of[rows].to(device)
-            found = _probe_slots(memory.slots, classes, len(label.classes))
-            right = (found[1:] == classes[1:, None, None]).double().mean(0)
-            enough = len(rows) > FEWEST_EPISODES
-            accuracy.append(right.cpu().numpy() if enough else np.full((n_layers, n_slots), np.nan))
-            decoded.append(found[0].cpu().numpy())
+        classes = None if label is None else label.of[rows].to(policy.device)
+        accuracy, decoded = (None, None) if label is None else _probe_slots(memory.slots, classes, len(label.classes))
+        yield _segment(trace, memory)._replace(accuracy=accuracy, decoded=decoded)
         going_on = played.lengths[rows] > begin + length
-        rows, memory = rows[going_on], memory.rows(th.as_tensor(going_on, device=device))
-    reach = min(core.config.max_distance - 1, n_steps)
-    middle = core.config.max_distance - 1
-    tables = [layer.relative_bias[middle - reach : middle + reach + 1].mean(1) for layer in core.layers]
-    return Inspection(
-        slots=np.stack(slots),
-        empty=np.stack(empty),
-        written=written,
-        replaced=replaced,
-        blend=blend,
-        read=read,
-        write=write,
-        bias=th.stack(tables).detach().cpu().numpy(),
-        accuracy=np.stack(accuracy) if label is not None else None,
-        decoded=np.stack(decoded) if label is not None else None,
-    )
+        rows, memory = rows[going_on], memory.rows(th.as_tensor(going_on, device=policy.device))
 
 
-def _cut(policy: ElmurPolicy, observations: Any, rows: np.ndarray, steps: slice) -> Any:
-    """Observations of some steps as tensors, (B * T, ...), row by row."""
+def _tokens(policy: ElmurPolicy, observations: Any, rows: np.ndarray, steps: slice) -> th.Tensor:
+    """What the stack gets to see at some steps of some episodes, (B, T, D)."""
 
-    def cut(array: np.ndarray) -> np.ndarray:
+    def chosen(array: np.ndarray) -> np.ndarray:
         part = array[rows, steps]
-        return part.reshape(-1, *part.shape[2:])
+        return part.reshape(-1, *part.shape[2:])  # (B * T, ...)
 
-    chosen: Any = (
-        {key: cut(value) for key, value in observations.items()} if isinstance(observations, dict) else cut(observations)
+    obs, _ = policy.obs_to_tensor(map_observations(chosen, observations))
+    return embed_observations(policy, obs).unflatten(0, (len(rows), -1))
+
+
+def _segment(trace: SegmentTrace, memory: Memory) -> _Segment:
+    """What happened to the first row, without probes; ``memory`` is that after the segment."""
+    n_layers, length = trace.write.shape[1], trace.write.shape[3]
+    wrote = len(trace.rows) > 0
+    return _Segment(
+        slots=memory.slots[0].cpu().numpy(),
+        empty=(memory.anchors[0] == EMPTY).cpu().numpy(),
+        written=int(trace.slot) if wrote else -1,
+        replaced=wrote and not bool(trace.empty),
+        blend=trace.blend[0].cpu().numpy() if wrote else np.zeros(n_layers),
+        read=trace.read[0].mean(1).transpose(0, 1).cpu().numpy(),  # (N, H, T, M) to (T, N, M)
+        write=trace.write[0].mean(1).cpu().numpy() if wrote else np.zeros((n_layers, length)),
+        accuracy=None,
+        decoded=None,
     )
-    return policy.obs_to_tensor(chosen)[0]
 
 
-def _probe_slots(slots: th.Tensor, classes: th.Tensor, n_classes: int) -> th.Tensor:
-    """The class that is decoded from each slot, (B, N, M)."""
+def _probe_slots(slots: th.Tensor, classes: th.Tensor, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Probe each slot.
+
+    :param slots: Of B episodes, (B, N, M, D), of which the first is the shown one.
+    :param classes: Of each episode, (B,).
+    :param n_classes: C.
+    :return: The accuracy in the other episodes, and the class that is decoded in the shown one, both (N, M); NaN and -1 if the
+        episodes are too few.
+    """
     if len(slots) <= FEWEST_EPISODES:
-        return classes.new_full(slots.shape[:3], -1)
-    return probe(slots.flatten(1, 2), classes, n_classes).unflatten(1, slots.shape[1:3])
+        return np.full(slots.shape[1:3], np.nan), np.full(slots.shape[1:3], -1)
+    decoded = probe(slots.flatten(1, 2), classes, n_classes).unflatten(1, slots.shape[1:3])  # (B, N, M)
+    right = (decoded[1:] == classes[1:, None, None]).double().mean(0)
+    return right.cpu().numpy(), decoded[0].cpu().numpy()

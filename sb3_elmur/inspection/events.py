@@ -1,5 +1,6 @@
 """What happened to a fact in an inspected episode: when slots came to know it, lost it, and were read."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ def find_events(inspection: Inspection, label: Label) -> list[Event]:
 
     :param inspection: With probes.
     :param label: What they decode.
+    :return: The events, in their order.
     """
     assert inspection.accuracy is not None
     known, events = knows(inspection, label), []
@@ -86,6 +88,7 @@ def summarise_slots(inspection: Inspection, label: Label) -> list[SlotSummary]:
 
     :param inspection: With probes.
     :param label: What they decode.
+    :return: Of every slot of every layer.
     """
     assert inspection.accuracy is not None
     assert inspection.decoded is not None
@@ -115,4 +118,45 @@ def summarise_slots(inspection: Inspection, label: Label) -> list[SlotSummary]:
                 decoded=label.classes[inspection.decoded[complete][-1, layer, slot]] if len(knew) else "",
             )
         )
-    return sorted(summaries, key=lambda each: -np.nan_to_num(each.accuracy))
+    return sorted(summaries, key=lambda summary: -np.nan_to_num(summary.accuracy))
+
+
+def tell(events: Sequence[Event], slots: Sequence[SlotSummary], label: Label) -> str:
+    """
+    In a few sentences, where a label is.
+
+    :param events: Of the episode.
+    :param slots: Of the episode, those that know it best first.
+    :param label: The label.
+    :return: The sentences.
+    """
+    chance = f"A linear probe that knows nothing is right in {label.chance:.0%} of the episodes."
+    if all(np.isnan(slot.accuracy) for slot in slots):
+        return f"{chance} The episode ends before anything is written, or too few other episodes last as long."
+    if not events:
+        return f"{chance} No slot ever knows {label.name}: the best is right in {slots[0].accuracy:.0%} at the end."
+    return " ".join((chance, _tell_course(events, label), _tell_end([slot for slot in slots if slot.knows_since is not None])))
+
+
+def _tell_course(events: Sequence[Event], label: Label) -> str:
+    first = events[0]
+    copies, losses = (sum(event.kind == kind for event in events) for kind in ("copied", "lost"))
+    return (
+        f"{label.name.capitalize()} is written after step {first.step}, to slot {first.slot} of layer {first.layer} "
+        f"(decoded in {first.accuracy:.0%}). Later it is copied {copies} times, and lost from a slot {losses} times."
+    )
+
+
+def _tell_end(holders: Sequence[SlotSummary]) -> str:
+    """Which slots know the label in the end, and when one of them was read."""
+    if not holders:
+        return "At the end no slot knows it."
+    where = ", ".join(f"slot {slot.slot} of layer {slot.layer} (since step {slot.knows_since})" for slot in holders[:4])
+    more = f" and {len(holders) - 4} more" if len(holders) > 4 else ""
+    read = max(holders, key=lambda slot: (slot.last_read if slot.last_read is not None else -1, slot.attention))
+    if read.last_read is None:
+        return f"At the end it is in {where}{more}. No step reads one of these slots more than all others."
+    return (
+        f"At the end it is in {where}{more}. It was last read at step {read.last_read}, from slot {read.slot} of layer "
+        f"{read.layer}, which has {read.attention:.0%} of that layer's attention while it knows it."
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_elmur.inspection.episodes import Inspection, Played
 from sb3_elmur.inspection.probing import Label
-from sb3_elmur.monitoring.panels import require_matplotlib
+from sb3_elmur.monitoring.panels import require_drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,19 +46,19 @@ class Panel(NamedTuple):
     :param title: What they are.
     :param values: (rows, columns).
     :param labels: Of the rows.
-    :param colours: Colour map.
-    :param limits: Values of its ends; ``None`` for those that occur.
-    :param per_segment: Whether a column is a segment instead of a step.
+    :param signed: Whether the colours have a middle, which is 0.
+    :param limits: Values at the ends of the colours; ``None`` for those that occur.
     :param missing: Which values are missing, (rows, columns) bool.
+    :param per_segment: Whether a column is a segment instead of a step.
     """
 
     title: str
     values: np.ndarray
     labels: list[str]
-    colours: str
-    limits: tuple[float, float] | None
-    per_segment: bool
+    signed: bool = False
+    limits: tuple[float, float] | None = None
     missing: np.ndarray | None = None
+    per_segment: bool = False
 
 
 def make_pictures(played: Played, inspection: Inspection, label: Label | None) -> list[Picture]:
@@ -68,9 +68,10 @@ def make_pictures(played: Played, inspection: Inspection, label: Label | None) -
     :param played: The episodes.
     :param inspection: Of the first.
     :param label: What was decoded.
+    :return: The pictures, each still to be drawn.
     :raises DependencyNotInstalled: Without matplotlib.
     """
-    require_matplotlib()
+    require_drawing()
     panels = make_panels(played, inspection, label)
     n_steps, length = len(inspection.read), inspection.segment_length
     spans = {"episode": ("The whole episode", 0, n_steps)}
@@ -95,89 +96,68 @@ def make_pictures(played: Played, inspection: Inspection, label: Label | None) -
 
 def make_panels(played: Played, inspection: Inspection, label: Label | None) -> list[Panel]:
     """What is shown over time, from top to bottom; arguments as in :func:`make_pictures`."""
-    n_steps, n_layers, n_slots = inspection.read.shape
-    order = np.unique(inspection.written[inspection.written >= 0])[:MOST_SLOTS]
-    shown = order if len(order) else np.arange(min(n_slots, MOST_SLOTS))
-    slot_rows = [f"layer {n}, slot {m}" for n in range(n_layers) for m in shown]
+    return [*_panels_of_steps(played, len(inspection.read)), *_panels_of_memory(inspection, label)]
+
+
+def _panels_of_steps(played: Played, n_steps: int) -> list[Panel]:
+    """Observations, each part of a dictionary with colours of its own; actions; and rewards."""
+    parts = played.observations if isinstance(played.observations, dict) else {"": played.observations}
+    panels = []
+    for key, array in parts.items():
+        values, kind = _components(array[0, :n_steps])
+        labels = [f"{key} {kind} {i}".strip() for i in range(len(values))]
+        panels.append(Panel(f"observation {key}".strip(), values, labels, signed=True))
+    actions = played.actions[0, :n_steps].reshape(n_steps, -1).T.astype(float)
+    names = [f"action {i}" for i in range(len(actions))] if len(actions) > 1 else ["action"]
+    return [*panels, Panel("action", actions, names), Panel("reward", played.rewards[:1, :n_steps], ["reward"], signed=True)]
+
+
+def _panels_of_memory(inspection: Inspection, label: Label | None) -> list[Panel]:
+    """Reads, slots, writes, and what probes decode."""
+    n_layers, n_slots = inspection.read.shape[1:]
+    used = np.unique(inspection.written[inspection.written >= 0])[:MOST_SLOTS]
+    shown = used if len(used) else np.arange(min(n_slots, MOST_SLOTS))
+    layers = [f"layer {n}" for n in range(n_layers)]
+    slots = [f"{layer}, slot {m}" for layer in layers for m in shown]
 
     def by_slot(values: np.ndarray) -> np.ndarray:
         """(columns, N, M) to (rows, columns), of the slots that are shown."""
         return values[:, :, shown].reshape(len(values), -1).T
 
-    observations, names = _components(played.observations, n_steps)
-    actions = played.actions[0, :n_steps].reshape(n_steps, -1).T.astype(float)
-    empty = np.broadcast_to(inspection.empty[:, None], (len(inspection.empty), n_layers, n_slots))
-    ages = inspection.ages
-    content = np.stack([_principal_component(inspection.slots[:, n]) for n in range(n_layers)], axis=1)
-    largest = max(float(np.abs(content).max()), 1e-12)
-    wrote = np.broadcast_to((inspection.written < 0)[:, None], (len(inspection.written), n_layers))
-    writes = inspection.write.transpose(1, 2, 0).reshape(-1, len(inspection.write))
-    write_rows = [f"layer {n}, step {i}" for n in range(n_layers) for i in range(inspection.segment_length)]
+    empty = by_slot(np.broadcast_to(inspection.empty[:, None], (len(inspection.empty), n_layers, n_slots)))
+    content = by_slot(np.stack([_principal_component(inspection.slots[:, n]) for n in range(n_layers)], axis=1))
+    ages = by_slot(inspection.ages)
+    idle = np.broadcast_to(inspection.written < 0, (n_layers, len(inspection.written)))  # (N, S)
+    length = inspection.segment_length
+    writes = inspection.write.transpose(1, 2, 0).reshape(n_layers * length, -1)  # (S, N, L) to (N * L, S)
     panels = [
-        Panel("observation", observations, names, "coolwarm", None, False),
-        Panel(
-            "action",
-            actions,
-            [f"action {i}" if len(actions) > 1 else "action" for i in range(len(actions))],
-            "viridis",
-            None,
-            False,
-        ),
-        Panel("reward", played.rewards[:1, :n_steps], ["reward"], "coolwarm", None, False),
-        Panel("attention of reads", by_slot(inspection.read), slot_rows, "viridis", (0, 1), False),
-        Panel(
-            "slots by content (first principal component)",
-            by_slot(content),
-            slot_rows,
-            "coolwarm",
-            (-largest, largest),
-            True,
-            by_slot(empty),
-        ),
-        Panel(
-            "slots by age of their content in steps", by_slot(ages), slot_rows, "viridis", None, True, by_slot(np.isnan(ages))
-        ),
-        Panel(
-            "weight of new content",
-            inspection.blend.T,
-            [f"layer {n}" for n in range(n_layers)],
-            "viridis",
-            (0, 1),
-            True,
-            wrote.T,
-        ),
+        Panel("attention of reads", by_slot(inspection.read), slots, limits=(0, 1)),
+        Panel("slots by content (first principal component)", content, slots, signed=True, missing=empty, per_segment=True),
+        Panel("slots by age of their content in steps", ages, slots, missing=np.isnan(ages), per_segment=True),
+        Panel("weight of new content", inspection.blend.T, layers, limits=(0, 1), missing=idle, per_segment=True),
         Panel(
             "attention of writes on the steps of their segment",
             writes,
-            write_rows,
-            "viridis",
-            (0, max(writes.max(), 1e-12)),
-            True,
-            np.repeat(wrote.T, inspection.segment_length, 0),
+            [f"{layer}, step {i}" for layer in layers for i in range(length)],
+            limits=(0, max(writes.max(), 1e-12)),
+            missing=np.repeat(idle, length, axis=0),
+            per_segment=True,
         ),
     ]
     if label is not None and inspection.accuracy is not None:
-        accuracy = by_slot(inspection.accuracy)
-        title = f"accuracy of decoding {label.name} from slots"
-        panels.append(Panel(title, accuracy, slot_rows, "viridis", (min(label.chance, 0.999), 1), True, np.isnan(accuracy)))
+        accuracy, chance = by_slot(inspection.accuracy), min(label.chance, 0.999)
+        title, missing = f"accuracy of decoding {label.name} from slots", np.isnan(accuracy)
+        panels.append(Panel(title, accuracy, slots, limits=(chance, 1), missing=missing, per_segment=True))
     return panels
 
 
-def _components(observations: Any, n_steps: int) -> tuple[np.ndarray, list[str]]:
-    """Rows to show of the first episode's observations, and their names."""
-    arrays = observations if isinstance(observations, dict) else {"": observations}
-    rows, names = [], []
-    for key, array in arrays.items():
-        flat = array[0, :n_steps].reshape(n_steps, -1).astype(float)
-        if flat.shape[1] > MOST_COMPONENTS:
-            flat = flat - flat.mean(0)
-            left, singular, _ = np.linalg.svd(flat, full_matrices=False)
-            flat, kind = (left * singular)[:, :3], "principal component"
-        else:
-            kind = "component"
-        rows.append(flat.T)
-        names += [f"{key} {kind} {i}".strip() for i in range(flat.shape[1])]
-    return np.concatenate(rows), names
+def _components(steps: np.ndarray) -> tuple[np.ndarray, str]:
+    """Rows to show of observations (T, ...), and what they are: components, or principal components of many."""
+    flat = steps.reshape(len(steps), -1).astype(float)
+    if flat.shape[1] <= MOST_COMPONENTS:
+        return flat.T, "component"
+    left, singular, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    return (left * singular)[:, :3].T, "principal component"
 
 
 def _principal_component(slots: np.ndarray) -> np.ndarray:
@@ -188,17 +168,18 @@ def _principal_component(slots: np.ndarray) -> np.ndarray:
 
 
 def _draw_timeline(panels: list[Panel], begin: int, end: int, length: int) -> "Figure":
+    """Panels one below the other, from one step to another; segments have ``length`` steps."""
     from matplotlib.figure import Figure
 
     heights = [min(0.25 + 0.2 * len(panel.values), 2.6) for panel in panels]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.45 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    for each, panel in zip(axes, panels, strict=True):
-        _draw_panel(figure, each, panel, length)
+    columns = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axes, panel in zip(columns, panels, strict=True):
+        _draw_panel(figure, axes, panel, length)
         if (end - begin) / length <= MOST_BORDERS:
             for border in range(begin - begin % length, end + 1, length):
-                each.axvline(border - 0.5, color=each.xaxis.label.get_color(), linewidth=0.6, alpha=0.6)
-    axes[-1].set(xlim=(begin - 0.5, end - 0.5), xlabel=f"step (a segment has {length})")
+                axes.axvline(border - 0.5, color=axes.xaxis.label.get_color(), linewidth=0.6, alpha=0.6)
+    columns[-1].set(xlim=(begin - 0.5, end - 0.5), xlabel=f"step (a segment has {length})")
     return figure
 
 
@@ -207,10 +188,11 @@ def _draw_panel(figure: "Figure", axes: "Axes", panel: Panel, length: int) -> No
     n_rows, n_columns = values.shape
     extent = (-0.5, n_columns * (length if panel.per_segment else 1) - 0.5, n_rows - 0.5, -0.5)
     low, high = panel.limits or ((values.min(), values.max()) if values.count() else (0, 1))
-    if panel.limits is None and panel.colours == "coolwarm":
+    if panel.signed:
         high = max(abs(low), abs(high), 1e-12)
         low = -high
-    image = axes.imshow(values, aspect="auto", cmap=panel.colours, vmin=low, vmax=high, extent=extent, interpolation="nearest")
+    colours = "coolwarm" if panel.signed else "viridis"
+    image = axes.imshow(values, aspect="auto", cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest")
     axes.set_title(panel.title, loc="left", fontsize=10)
     if n_rows <= 16:
         axes.set_yticks(range(n_rows), panel.labels, fontsize=7)
@@ -220,6 +202,7 @@ def _draw_panel(figure: "Figure", axes: "Axes", panel: Panel, length: int) -> No
 
 
 def _draw_bias(inspection: Inspection) -> "Figure":
+    """The relative bias of each layer by distance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
@@ -242,6 +225,7 @@ def render(picture: Picture, theme: str) -> bytes:
 
     :param picture: What to draw.
     :param theme: ``"light"`` or ``"dark"``.
+    :return: The bytes of the file.
     """
     with _style(theme):
         file = BytesIO()
@@ -250,6 +234,7 @@ def render(picture: Picture, theme: str) -> bytes:
 
 
 def _style(theme: str) -> AbstractContextManager[None]:
+    """Colours of a theme, while the context lasts."""
     import matplotlib
 
     page, ink, empty = COLOURS[theme]

@@ -20,7 +20,7 @@ from sb3_elmur.monitoring.measures import (
     measure_writes,
     slot_ages,
 )
-from sb3_elmur.monitoring.panels import attention_figure, require_matplotlib
+from sb3_elmur.monitoring.panels import attention_figure, require_drawing
 from sb3_elmur.monitoring.tracing import SegmentTrace, trace_segment
 from sb3_elmur.policies import ElmurPolicy
 
@@ -87,7 +87,7 @@ class MemoryMonitor:
         self.policy, self.core, self.logger = policy, memory_of(policy), logger
         draws = panels_every and any(isinstance(each, TensorBoardOutputFormat) for each in logger.output_formats)
         if draws:
-            require_matplotlib()
+            require_drawing()
         self.panels_every = panels_every if draws else 0
         self.n_measurements = 0
         self._watchdog = Watchdog(self.core.config)

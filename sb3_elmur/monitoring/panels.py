@@ -1,5 +1,6 @@
 """Heavier pictures for TensorBoard: attention heat maps. They need matplotlib."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch as th
@@ -11,16 +12,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def require_matplotlib() -> None:
+def require_drawing(*others: str) -> None:
     """
     Fail early where pictures could not be drawn.
 
-    :raises DependencyNotInstalled: Without matplotlib.
+    :param others: Modules that are needed beside matplotlib.
+    :raises DependencyNotInstalled: Without one of them.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[inspect]"`.') from error
+    for module in ("matplotlib.figure", *others):
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[inspect]"`.') from error
 
 
 def attention_figure(trace: SegmentTrace) -> "Figure":
@@ -28,6 +31,7 @@ def attention_figure(trace: SegmentTrace) -> "Figure":
     Where tokens read and where slots are written from, layer by layer, the mean over rows and heads.
 
     :param trace: A segment of B rows.
+    :return: The figure.
     """
     from matplotlib.figure import Figure
 

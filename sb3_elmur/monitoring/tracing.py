@@ -61,14 +61,18 @@ class Call(NamedTuple):
     output: Tensor
 
 
+Calls = dict[nn.Module, list[Call]]
+
+
 @contextmanager
-def recorded_calls(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Call]]]:
+def recorded_calls(modules: Iterable[nn.Module]) -> Iterator[Calls]:
     """
     Note every call of some modules while the context lasts.
 
     :param modules: Whose calls to note.
+    :return: The calls of each module, in their order.
     """
-    calls: dict[nn.Module, list[Call]] = {module: [] for module in modules}
+    calls: Calls = {module: [] for module in modules}
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         calls[module].append(Call(inputs, output))
@@ -110,6 +114,7 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
     :param x: Tokens, (B, T, D).
     :param memory: Memory before the segment.
     :param lengths: Tokens of each row, (B,) int64.
+    :return: What happened.
     """
     reads, writes, blends = zip(*((layer.read, layer.write, layer.blend) for layer in core.layers), strict=True)
     gates = [blend.logit for blend in blends if isinstance(blend, GatedBlend)]
@@ -120,33 +125,40 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
     with eager, recorded_calls([*reads, *writes, *blends, *gates, *routers]) as calls:
         _, after = core.segment(x, memory, lengths)
 
-    start = memory._replace(position=memory.position - memory.position % core.segment_length)
     rows = (lengths == core.segment_length).nonzero().squeeze(1)
     slot, empty = least_recently_written(memory.anchors[rows])
-    real = th.arange(x.shape[1], device=x.device) < lengths[:, None]
-
-    def stack(modules: Iterable[nn.Module], nothing: tuple[int, ...]) -> Tensor:
-        """What the modules returned, layer by layer, (b, N)."""
-        found = [calls[module][0].output.flatten() for module in modules if calls[module]]
-        return th.stack(found, dim=1) if found else x.new_zeros(nothing)
-
     n_layers, n_heads = core.config.n_layers, core.config.n_heads
-    write = [attention_weights(module, *calls[module][0].inputs)[:, :, 0] for module in writes if calls[module]]
-    probabilities = [
-        output[real] if output.shape[:2] == real.shape else output.flatten(0, 1)
-        for router in routers
-        for output in (call.output.softmax(dim=-1) for call in calls[router])
-    ]
+    no_writes, no_blends = x.new_zeros(0, n_layers, n_heads, core.segment_length), x.new_zeros(0, n_layers)
     return SegmentTrace(
-        before=start,
+        before=memory._replace(position=memory.position - memory.position % core.segment_length),
         after=after,
         lengths=lengths,
-        read=th.stack([attention_weights(module, *calls[module][0].inputs) for module in reads], dim=1),
+        read=_attention(reads, calls, no_writes),
         rows=rows,
         slot=slot,
         empty=empty,
-        write=th.stack(write, dim=1) if write else x.new_zeros(0, n_layers, n_heads, core.segment_length),
-        blend=stack(blends, (0, n_layers)).masked_fill(empty[:, None], 1.0),
-        gate_logits=stack(gates, (0, n_layers)) if gates else None,
-        routers=tuple(probabilities),
+        write=_attention(writes, calls, no_writes[:, :, :, None]).squeeze(3),  # (b, N, H, 1, L), of one slot each
+        blend=_outputs(blends, calls, no_blends).masked_fill(empty[:, None], 1.0),
+        gate_logits=_outputs(gates, calls, no_blends) if gates else None,
+        routers=tuple(_probabilities(routers, calls, th.arange(x.shape[1], device=x.device) < lengths[:, None])),
     )
+
+
+def _attention(attentions: Iterable[CrossAttention], calls: Calls, nothing: Tensor) -> Tensor:
+    """Attention weights of reads or writes, layer by layer, (B, N, H, T, S); ``nothing`` if there were none."""
+    weights = [attention_weights(module, *calls[module][0].inputs) for module in attentions if calls[module]]
+    return th.stack(weights, dim=1) if weights else nothing
+
+
+def _outputs(modules: Iterable[nn.Module], calls: Calls, nothing: Tensor) -> Tensor:
+    """What modules returned for each row that wrote, layer by layer, (b, N); ``nothing`` if there were none."""
+    outputs = [calls[module][0].output.flatten() for module in modules if calls[module]]
+    return th.stack(outputs, dim=1) if outputs else nothing
+
+
+def _probabilities(routers: Iterable[nn.Module], calls: Calls, real: Tensor) -> Iterator[Tensor]:
+    """Probabilities of each router, (n, E), over the tokens that are ``real``, (B, T) bool, or over candidates."""
+    for router in routers:
+        for call in calls[router]:
+            output = call.output.softmax(dim=-1)
+            yield output[real] if output.shape[:2] == real.shape else output.flatten(0, 1)

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.models import find_statistics, load_model, normalized
 
 
 class Model(Protocol):
@@ -42,10 +43,7 @@ def make_act(expert: Expert, env: gymnasium.Env, device: str = "auto") -> Act:
     if expert == "random":
         return lambda observation, start: env.action_space.sample()
     if isinstance(expert, str | Path) and Path(expert).is_file():
-        try:
-            expert = RecurrentPPO.load(expert, device=device)
-        except AttributeError as error:  # a policy without recurrent state lacks what the host asks it for
-            raise ValueError(f"`expert` must be the file of a RecurrentPPO. Load '{expert}' and pass the model.") from error
+        return _follow_saved(Path(expert), env, device)
     if hasattr(expert, "predict"):
         return _follow(expert, env.action_space)
     if callable(expert):
@@ -54,6 +52,19 @@ def make_act(expert: Expert, env: gymnasium.Env, device: str = "auto") -> Act:
         "`expert` must be 'oracle', 'random', the file of a saved model, an object with `predict` or a function. "
         f"Received {expert!r}."
     )
+
+
+def _follow_saved(path: Path, env: gymnasium.Env, device: str) -> Act:
+    """The actions of a saved model, which is shown observations as in training."""
+    try:
+        model = load_model(path, device)
+    except ValueError as error:
+        raise ValueError(f"`expert` must be the file of a RecurrentPPO. Load '{path}' and pass the model. {error}") from error
+    act, statistics = _follow(model, env.action_space), find_statistics(path, model)
+    if statistics is None:
+        return act
+    normalize = normalized(DummyVecEnv([lambda: env]), statistics).normalize_obs
+    return lambda observation, start: act(normalize(observation), start)
 
 
 def _follow(model: Model, action_space: spaces.Space) -> Act:

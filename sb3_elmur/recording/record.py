@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 
 from sb3_elmur.core.config import check_choice, check_count, check_range
+from sb3_elmur.models import find_statistics
 from sb3_elmur.recording.experts import Expert, make_act
 from sb3_elmur.recording.recorder import Recorder
 from sb3_elmur.recording.writers import WRITERS
@@ -41,7 +42,8 @@ def record(
     :param env: Id of a registered environment, or a function that makes one.
     :param expert: ``"oracle"``, the environment's own ``oracle_action()``; ``"random"``; the file of a saved
         :class:`sb3_elmur.RecurrentPPO`; an object with ``predict``, such as any other model; or a function from an observation
-        to an action. They see what the environment shows, not normalised by a ``VecNormalize``.
+        to an action. A saved model sees observations normalised by the statistics that belong to it
+        (:func:`sb3_elmur.models.find_statistics`); all others, and what is recorded, are what the environment shows.
     :param output: Folder to write. With ``"npz"``, episodes that are there already are kept. With ``"minari"`` there must be
         nothing yet, and the folder's name, such as ``tmaze-v0``, becomes the id of the data set.
     :param n_episodes: Number of episodes.
@@ -102,7 +104,14 @@ def _describe_expert(expert: Expert) -> str:
     if not isinstance(expert, str | Path):
         return _name(expert)
     path = Path(expert)
-    return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else str(expert)
+    if not path.is_file():
+        return str(expert)
+    statistics = find_statistics(path)
+    return _describe_file(path) + ("" if statistics is None else f", normalised by {_describe_file(statistics)}")
+
+
+def _describe_file(path: Path) -> str:
+    return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def _name(thing: object) -> str:

@@ -17,7 +17,7 @@ from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.elmur import MemoryCore
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.evaluation.corridors import Corridors, run_episodes
+from sb3_elmur.evaluation import Corridors, run_episodes
 from sb3_elmur.recording import record
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="there is no CUDA device")

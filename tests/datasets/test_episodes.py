@@ -383,12 +383,15 @@ def test_minari_data_sets_are_checked(minari_root: Path) -> None:
         open_episodes(minari_root / "good-v0", ROBOT, TURN)
     for changes, message in (
         ({"observations": np.full((3, 3), np.nan)}, "`observation` must be finite in float32. Found nan"),
-        ({"observations": np.zeros((2, 3))}, "`observation` must have 3 rows. Found 2."),
         ({"actions": np.array([0, 4])}, "`action` must lie between 0 and 3. Found 4"),
     ):
         name = write(f"bad{len(list(minari_root.iterdir()))}-v0", **changes)
         with pytest.raises(DataError, match=rf"episode 0 of bad.-v0: {message}"):
             open_episodes(name, UNBOUNDED, TURN)[0]
+    for changes, key in (({"observations": np.zeros((2, 3))}, "observation"), ({"actions": np.zeros(1, int)}, "action")):
+        name = write(f"bad{len(list(minari_root.iterdir()))}-v0", **changes)
+        with pytest.raises(DataError, match=rf"(?s)bad.-v0: 1 of 1 episodes.*episode 0: `{key}`.* Found shape"):
+            open_episodes(name, UNBOUNDED, TURN)
     (minari_root / "good-v0" / "data" / "main_data.hdf5").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"good-v0: the Minari data set cannot be read. OSError"):
         MinariEpisodes("good-v0", UNBOUNDED, TURN)

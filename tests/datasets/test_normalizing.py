@@ -17,15 +17,18 @@ from sb3_elmur.bc import command as bc_command
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.evaluation import command as evaluation_command
-from sb3_elmur.models import find_normalization
+from sb3_elmur.models import find_statistics
 from sb3_elmur.recording import record
 
-ENV = "Pendulum-v1"
+ENV = "ShortPendulum-v0"
+N_STEPS = 20
 OBSERVED = {"far": spaces.Box(1e3, 2e3, (2,)), "image": spaces.Box(0, 255, (3, 3, 1), np.uint8)}
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    spec = gym.envs.registration.EnvSpec(ENV, gym.spec("Pendulum-v1").entry_point, max_episode_steps=N_STEPS)
+    monkeypatch.setitem(gym.registry, ENV, spec)
     record(ENV, "random", tmp_path / "data", 2, seed=5)
     settings = {"policy_kwargs": SMALL, "n_epochs": 1, "batch_size": 2, "normalize": {"clip_obs": 2.0}, "n_eval_episodes": 1}
     (tmp_path / "bc.yml").write_text(yaml.safe_dump({"default": settings}))
@@ -74,12 +77,7 @@ def test_keys_that_are_not_named_stay_as_they_are(tmp_path: Path) -> None:
 def test_the_command_saves_statistics_where_the_zoo_looks_for_them(data: Path) -> None:
     model = clone(data)
     path = model.with_suffix("") / "vecnormalize.pkl"
-    assert find_normalization(model) == find_normalization(model.with_name("best_model.zip")) == path
-    (path.parent.parent / "other").mkdir()
-    (path.parent.parent / "other" / path.name).touch()
-    assert find_normalization(model) == path
-    with pytest.raises(ValueError, match="must lie in"):
-        find_normalization(model.with_name("best_model.zip"))
+    assert find_statistics(model) == find_statistics(model.with_name("best_model.zip")) == path
     env = VecNormalize.load(str(path), make_vec_env(ENV, 2))
     assert env.clip_obs == 2.0
     assert not env.training
@@ -88,8 +86,7 @@ def test_the_command_saves_statistics_where_the_zoo_looks_for_them(data: Path) -
 
 
 def test_the_command_line_switches_it_off(data: Path) -> None:
-    model = clone(data, "--no-normalize")
-    assert find_normalization(model) is None
+    assert find_statistics(clone(data, "--no-normalize")) is None
 
 
 def test_evaluation_shows_the_model_what_it_was_trained_on(data: Path) -> None:
@@ -100,12 +97,12 @@ def test_evaluation_shows_the_model_what_it_was_trained_on(data: Path) -> None:
     policy = sb3_elmur.RecurrentPPO.load(model).policy
     env.seed(3)
     obs, state, starts, total = env.reset(), None, np.ones(2, dtype=bool), np.zeros(2)
-    for _ in range(gym.spec(ENV).max_episode_steps or 0):
+    for _ in range(N_STEPS):
         actions, state = policy.predict(obs, state, starts, deterministic=True)
         obs, rewards, starts, _ = env.step(actions)
         total += rewards
     np.testing.assert_allclose([episode["return"] for episode in found.episodes], total, rtol=1e-4)
-    with pytest.raises(ValueError, match="see the T-Maze as it is"):
+    with pytest.raises(ValueError, match="`--lengths`"):
         evaluate(model, "--lengths", "10")
 
 
@@ -124,14 +121,14 @@ def test_images_are_evaluated_as_they_were_trained_on(tmp_path: Path, monkeypatc
     model = clone(tmp_path / "data", "--env", "Camera-v0")
     found = evaluate(model.parents[1] / "Camera-v0_1" / "Camera-v0.zip", "--env", "Camera-v0", "--episodes", "3")
     assert len(found.episodes) == 3
-    with pytest.raises(ValueError, match="must be of the environment's observations"):
-        evaluate(model.parents[1] / "Camera-v0_1" / "Camera-v0.zip", "--env", ENV)
+    with pytest.raises(ValueError, match=r"vecnormalize\.pkl"):
+        evaluate(model.parents[1] / "Camera-v0_1" / "Camera-v0.zip", "--env", "Pendulum-v1")
 
 
 @pytest.mark.parametrize("value", [1, "yes", [True]])
 def test_normalize_must_be_a_truth_value_or_arguments(data: Path, value: object) -> None:
     (data.parent / "bc.yml").write_text(yaml.safe_dump({"default": {"normalize": value}}))
-    with pytest.raises(SystemExit, match="`normalize` must be true, false, or arguments of VecNormalize"):
+    with pytest.raises(SystemExit, match="`normalize`"):
         clone(data)
 
 
@@ -139,5 +136,5 @@ def test_discrete_observations_are_refused(tmp_path: Path) -> None:
     env = random_envs(1, spaces.Discrete(3))
     record(lambda: RandomEnv(spaces.Discrete(3), spaces.Discrete(3)), "random", tmp_path, 1)
     episodes = open_episodes(tmp_path, env.observation_space, env.action_space)
-    with pytest.raises(ValueError, match="VecNormalize only supports"):
+    with pytest.raises(ValueError, match="VecNormalize"):
         fit_normalization(env, episodes)

@@ -1,6 +1,7 @@
 """Hostile and damaged .npz files."""
 
 import io
+import os
 import pickle
 import tracemalloc
 import zipfile
@@ -57,6 +58,7 @@ def npy(shape: tuple[int, ...], dtype: str = "<i8") -> bytes:
         (npy((-(2**40), -(2**40))), None, "claims the shape"),
         (npy((5,)) + b"\0" * 41, None, "but holds 41 bytes"),
         (npy((5,)) + b"\0" * 39, None, "but holds 39 bytes"),
+        (npy((True,)) + b"\0" * 8, None, r"claims the shape \(True,\)"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 2**24, None, "array header"),
         (b"\x93NUMPY\x01\x00\x00\x10" + b"(" * 4096, None, "cannot be read"),
     ],
@@ -136,11 +138,11 @@ def read_or_refuse(folder: Path, content: bytes) -> bool:
 @pytest.mark.parametrize("whole", WHOLE, ids=["stored", "deflated"])
 def test_truncated_files_are_refused(whole: bytes, tmp_path: Path) -> None:
     assert not read_or_refuse(tmp_path, whole)
-    assert all(read_or_refuse(tmp_path, whole[:length]) for length in range(0, len(whole), 3))
+    assert all(read_or_refuse(tmp_path, whole[:length]) for length in range(0, len(whole), 7))
 
 
 @given(st.sampled_from(WHOLE), st.lists(st.integers(0, 2**16), min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_flipped_bits_do_no_harm(tmp_path_factory: pytest.TempPathFactory, whole: bytes, flips: list[int]) -> None:
     content = bytearray(whole)
     for flip in flips:
@@ -149,12 +151,35 @@ def test_flipped_bits_do_no_harm(tmp_path_factory: pytest.TempPathFactory, whole
 
 
 @given(st.sampled_from(WHOLE), st.integers(0, 2**16), st.integers(0, 64), st.binary(max_size=64))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_replaced_bytes_do_no_harm(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, begin: int, length: int, new: bytes
 ) -> None:
     begin %= len(whole)
     read_or_refuse(tmp_path_factory.getbasetemp(), whole[:begin] + new + whole[begin + length :])
+
+
+def test_an_array_that_is_packed_too_tightly_stays_packed(tmp_path: Path) -> None:
+    steps = 2**24
+    with zipfile.ZipFile(tmp_path / "train_data_0.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for key in ("observation", "action"):
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                member.write(npy((steps, 3) if key == "observation" else (steps,)))
+                for _ in range(24 if key == "observation" else 8):
+                    member.write(bytes(steps))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="`observation`"):
+            NpzEpisodes(tmp_path, UNBOUNDED, TURN)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train_data_0.npz")
+    with pytest.raises(DataError, match=r"train_data_0\.npz"):
+        NpzEpisodes(tmp_path, UNBOUNDED, TURN)
 
 
 @given(st.binary(max_size=200))

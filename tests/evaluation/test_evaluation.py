@@ -1,7 +1,6 @@
 """Properties of long-horizon evaluation: corridors crossed by segments, episodes of any environment, and the command."""
 
 import json
-import re
 import runpy
 import sys
 import tracemalloc
@@ -24,17 +23,21 @@ from hypothesis import strategies as st
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from helpers import VECTOR, make_model, make_policy, random_envs
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
+from sb3_elmur.envs.tmaze import env as maze_env
+from sb3_elmur.envs.tmaze import vec as maze_vec
 from sb3_elmur.envs.tmaze.env import NOISE_BLOCK, Action
+from sb3_elmur.evaluation import Corridors, run_episodes, wilson_interval
 from sb3_elmur.evaluation import command as evaluation_command
 from sb3_elmur.evaluation import corridors as evaluation
-from sb3_elmur.evaluation.command import load_walk, main, save_walk
-from sb3_elmur.evaluation.corridors import Corridors, run_episodes, wilson_interval
+from sb3_elmur.evaluation import record as evaluation_record
+from sb3_elmur.evaluation.command import main
+from sb3_elmur.evaluation.record import load_walk, save_walk
 
 SPACES = (TMazeEnv().observation_space, spaces.Discrete(4))
 N_AGENTS = 60
@@ -104,7 +107,7 @@ def assert_results_equal_stepping(corridors: Corridors, seed: int) -> None:
 
 
 @given(architectures, seeds, st.floats(1.0, 8.0), st.sets(st.integers(3, 16), min_size=1, max_size=4))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_corridors_equal_stepping(architecture: dict[str, Any], seed: int, right: float, lengths: set[int]) -> None:
     policy = corridor_policy(seed, right, **architecture)
     with mock.patch.object(evaluation, "MOST_BYTES", 20_000 if seed % 2 else 2**28):
@@ -129,20 +132,23 @@ def test_lengths_around_segment_borders_equal_stepping(
 
 
 def test_known_segments_are_looked_up_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (maze_env, maze_vec):
+        monkeypatch.setattr(module, "NOISE_BLOCK", NOISE_BLOCK // 8)
+    length = NOISE_BLOCK // 8 + 5
     policy = corridor_policy(right=20.0, lru_blend=0.0, segment_length=2, n_layers=1)
-    expected = stepped(policy, NOISE_BLOCK + 5, 3, seed=2)
+    expected = stepped(policy, length, 3, seed=2)
     n_computed = []
-    for most_bytes in (2**28, 20_000):
+    for most_bytes in (2**28, 5_000):
         monkeypatch.setattr(evaluation, "MOST_BYTES", most_bytes)
-        corridors = Corridors(policy, [NOISE_BLOCK // 2, NOISE_BLOCK + 5], 3, seed=2)
+        corridors = Corridors(policy, [length // 2, length], 3, seed=2)
         with mock.patch.object(policy, "replay", wraps=policy.replay) as replay:
-            assert walked(corridors).results[NOISE_BLOCK + 5].tolist() == expected
+            assert walked(corridors).results[length].tolist() == expected
         n_computed.append(replay.call_count)
-    assert n_computed[0] < n_computed[1] < corridors.time // 10
+    assert n_computed[0] < n_computed[1]
 
 
 @given(architectures, seeds, st.integers(0, 12))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_interrupted_walk_goes_on_alike(
     tmp_path_factory: pytest.TempPathFactory, architecture: dict[str, Any], seed: int, n_segments: int
 ) -> None:
@@ -150,7 +156,7 @@ def test_interrupted_walk_goes_on_alike(
     arguments = (policy, [3, 8, 17, 25], N_AGENTS, seed)
     path = tmp_path_factory.mktemp("walk") / "walk.npz"
     save_walk(path, walked(Corridors(*arguments), n_segments).walk, {"seed": seed})
-    resumed = Corridors(*arguments, load_walk(path, {"seed": seed}, policy.device))
+    resumed = Corridors(*arguments, load_walk(path, {"seed": seed}, policy.initial_memories(N_AGENTS)[0]))
     uninterrupted = walked(Corridors(*arguments))
     walked(resumed)
     assert resumed.time == uninterrupted.time
@@ -175,25 +181,25 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     walked(corridors, 2)
     sizes = []
     tracemalloc.start()
-    for _ in range(50):
+    for _ in range(25):
         walked(corridors, 2)
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert max(sizes) < 400_000 + 50_000
-    assert sum(np.diff(sizes) < -100_000) > 2
+    assert sum(np.diff(sizes) < -100_000) > 1
 
 
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([10, 2], "`lengths` must be at least 3. Received 2."),
-        ([10, 3.5], "`lengths` must be an integer. Received 3.5."),
-        ([10, 3, 10], "`lengths` must be different numbers, at least one. Received [10, 3, 10]."),
-        ([], "`lengths` must be different numbers, at least one. Received []."),
+        ([10, 2], r"`lengths`.* 3\. Received 2\."),
+        ([10, 3.5], r"`lengths`.* Received 3\.5\."),
+        ([10, 3, 10], r"`lengths`.* Received \[10, 3, 10\]\."),
+        ([], r"`lengths`.* Received \[\]\."),
     ],
 )
 def test_errors_name_lengths_and_the_value(lengths: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=message):
         Corridors(corridor_policy(), lengths, 2, seed=0)
 
 
@@ -280,13 +286,19 @@ def run(models: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
-def refusal(run: Callable[..., Any], *arguments: str, **others: str) -> str:
-    """What the command says as it exits with an error."""
-    with pytest.raises(SystemExit) as exit_:
-        run(*arguments, **others)
-    assert isinstance(exit_.value.code, str)  # printed to stderr, with exit status 1
-    assert "\n" not in exit_.value.code
-    return exit_.value.code
+@pytest.fixture
+def refusal(run: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command, and return the line that it says as it exits with an error."""
+
+    def refusal(*arguments: str, **others: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            run(*arguments, **others)
+        assert exit_.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return refusal
 
 
 class KilledError(Exception):
@@ -307,6 +319,7 @@ def killed_after(n_calls: int, owner: Any, name: str) -> Iterator[None]:
         yield
 
 
+MAZE = ("--env", "TMazePassive-v0")
 LENGTHS = ("--lengths", "40", "3", "10", "--episodes", "8")
 
 
@@ -334,9 +347,9 @@ def test_folder_of_the_record_is_made(run: Callable[..., dict[str, Any]]) -> Non
 
 
 def test_record_needs_no_output(models: Path, capsys: pytest.CaptureFixture) -> None:
-    main([str(models / "tmaze.zip"), "--lengths", "1234", "--episodes", "2"])
+    main([str(models / "tmaze.zip"), "--lengths", "1234", "--episodes", "1"])
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[1].startswith("       1,234       0.000    0.000 - 0.65")
+    assert printed.out.splitlines()[1].startswith("       1,234       0.000    0.000 - 0.79")
     assert "1.23k/1.23k" in printed.err
 
 
@@ -370,7 +383,7 @@ def test_killed_evaluation_of_corridors_is_continued(
 ) -> None:
     whole = run(*LENGTHS)
     (tmp_path / "record.json").unlink()
-    monkeypatch.setattr(evaluation_command, "SECONDS_BETWEEN_RECORDS", -1.0)
+    monkeypatch.setattr(evaluation_record, "SECONDS_BETWEEN_RECORDS", -1.0)
     with killed_after(n_segments, Corridors, "advance"):
         run(*LENGTHS)
     assert (tmp_path / "record.json.walk.npz").exists() == (n_segments > 0)
@@ -427,7 +440,9 @@ def test_turns_of_endless_corridors_are_counted(run: Callable[..., dict[str, Any
 def test_stepping_corridors_gives_what_crossing_them_gives(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     crossed = run("--lengths", "8", "--episodes", "9")["results"]["8"]
     (tmp_path / "record.json").unlink()
-    episodes = run("--env-kwargs", "length:8", "--episodes", "9", "--n-envs", "4")["results"]["episodes"]
+    episodes = run("--env", "TMazePassive-v0", "--env-kwargs", "length:8", "--episodes", "9", "--n-envs", "4")["results"][
+        "episodes"
+    ]
     assert crossed.items() <= episodes.items()
 
 
@@ -438,29 +453,65 @@ def test_stepping_corridors_gives_what_crossing_them_gives(run: Callable[..., di
         ("tmaze", (*LENGTHS, "--episodes", "9"), "n_episodes"),
         ("tmaze", ("--lengths", "10", "--episodes", "8"), "lengths"),
         ("tmaze", ("--env", "TMazeEndless-v0", "--episodes", "8"), "env, lengths"),
-        ("tmaze", ("--env-kwargs", "length:5", "--episodes", "8"), "env_kwargs, lengths"),
+        ("tmaze", ("--env", "TMazePassive-v0", "--env-kwargs", "length:5", "--episodes", "8"), "env, env_kwargs, lengths"),
         ("other", LENGTHS, "model_sha256"),
     ],
 )
 def test_record_of_another_evaluation_is_refused(
-    run: Callable[..., dict[str, Any]], tmp_path: Path, model: str, arguments: tuple[str, ...], setting: str
+    run: Callable[..., dict[str, Any]],
+    refusal: Callable[..., str],
+    tmp_path: Path,
+    model: str,
+    arguments: tuple[str, ...],
+    setting: str,
 ) -> None:
     before = run(*LENGTHS)
-    message = refusal(run, *arguments, model=model)
-    assert message.startswith(f"error: {tmp_path / 'record.json'} is the record of an evaluation with other {setting}.")
+    message = refusal(*arguments, model=model)
+    assert message.startswith(f"error: {tmp_path / 'record.json'} ")
+    assert f" {setting}." in message
     assert json.loads((tmp_path / "record.json").read_text()) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"settings": {}}', b'{"results": {}, "seconds": 1}'])
-def test_file_that_is_no_record_is_refused(run: Callable[..., Any], tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_record_is_refused(refusal: Callable[..., str], tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(content)
-    assert refusal(run, *LENGTHS).startswith(f"error: {path} is not the record of an evaluation")
+    assert refusal(*LENGTHS).startswith(f"error: {path} ")
     assert path.read_bytes() == content
 
 
-def test_file_that_is_no_walk_is_refused(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_command, "SECONDS_BETWEEN_RECORDS", -1.0)
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("settings", []),
+        ("steps", 1.5),
+        ("steps", -1),
+        ("seconds", None),
+        ("seconds", float("nan")),
+        ("results", {"3": None}),
+        ("results", {"three": {"n": 8, "is_success": 0.5}}),
+        ("results", {"3": {"n": 8}}),
+        ("results", {"3": {"n": 8, "is_success": True}}),
+        ("results", {"3": {"n": 8, "is_success": 0.5, "is_success_95%": [0.1]}}),
+        ("episodes", {}),
+        ("episodes", [1]),
+        ("episodes", [{"return": 1.0}]),
+        ("episodes", [{"return": 1.0, "length": "9"}]),
+        ("episodes", [{"return": 1.0, "length": 9}, {"return": 1.0, "length": 9, "is_success": 1.0}]),
+    ],
+)
+def test_record_with_a_damaged_part_is_refused(
+    run: Callable[..., dict[str, Any]], refusal: Callable[..., str], tmp_path: Path, part: str, value: object
+) -> None:
+    record = run(*LENGTHS) | {part: value}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert refusal(*LENGTHS).startswith(f"error: {tmp_path / 'record.json'} ")
+
+
+def test_file_that_is_no_walk_is_refused(
+    run: Callable[..., Any], refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_record, "SECONDS_BETWEEN_RECORDS", -1.0)
     with killed_after(4, Corridors, "advance"):
         run(*LENGTHS)
     path = tmp_path / "record.json.walk.npz"
@@ -470,72 +521,135 @@ def test_file_that_is_no_walk_is_refused(run: Callable[..., Any], tmp_path: Path
     arrays = [(tmp_path / name).read_bytes() for name in ("array.npy", "arrays.npz")]
     for content in (b"", b"text", walk[: len(walk) // 2], walk.replace(b"settings", b"nonsense"), *arrays):
         path.write_bytes(content)
-        assert refusal(run, *LENGTHS).startswith(f"error: {path} does not hold corridors that are under way")
+        assert refusal(*LENGTHS).startswith(f"error: {path} does not hold corridors")
         assert path.read_bytes() == content
     path.write_bytes(walk)
     (tmp_path / "record.json").unlink()
-    assert refusal(run, *LENGTHS, "--seed", "5").startswith(f"error: {path} holds corridors of another evaluation")
+    assert refusal(*LENGTHS, "--seed", "5").startswith(f"error: {path} ")
 
 
-@pytest.mark.parametrize("model", ["ppo", "lstm", "text", "cut", "foreign"])
-def test_file_that_is_no_model_is_refused(run: Callable[..., Any], models: Path, model: str) -> None:
-    message = refusal(run, *LENGTHS, model=model)
-    assert message.startswith(f"error: {models / model}.zip is not a model of sb3_elmur.RecurrentPPO: ")
+@pytest.mark.parametrize("model", ["ppo", "text", "cut", "foreign"])
+def test_file_that_is_no_model_is_refused(refusal: Callable[..., str], models: Path, model: str) -> None:
+    message = refusal(*LENGTHS, model=model)
+    assert message.startswith(f"error: {models / model}.zip is not a model")
 
 
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        ("missing", (), "No such file or directory"),
-        ("cartpole", ("--lengths", "10"), "Observation spaces do not match: "),
-        ("cartpole", (), "Observation spaces do not match: "),
-        ("tmaze", ("--lengths", "2"), "`lengths` must be at least 3. Received 2."),
-        ("tmaze", ("--lengths", "5", "5"), "`lengths` must be different numbers"),
-        ("tmaze", ("--lengths", "5", "--env", "CartPole-v1"), "`--lengths` is for `--env TMazePassive-v0`"),
-        ("tmaze", ("--lengths", "5", "--env-kwargs", "length:5"), "`--lengths` is for `--env TMazePassive-v0`"),
-        ("tmaze", ("--lengths", "5", "--n-envs", "5"), "`--lengths` is for `--env TMazePassive-v0`"),
-        ("tmaze", ("--lengths", "5", "--episodes", "0"), "`episodes` must be at least 1. Received 0."),
-        ("tmaze", ("--episodes", "0"), "`episodes` must be at least 1. Received 0."),
-        ("tmaze", ("--n-envs", "0"), "`n_envs` must be at least 1. Received 0."),
-        ("tmaze", ("--seed", "-1"), "Seed must be"),
-        ("tmaze", ("--env", "Nowhere-v0"), "Environment `Nowhere` doesn't exist"),
-        ("tmaze", ("--env-kwargs", "width:5"), "unexpected keyword argument 'width'"),
-        ("tmaze", ("--env-kwargs", "length:1"), "`length` must be at least 3. Received 1."),
-        ("tmaze", ("--env-kwargs", "length:{1}"), "not JSON serializable"),
-        ("tmaze", ("--gym-packages", "nowhere"), "No module named 'nowhere'"),
+        ("missing", (*MAZE,), "missing.zip"),
+        ("cartpole", ("--lengths", "10"), "spaces do not match"),
+        ("cartpole", (*MAZE,), "spaces do not match"),
+        ("lstm", ("--lengths", "10"), "RecurrentActorCriticPolicy"),
+        ("tmaze", (), "`--env`"),
+        ("tmaze", ("--lengths", "2"), "Received 2."),
+        ("tmaze", ("--lengths", "5", "5"), "Received [5, 5]."),
+        ("tmaze", ("--lengths", "5", "--env", "CartPole-v1"), "`--lengths`"),
+        ("tmaze", ("--lengths", "5", "--env", "TMazeActive-v0"), "`--lengths`"),
+        ("tmaze", ("--lengths", "5", "--env-kwargs", "length:5"), "`--lengths`"),
+        ("tmaze", ("--lengths", "5", "--n-envs", "5"), "`--lengths`"),
+        ("tmaze", ("--lengths", "5", "--stochastic"), "`--lengths`"),
+        ("tmaze", ("--lengths", "5", "--episodes", "0"), "Received 0."),
+        ("tmaze", (*MAZE, "--episodes", "0"), "Received 0."),
+        ("tmaze", (*MAZE, "--n-envs", "0"), "Received 0."),
+        ("tmaze", (*MAZE, "--seed", "-1"), "Seed must be"),
+        ("tmaze", ("--env", "Nowhere-v0"), "Nowhere"),
+        ("tmaze", (*MAZE, "--env-kwargs", "width:5"), "'width'"),
+        ("tmaze", (*MAZE, "--env-kwargs", "length:1"), "Received 1."),
+        ("tmaze", (*MAZE, "--env-kwargs", "length:{1}"), "not JSON serializable"),
+        ("tmaze", (*MAZE, "--gym-packages", "nowhere"), "'nowhere'"),
     ],
 )
 def test_errors_are_told_in_one_line(
-    run: Callable[..., Any], tmp_path: Path, model: str, arguments: tuple[str, ...], message: str
+    refusal: Callable[..., str], tmp_path: Path, model: str, arguments: tuple[str, ...], message: str
 ) -> None:
-    told = refusal(run, *arguments, model=model)
-    assert told.startswith("error: ")
-    assert message in told
+    line = refusal(*arguments, model=model)
+    assert line.startswith("error: ")
+    assert message in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_are_transposed_as_in_training(tmp_path: Path) -> None:
-    class Picture(gymnasium.Env):
-        metadata: ClassVar = {"render_modes": ["rgb_array"]}
-        observation_space, action_space = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(2)
+class Bright(gymnasium.Env):
+    """Shows images whose upper half is bright or dark; the right action says which."""
 
-        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-            super().reset(seed=seed)
-            return self.np_random.integers(256, size=(36, 36, 3), dtype=np.uint8), {}
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    observation_space, action_space = spaces.Box(0, 255, (36, 40, 3), np.uint8), spaces.Discrete(2)
 
-        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-            return self.reset()[0], 1.0, True, False, {}
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.bright = int(self.np_random.integers(2))
+        image = np.zeros((36, 40, 3), np.uint8)
+        image[:18] = 255 * self.bright
+        return image, {}
 
-    gymnasium.register("Picture-v0", Picture)
-    try:
-        make_model(RecurrentPPO, make_vec_env("Picture-v0"), "ElmurCnnPolicy").save(tmp_path / "model")
-        main([str(tmp_path / "model.zip"), "--env", "Picture-v0", "--episodes", "3", "--no-progress"])
-    finally:
-        del gymnasium.registry["Picture-v0"]
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        right = float(action == self.bright)
+        return self.reset()[0], right, True, False, {}
 
 
-def test_module_is_a_command(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class UpperHalf(BaseFeaturesExtractor):
+    """How bright the upper half is of an image with its channels first."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, 1)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        assert observations.shape[1:] == (3, 36, 40)
+        return observations[:, :, :18].mean((1, 2, 3))[:, None]
+
+
+def test_images_are_transposed_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gymnasium.registry, "Bright-v0", gymnasium.envs.registration.EnvSpec("Bright-v0", Bright))
+    policy_kwargs = {"features_extractor_class": UpperHalf, "separate_critic": False}
+    model = make_model(RecurrentPPO, make_vec_env("Bright-v0"), "ElmurCnnPolicy", policy_kwargs=policy_kwargs)
+    model.save(tmp_path / "model")
+    main([str(tmp_path / "model.zip"), "--env", "Bright-v0", "--episodes", "9", "-o", str(tmp_path / "record")])
+    episodes = json.loads((tmp_path / "record").read_text())["episodes"]
+    for seed, episode in enumerate(episodes):
+        env = Bright()
+        image, _ = env.reset(seed=seed)
+        action, _ = model.predict(image, deterministic=True)
+        assert episode["return"] == float(action == env.bright)
+
+
+def test_a_model_of_the_host_is_evaluated_as_its_predict_says(run: Callable[..., dict[str, Any]], models: Path) -> None:
+    record = run("--env", "CartPole-v1", "--episodes", "4", "--n-envs", "4", model="lstm")
+    env = make_vec_env("CartPole-v1", 4)
+    env.seed(0)
+    model = sb3_contrib.RecurrentPPO.load(models / "lstm", device="cpu")
+    returns, _ = evaluate_policy(model, env, n_eval_episodes=4, return_episode_rewards=True, warn=False)
+    assert sorted(episode["return"] for episode in record["episodes"]) == sorted(returns)
+
+
+def test_actions_are_drawn_if_asked_for(run: Callable[..., dict[str, Any]], refusal: Callable[..., str]) -> None:
+    arguments = (*MAZE, "--env-kwargs", "length:12", "--episodes", "7", "--n-envs", "3")
+    drawn = [run(*arguments, "--stochastic", folder=folder)["episodes"] for folder in ("one", "two")]
+    assert drawn[0] == drawn[1] != run(*arguments)["episodes"]
+    assert "stochastic" in refusal(*arguments, "--stochastic")
+
+
+def test_default_batches_lose_a_part_at_most_if_killed(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    arguments = ("--env", "CartPole-v1", "--episodes", "10")
+    with killed_after(3, evaluation_command, "run_episodes"):
+        run(*arguments, model="cartpole")
+    assert len(json.loads((tmp_path / "record.json").read_text())["episodes"]) == 6
+    assert len(run(*arguments, model="cartpole")["episodes"]) == 10
+
+
+def test_steps_are_counted_once_if_killed_between_record_and_walk(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = run(*LENGTHS, folder="whole")["steps"]
+    monkeypatch.setattr(evaluation_record, "SECONDS_BETWEEN_RECORDS", -1.0)
+    for name in ("save_walk", "save"):
+        with killed_after(2, evaluation_command if name == "save_walk" else evaluation_record.Record, name):
+            run(*LENGTHS, folder=name)
+        assert run(*LENGTHS, folder=name)["steps"] == steps
+
+
+def test_module_is_a_command(models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluation", str(models / "tmaze.zip"), "--lengths", "2"])
     monkeypatch.delitem(sys.modules, "sb3_elmur.evaluation")
-    with pytest.raises(SystemExit, match=r"^error: `lengths` must be at least 3. Received 2.$"):
+    with pytest.raises(SystemExit):
         runpy.run_module("sb3_elmur.evaluation", run_name="__main__")
+    assert "Received 2." in capsys.readouterr().err

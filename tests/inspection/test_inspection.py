@@ -1,5 +1,6 @@
 """The inspector: it sees what the policy did, finds a fact that is in memory, and writes a page that needs nothing else."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 
 import sb3_elmur
 from helpers import DICT, VECTOR, make_model, make_policy, random_envs
 from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.inspection import figures, page
 from sb3_elmur.inspection.command import find_label, main
 from sb3_elmur.inspection.episodes import inspect_episodes, play
-from sb3_elmur.inspection.events import find_events, summarise_slots
-from sb3_elmur.inspection.page import tell
+from sb3_elmur.inspection.events import find_events, summarise_slots, tell
+from sb3_elmur.inspection.figures import make_panels, make_pictures, render
 from sb3_elmur.inspection.probing import Label, make_label
 
 LENGTH = 22
@@ -127,37 +130,46 @@ class Page(HTMLParser):
         self.links += [found["href"] or ""] if "href" in found else []
 
 
-def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_page_that_needs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "DPI", 10)
     model = make_model(sb3_elmur.RecurrentPPO, TMazeVecEnv(2, length=LENGTH))
     model.save(tmp_path / "model.zip")
     arguments = [str(tmp_path / "model.zip"), "--env", "TMazePassive-v0", "--env-kwargs", f"length:{LENGTH}"]
-    main([*arguments, "--label", "1", "--episodes", "20", "--stochastic"])
+    main([*arguments, "--label", "1", "--episodes", "11", "--stochastic"])
     assert "Report: " in capsys.readouterr().out
     folder = tmp_path / "model_inspection"
     text = (folder / "report.html").read_text()
-    page = Page(text)
-    assert len(page.sources) == 4
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert all(page.alternatives)
-    assert page.links == ["data:,", "#content"]
-    assert "content" in page.ids
+    parsed = Page(text)
+    assert len(parsed.sources) == 4
+    assert all(source.startswith("data:image/png;base64,") for source in parsed.sources)
+    assert all(parsed.alternatives)
+    assert parsed.links == ["data:,", "#content"]
+    assert "content" in parsed.ids
     assert "http" not in text.replace("http-equiv", "")
     assert "prefers-color-scheme: dark" in text
     assert "<script" not in text
     assert sorted(path.name for path in folder.iterdir()) == ["bias.png", "episode.png", "report.html"]
 
 
+@pytest.fixture
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not drawn, which takes seconds."""
+    monkeypatch.setattr(page, "render", lambda picture, theme: b"")
+
+
+@pytest.mark.usefixtures("_undrawn")
 def test_an_episode_that_ends_before_anything_is_written_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_model(sb3_elmur.RecurrentPPO, TMazeVecEnv(2, length=3)).save(tmp_path / "model.zip")
-    main([str(tmp_path / "model.zip"), "--env", "TMazePassive-v0", "--env-kwargs", "length:3", "--label", "1"])
+    arguments = ["--env", "TMazePassive-v0", "--env-kwargs", "length:3", "--label", "1", "--episodes", "11"]
+    main([str(tmp_path / "model.zip"), *arguments])
     assert "ends before anything is written" in capsys.readouterr().out
 
 
-def test_dicts_and_images_are_shown(tmp_path: Path) -> None:
-    from sb3_elmur.inspection.figures import make_pictures, render
-
+def test_dicts_and_images_are_shown() -> None:
     env = sb3_elmur.RecurrentPPO._wrap_env(random_envs(1, DICT, mean_length=9.0))
     policy = make_policy(env.observation_space, env.action_space, sb3_elmur.ElmurMultiInputPolicy)
     played = play(policy, env, 2)
@@ -166,16 +178,38 @@ def test_dicts_and_images_are_shown(tmp_path: Path) -> None:
     assert find_label("vector:1", played)[1].shape == (1,)
 
 
+def test_each_part_of_dicts_has_colours_of_its_own() -> None:
+    env = random_envs(1, spaces.Dict({"far": spaces.Box(1e3, 2e3, (2,)), "near": VECTOR}))
+    policy = make_policy(env.observation_space, env.action_space, sb3_elmur.ElmurMultiInputPolicy)
+    played = play(policy, env, 2)
+    parts = {panel.title: panel for panel in make_panels(played, inspect_episodes(policy, played), None)}
+    for key in ("far", "near"):
+        panel = parts[f"observation {key}"]
+        np.testing.assert_array_equal(panel.values, played.observations[key][0, : played.lengths[0]].T)
+        assert panel.signed  # about its own largest value
+
+
+@pytest.mark.usefixtures("_undrawn")
+def test_fewer_episodes_do_without_a_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_model(sb3_elmur.RecurrentPPO, TMazeVecEnv(2, length=3)).save(tmp_path / "model.zip")
+    arguments = [str(tmp_path / "model.zip"), "--env", "TMazePassive-v0", "--env-kwargs", "length:3", "--episodes", "10"]
+    main(arguments)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--label", "1"])
+    assert "`episodes`" in capsys.readouterr().err
+
+
 def test_labels_that_do_not_exist_are_refused() -> None:
     env = random_envs(2)
     played = play(make_policy(VECTOR, env.action_space), env, 0)
-    with pytest.raises(ValueError, match=r"component of the first observation \(0, 1, 2\)"):
+    with pytest.raises(ValueError, match=r"`label`.*\(0, 1, 2\).*'3'"):
         find_label("3", played)
-    with pytest.raises(ValueError, match="must name an entry of the last info"):
+    with pytest.raises(ValueError, match=r"`label`.*'info:nothing'"):
         find_label("info:nothing", played)
 
 
-def test_a_model_without_memory_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_memory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_model(sb3_elmur.RecurrentPPO, random_envs(1), policy_kwargs={"core": "gru"}).save(tmp_path / "gru.zip")
-    with pytest.raises(SystemExit, match="must have ELMUR's memory"):
+    with pytest.raises(SystemExit):
         main([str(tmp_path / "gru.zip"), "--env", "TMazePassive-v0"])
+    assert re.fullmatch(r"error: `policy`.*core='gru'.*\n", capsys.readouterr().err)

@@ -82,10 +82,10 @@ def test_without_it_noise_is_trained_again() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0.0, 0.5), "`final_std` must be a number in"),
-        ((float("nan"), 0.5), "`final_std` must be a number in"),
-        ((0.1, 0.0), "`fraction` must be a number in"),
-        ((0.1, 1.5), "`fraction` must be a number in"),
+        ((0.0, 0.5), "`final_std`"),
+        ((float("nan"), 0.5), "`final_std`"),
+        ((0.1, 0.0), "`fraction`"),
+        ((0.1, 1.5), "`fraction`"),
     ],
 )
 def test_other_arguments_are_refused_by_name(arguments: tuple[Any, Any], message: str) -> None:
@@ -95,5 +95,5 @@ def test_other_arguments_are_refused_by_name(arguments: tuple[Any, Any], message
 
 @pytest.mark.parametrize(("env", "use_sde"), [("CartPole-v1", False), ("Pendulum-v1", True)])
 def test_policies_without_such_noise_are_refused(env: str, use_sde: bool) -> None:
-    with pytest.raises(ValueError, match="`policy` must have Gaussian actions without gSDE"):
+    with pytest.raises(ValueError, match=r"`policy`.*gSDE"):
         make("ppo", env, use_sde=use_sde).learn(N_STEPS, ActionNoiseDecay(0.1))
