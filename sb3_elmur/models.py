@@ -130,9 +130,10 @@ def normalized(env: VecEnv, statistics: Path) -> VecNormalize:
 
 def _set_moments(rms: RunningMeanStd, saved: Any, name: str) -> None:
     """Set mean and variance to saved ones of the same shape."""
-    moments = saved.state if isinstance(saved, _Inert) and isinstance(saved.state, dict) else {}
+    moments: dict[str, Any] = saved.state if isinstance(saved, _Inert) and isinstance(saved.state, dict) else {}
     for moment in ("mean", "var"):
-        value, shape = moments.get(moment), np.shape(getattr(rms, moment))
+        value: Any = moments.get(moment)
+        shape = np.shape(getattr(rms, moment))
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != shape:
             raise ValueError(f"`{name}` must have a {moment} of shape {shape}. Received {np.shape(value)}.")
         if not np.isfinite(value).all() or (moment == "var" and (value < 0).any()):

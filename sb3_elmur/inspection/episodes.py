@@ -132,8 +132,8 @@ class _Segment(NamedTuple):
     blend: np.ndarray
     read: np.ndarray
     write: np.ndarray
-    accuracy: np.ndarray | None
-    decoded: np.ndarray | None
+    accuracy: np.ndarray
+    decoded: np.ndarray
 
 
 def inspect_episodes(policy: ElmurPolicy, played: Played, label: Label | None = None) -> Inspection:
@@ -148,15 +148,15 @@ def inspect_episodes(policy: ElmurPolicy, played: Played, label: Label | None = 
     """
     core = memory_of(policy)
     policy.set_training_mode(False)
-    columns = _Segment(*zip(*_trace(policy, played, label), strict=True))
+    columns: Any = _Segment(*zip(*_trace(policy, played, label), strict=True))
     middle = core.config.max_distance - 1
     reach = min(middle, int(played.lengths[0]))
     tables = [layer.relative_bias[middle - reach : middle + reach + 1].mean(1) for layer in core.layers]
     return Inspection(
         read=np.concatenate(columns.read),
         bias=th.stack(tables).detach().cpu().numpy(),
-        accuracy=None if label is None else np.stack(columns.accuracy),  # type: ignore[arg-type]
-        decoded=None if label is None else np.stack(columns.decoded),  # type: ignore[arg-type]
+        accuracy=None if label is None else np.stack(columns.accuracy),
+        decoded=None if label is None else np.stack(columns.decoded),
         **{name: np.stack(getattr(columns, name)) for name in ("slots", "empty", "written", "replaced", "blend", "write")},
     )
 
@@ -172,9 +172,7 @@ def _trace(policy: ElmurPolicy, played: Played, label: Label | None) -> Iterator
         trace = trace_segment(core, x[:1, : int(lengths[0])], memory.rows(slice(1)), lengths[:1])
         with th.no_grad():
             _, memory = core.segment(x, memory, lengths)
-        classes = None if label is None else label.of[rows].to(policy.device)
-        accuracy, decoded = (None, None) if label is None else _probe_slots(memory.slots, classes, len(label.classes))
-        yield _segment(trace, memory)._replace(accuracy=accuracy, decoded=decoded)
+        yield _segment(trace, memory, *_probe_slots(memory.slots, rows, label))
         going_on = played.lengths[rows] > begin + length
         rows, memory = rows[going_on], memory.rows(th.as_tensor(going_on, device=policy.device))
 
@@ -190,8 +188,8 @@ def _tokens(policy: ElmurPolicy, observations: Any, rows: np.ndarray, steps: sli
     return embed_observations(policy, obs).unflatten(0, (len(rows), -1))
 
 
-def _segment(trace: SegmentTrace, memory: Memory) -> _Segment:
-    """What happened to the first row, without probes; ``memory`` is that after the segment."""
+def _segment(trace: SegmentTrace, memory: Memory, accuracy: np.ndarray, decoded: np.ndarray) -> _Segment:
+    """What happened to the first row; ``memory`` is that after the segment, and probes have decoded it."""
     n_layers, length = trace.write.shape[1], trace.write.shape[3]
     wrote = len(trace.rows) > 0
     return _Segment(
@@ -202,23 +200,24 @@ def _segment(trace: SegmentTrace, memory: Memory) -> _Segment:
         blend=trace.blend[0].cpu().numpy() if wrote else np.zeros(n_layers),
         read=trace.read[0].mean(1).transpose(0, 1).cpu().numpy(),  # (N, H, T, M) to (T, N, M)
         write=trace.write[0].mean(1).cpu().numpy() if wrote else np.zeros((n_layers, length)),
-        accuracy=None,
-        decoded=None,
+        accuracy=accuracy,
+        decoded=decoded,
     )
 
 
-def _probe_slots(slots: th.Tensor, classes: th.Tensor, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _probe_slots(slots: th.Tensor, rows: np.ndarray, label: Label | None) -> tuple[np.ndarray, np.ndarray]:
     """
     Probe each slot.
 
     :param slots: Of B episodes, (B, N, M, D), of which the first is the shown one.
-    :param classes: Of each episode, (B,).
-    :param n_classes: C.
+    :param rows: Their numbers, (B,).
+    :param label: What to decode.
     :return: The accuracy in the other episodes, and the class that is decoded in the shown one, both (N, M); NaN and -1 if the
-        episodes are too few.
+        episodes are too few, or there is no label.
     """
-    if len(slots) <= FEWEST_EPISODES:
+    if label is None or len(slots) <= FEWEST_EPISODES:
         return np.full(slots.shape[1:3], np.nan), np.full(slots.shape[1:3], -1)
-    decoded = probe(slots.flatten(1, 2), classes, n_classes).unflatten(1, slots.shape[1:3])  # (B, N, M)
+    classes = label.of[rows].to(slots.device)
+    decoded = probe(slots.flatten(1, 2), classes, len(label.classes)).unflatten(1, slots.shape[1:3])  # (B, N, M)
     right = (decoded[1:] == classes[1:, None, None]).double().mean(0)
     return right.cpu().numpy(), decoded[0].cpu().numpy()

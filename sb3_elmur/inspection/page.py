@@ -90,7 +90,7 @@ def list_writes(inspection: Inspection) -> list[tuple[object, ...]]:
     :param inspection: Of an episode.
     :return: Its last step, what it did, the slot, and by layer the weight of new content and the step most attended to.
     """
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for s in np.flatnonzero(inspection.written >= 0).tolist():
         step = (s + 1) * inspection.segment_length - 1
         kind = "overwrites" if inspection.replaced[s] else "fills"

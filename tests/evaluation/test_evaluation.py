@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from helpers import VECTOR, make_model, make_policy, random_envs
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeEnv, TMazeVecEnv
+from sb3_elmur.envs.tmaze import config as maze_config
 from sb3_elmur.envs.tmaze import env as maze_env
 from sb3_elmur.envs.tmaze import vec as maze_vec
 from sb3_elmur.envs.tmaze.env import NOISE_BLOCK, Action
@@ -132,7 +133,7 @@ def test_lengths_around_segment_borders_equal_stepping(
 
 
 def test_known_segments_are_looked_up_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (maze_env, maze_vec):
+    for module in (maze_config, maze_env, maze_vec):
         monkeypatch.setattr(module, "NOISE_BLOCK", NOISE_BLOCK // 8)
     length = NOISE_BLOCK // 8 + 5
     policy = corridor_policy(right=20.0, lru_blend=0.0, segment_length=2, n_layers=1)
