@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from ..arguments import check_integer
+from ..flattening import FlatPart
 from ..native import NativeVecEnv
 from .batched import BatchedTask
 from .cards import Autoencode, CountRecall, HigherLower, RepeatFirst, RepeatPrevious
@@ -35,33 +35,6 @@ FAMILIES: dict[str, Callable[..., BatchedTask]] = {
 }
 """What plays the tasks of a family as a batch."""
 BATCHED_TASKS = tuple(name for name, task in TASKS.items() if task.family in FAMILIES)
-
-
-class FlatPart:
-    """
-    The columns of one part of a flattened observation.
-
-    :param space: Of the part: ``Discrete``, ``MultiDiscrete`` or ``Box``.
-    :param first: First column.
-    """
-
-    def __init__(self, space: spaces.Space, first: int) -> None:
-        self.end = first + spaces.flatdim(space)
-        self.columns = slice(first, self.end)
-        sizes = np.array([space.n]) if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
-        self.offsets = None if sizes is None else first + np.cumsum(sizes) - sizes
-
-    def write(self, out: np.ndarray, values: np.ndarray) -> None:
-        """
-        Write values into ``out``, which holds zeros.
-
-        :param out: Flattened observations, shape (B, n_columns).
-        :param values: Elements of the space, shape (B, n_values).
-        """
-        if self.offsets is None:
-            out[:, self.columns] = values
-        else:
-            out[np.arange(len(out))[:, None], self.offsets + values] = 1
 
 
 class POPGymVecEnv(NativeVecEnv):
@@ -106,6 +79,6 @@ class POPGymVecEnv(NativeVecEnv):
     def _observe(self, rows: np.ndarray, actions: np.ndarray, flag: int) -> np.ndarray:
         observations = np.zeros((len(rows), self._acted.end + 2), dtype=np.float32)
         self._observed.write(observations, self._states.observation[rows])
-        self._acted.write(observations, actions.reshape(len(rows), -1))
+        self._acted.write(observations, actions)
         observations[:, self._acted.end + flag] = 1
         return observations

@@ -188,7 +188,7 @@ def test_active_corridors_pass_both_checkers() -> None:
 
 
 @given(st.integers(1, 4), seeds, endless_arguments)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_batch_equals_singles_in_every_corridor(n_envs: int, seed: int, arguments: dict[str, Any]) -> None:
     assert_batch_equals_singles(n_envs, seed, n_steps=80, arguments=arguments)
 

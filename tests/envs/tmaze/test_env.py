@@ -282,7 +282,7 @@ def test_registering_again_changes_nothing() -> None:
 
 
 @given(st.integers(1, 4), st.integers(0, 2**32 - 10), arguments())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_batch_equals_singles(n_envs: int, seed: int, arguments: dict[str, Any]) -> None:
     assert_batch_equals_singles(n_envs, seed, n_steps=60, arguments=arguments)
 
