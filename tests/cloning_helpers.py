@@ -1,9 +1,11 @@
 """Data sets in memory and trainers of small policies, for the tests of behaviour cloning."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 
@@ -13,6 +15,8 @@ from sb3_elmur.bc import BC, BCConfig
 from sb3_elmur.datasets import Episode, Episodes
 
 LENGTHS = [3, 9, 14, 1, 22, 4, 8, 5, 17, 2]  # all different, so that a length tells which episode it is
+MOE = {"ffn": "moe", "n_routed_experts": 3, "n_shared_experts": 1, "top_k": 2, "aux_loss_coef": 0.5}
+DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "memory_dropout": 0.1}
 Actions = Callable[[np.ndarray], np.ndarray]
 
 
@@ -67,3 +71,71 @@ def make_bc(
     trainer = BC(made, episodes, BCConfig(**(defaults | config)), eval_env)
     made.set_logger(configure(None, []))
     return trainer
+
+
+def parameters(trainer: BC) -> th.Tensor:
+    return th.cat([parameter.detach().flatten() for parameter in trainer.policy.parameters()])
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit, whatever is nested in what."""
+    if isinstance(a, th.Tensor):
+        return a.dtype == b.dtype and th.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def watch_gradients(trainer: BC) -> list[list[th.Tensor]]:
+    """The gradients of every update to come, as the optimiser sees them."""
+    seen: list[list[th.Tensor]] = []
+    trainer.optimizer.register_step_pre_hook(lambda *_: seen.append([p.grad.clone() for p in trainer.parameters]))
+    return seen
+
+
+def watch_step_losses(trainer: BC) -> list[th.Tensor]:
+    """The loss of every step of every update to come, (R,) each."""
+    seen: list[th.Tensor] = []
+    cloning_loss: Any = trainer.chain_loss.cloning_loss
+    loss = cloning_loss.loss
+
+    def watched(outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        seen.append(loss(outputs, actions))
+        return seen[-1]
+
+    cloning_loss.loss = watched
+    return seen
+
+
+def dumped(trainer: BC, folder: Path | None = None) -> list[dict[str, Any]]:
+    """Train, and return what was logged at each time."""
+    logger, rows = trainer.model.logger, []
+    dump = logger.dump
+
+    def note(step: int) -> None:
+        rows.append({**logger.name_to_value, "step": step})
+        dump(step)
+
+    logger.dump = note
+    trainer.train(folder)
+    return rows
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+def kill_at(owner: Any, name: str, call: int) -> None:
+    """Let the given call of a method die when its work is done, but not that of its caller."""
+    method, calls = getattr(owner, name), []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        result = method(*args, **kwargs)
+        if len(calls) == call:
+            raise Killed
+        return result
+
+    setattr(owner, name, dying)

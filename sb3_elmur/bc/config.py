@@ -8,7 +8,7 @@ from sb3_elmur.core.config import check_count, check_range
 @dataclass(frozen=True)
 class BCConfig:
     """
-    Hyper-parameters of :class:`sb3_elmur.bc.trainer.BC`.
+    Hyper-parameters of behaviour cloning.
 
     :param n_epochs: Passes over the data set.
     :param batch_size: Episodes per batch, of all processes together.
