@@ -11,7 +11,7 @@ demo: $(VENV)/.demo  ## train ELMUR on T-Maze and compare it to PPO without memo
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/.dev  ## all tests but the slow ones, on the installed package
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -13,11 +13,10 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Child processes inherit both folders. Logs may stay in theirs; other temporary files are deleted by their makers."""
-    logs, temporary = tmp_path_factory.mktemp("logs"), tmp_path_factory.mktemp("temporary")
+    """Child processes inherit the folders; pytest deletes them if all tests pass."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SB3_LOGDIR", str(logs))
-        patch.setenv("TMPDIR", str(temporary))
-        patch.setattr(tempfile, "tempdir", str(temporary))
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("logs")))
+        temporary = str(tmp_path_factory.mktemp("temporary"))
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
         yield
-    assert not list(temporary.iterdir())

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_the_package_imports_from_the_root_of_a_checkout() -> None:
     code = "import sb3_elmur, sb3_elmur.envs, sb3_elmur.zoo_configs; print(sb3_elmur.__file__)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert Path(result.stdout.strip()).parent == ROOT / "sb3_elmur"
+
+
+def test_what_tests_write_goes_to_folders_that_pytest_deletes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    code = "import tempfile; from stable_baselines3.common import logger; print(tempfile.gettempdir(), logger.configure().dir)"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for folder in (tempfile.gettempdir(), *result.stdout.split()[-2:]):
+        assert tmp_path_factory.getbasetemp() in Path(folder).parents
 
 
 def test_the_readmes_python_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from cloning_helpers import DROPOUT, LENGTHS, dumped, equal, make_bc, parameters
 from helpers import ACTION_SPACES
 from sb3_elmur.bc.trainer import BC, BEST_MODEL, CHECKPOINT
 
+pytestmark = pytest.mark.xdist_group("resume")
+
 
 def test_same_seed_same_parameters() -> None:
     def trained(seed: int) -> th.Tensor:

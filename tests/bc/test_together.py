@@ -19,6 +19,8 @@ from helpers import ACTION_SPACES, DICT, make_model, random_envs
 from sb3_elmur.bc.distributed import Group, join_group
 from sb3_elmur.bc.trainer import BC
 
+pytestmark = pytest.mark.xdist_group("together")
+
 TOGETHER: dict[str, dict[str, Any]] = {
     "moe": {"policy_kwargs": MOE, "save_freq": 1, "n_epochs": 2},
     "chosen experts": {"policy_kwargs": {**MOE, "n_routed_experts": 6}, "bptt_segments": 1},

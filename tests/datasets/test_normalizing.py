@@ -1,6 +1,7 @@
 """Normalised observations in behaviour cloning and in evaluation."""
 
 import argparse
+import re
 from pathlib import Path
 
 import gymnasium as gym
@@ -126,10 +127,11 @@ def test_images_are_evaluated_as_they_were_trained_on(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("value", [1, "yes", [True]])
-def test_normalize_must_be_a_truth_value_or_arguments(data: Path, value: object) -> None:
+def test_normalize_must_be_a_truth_value_or_arguments(data: Path, value: object, capsys: pytest.CaptureFixture) -> None:
     (data.parent / "bc.yml").write_text(yaml.safe_dump({"default": {"normalize": value}}))
-    with pytest.raises(SystemExit, match="`normalize`"):
+    with pytest.raises(SystemExit, match="2"):
         clone(data)
+    assert re.search(rf"`normalize` .* {re.escape(repr(value))}", capsys.readouterr().err)
 
 
 def test_discrete_observations_are_refused(tmp_path: Path) -> None:
