@@ -19,7 +19,7 @@ from sb3_elmur.envs import TMazeEnv
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation.corridors import Corridors
 from sb3_elmur.evaluation.episodes import run_episodes
-from sb3_elmur.evaluation.record import EPISODES, Record, compare_models, load_walk, save_walk, summarise
+from sb3_elmur.evaluation.record import Record, compare_models, load_walk, save_walk, summarise
 from sb3_elmur.models import as_in_training, find_statistics, load_model
 from sb3_elmur.policies import ElmurPolicy
 
@@ -189,9 +189,9 @@ def evaluate_episodes(policy: BasePolicy, env: VecEnv, options: argparse.Namespa
     :param options: Of :func:`make_parser`.
     :param record: Where results go.
     """
-    n_episodes, episodes = options.episodes, record.episodes
+    n_episodes = options.episodes
     with tqdm(
-        total=n_episodes, initial=len(episodes), unit="episode", miniters=0, disable=options.no_progress
+        total=n_episodes, initial=len(record.episodes), unit="episode", miniters=0, disable=options.no_progress
     ) as progress_bar:
         n_steps = 0
 
@@ -201,8 +201,6 @@ def evaluate_episodes(policy: BasePolicy, env: VecEnv, options: argparse.Namespa
             progress_bar.set_postfix_str(f"step {n_steps:,}", refresh=False)
             progress_bar.update(min(n_ended, n_episodes - progress_bar.n))
 
-        while len(episodes) < n_episodes:
-            batch = run_episodes(policy, env, options.seed + len(episodes), progress, not options.stochastic)
-            episodes += batch[: n_episodes - len(episodes)]
-            record.results[EPISODES] = summarise({name: [episode[name] for episode in episodes] for name in episodes[0]})
-            record.save(sum(int(episode["length"]) for episode in episodes))
+        while len(record.episodes) < n_episodes:
+            batch = run_episodes(policy, env, options.seed + len(record.episodes), progress, not options.stochastic)
+            record.add_episodes(batch[: n_episodes - len(record.episodes)])

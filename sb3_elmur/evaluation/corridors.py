@@ -16,10 +16,10 @@ import torch as th
 from stable_baselines3.common.utils import check_for_correct_spaces
 from torch import Tensor
 
+from sb3_elmur.core.config import check_count
 from sb3_elmur.core.elmur import CoreState
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.envs.arguments import check_integer
 from sb3_elmur.envs.tmaze.env import Action
 from sb3_elmur.policies import ElmurPolicy
 
@@ -128,7 +128,9 @@ class Corridors:
     def __init__(
         self, policy: ElmurPolicy, lengths: Sequence[int], n_episodes: int, seed: int, walk: Walk | None = None
     ) -> None:
-        self.lengths = sorted(check_integer("lengths", length, minimum=3) for length in lengths)
+        for length in lengths:
+            check_count("lengths", length, 3)
+        self.lengths = sorted(int(length) for length in lengths)
         if not self.lengths or len(set(self.lengths)) < len(self.lengths):
             raise ValueError(f"`lengths` must be different numbers, at least one. Received {list(lengths)}.")
         self.policy, self.segment_length = policy, policy.backbone.core.segment_length

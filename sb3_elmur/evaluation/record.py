@@ -69,6 +69,17 @@ class Record:
         """Whether the last saving was a while ago."""
         return time.perf_counter() - self._saved > SECONDS_BETWEEN_RECORDS
 
+    def add_episodes(self, episodes: list[dict[str, float]]) -> None:
+        """
+        Add what was found, and write the record.
+
+        :param episodes: What :func:`sb3_elmur.evaluation.episodes.run_episodes` returned.
+        """
+        self.content[EPISODES] += episodes
+        names = [name for name in self.episodes[0] if all(name in episode for episode in self.episodes)]
+        self.results[EPISODES] = summarise({name: [episode[name] for episode in self.episodes] for name in names})
+        self.save(sum(int(episode["length"]) for episode in self.episodes))
+
     def save(self, steps: int) -> None:
         """
         Write the record.
@@ -112,7 +123,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         good = _is_content(content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} is not the record of an evaluation: {error!r}") from error
     if not good:
         raise ValueError(f"{path} is not the record of an evaluation.")
@@ -129,7 +140,7 @@ def _is_content(content: dict[str, Any]) -> bool:
         and type(content["steps"]) is int
         and all(_is_number(count) and count >= 0 for count in counts)
         and all(_is_result(name, result) for name, result in results.items())
-        and all({"return", "length"} <= episode.keys() == episodes[0].keys() for episode in episodes)
+        and all({"return", "length"} <= episode.keys() for episode in episodes)
         and all(_is_number(value) for episode in episodes for value in episode.values())
     )
 

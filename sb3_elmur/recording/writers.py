@@ -118,9 +118,11 @@ def _claim(folder: Path, settings: Settings) -> None:
             return
         except FileExistsError:
             pass  # another recording was faster
+    if not path.is_file():
+        raise ValueError(f"'{path}' must be a file that says how a folder was recorded.")
     try:
         noted = {"noise": 0.0} | json.loads(path.read_text())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' does not say how a folder was recorded: {error}") from error
     for name, value in settings.items():
         if name != "versions" and noted.get(name) != value:

@@ -138,37 +138,37 @@ def test_infinite_bounds_clip_nothing_and_integer_actions_are_clipped_too(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"observation": np.zeros((5, 4))}, "`observation` must have the shape (T, 3). Found (5, 4)."),
-        ({"observation": np.float32(1)}, "`observation` must have the shape (T, 3). Found ()."),
-        ({"action": np.zeros((5, 1), dtype=int)}, "`action` must have the shape (T,). Found (5, 1)."),
-        ({"action": np.zeros(5)}, "`action` must hold integer numbers, to become int64. Found float64."),
+        ({"observation": np.zeros((5, 4))}, r"`observation`.*Found \(5, 4\)\."),
+        ({"observation": np.float32(1)}, r"`observation`.*Found \(\)\."),
+        ({"action": np.zeros((5, 1), dtype=int)}, r"`action`.*Found \(5, 1\)\."),
+        ({"action": np.zeros(5)}, r"`action`.*Found float64\."),
         (
             {"observation": np.zeros((5, 3), dtype=complex)},
-            "`observation` must hold floating-point or integer numbers, to become float32. Found complex128.",
+            r"`observation`.*Found complex128\.",
         ),
-        ({"observation": np.full((5, 3), "a")}, "Found <U1."),
-        ({"action": np.zeros(4, dtype=int)}, "same number of steps. Found 5 in `observation`, 4 in `action`, 5 in `reward`."),
-        ({"reward": np.zeros(6)}, "6 in `reward`."),
-        ({"success": np.zeros(4)}, "4 in `success`."),
-        ({"done": np.zeros((5, 1))}, "`done` must have the shape (T,). Found (5, 1)."),
+        ({"observation": np.full((5, 3), "a")}, r"<U1\."),
+        ({"action": np.zeros(4, dtype=int)}, r"5 in `observation`, 4 in `action`, 5 in `reward`\."),
+        ({"reward": np.zeros(6)}, r"6 in `reward`\."),
+        ({"success": np.zeros(4)}, r"4 in `success`\."),
+        ({"done": np.zeros((5, 1))}, r"`done`.*Found \(5, 1\)\."),
         (
             {key: array[:0] for key, array in episode_arrays().items()},
-            "`observation` must have at least one step. Found shape (0, 3).",
+            r"`observation`.*Found shape \(0, 3\)\.",
         ),
-        ({"action": np.array([None] * 5)}, "`action` holds Python objects. Unpickling them could run any code"),
+        ({"action": np.array([None] * 5)}, "`action`.*Python objects"),
     ],
     ids=str,
 )
 def test_headers_are_checked_when_a_folder_is_opened(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     save(tmp_path, 3)
     np.savez(tmp_path / "train_data_1.npz", **episode_arrays() | changes)
-    with pytest.raises(DataError, match=rf"1 of 3 files .*\n.*train_data_1.npz: .*{re.escape(message)}"):
+    with pytest.raises(DataError, match=rf"1 of 3 files .*\n.*train_data_1.npz: .*{message}"):
         NpzEpisodes(tmp_path, UNBOUNDED, TURN)
 
 
 def test_an_image_must_have_the_order_of_the_space(tmp_path: Path) -> None:
     stored = {"rgb": np.zeros((2, 6, 8, 8), np.uint8), "joints": np.zeros((2, 25)), "action": np.zeros((2, 8))}
-    with pytest.raises(DataError, match=r"`rgb` must have the shape \(T, 8, 8, 6\). Found \(2, 6, 8, 8\)."):
+    with pytest.raises(DataError, match=r"`rgb`.*\(T, 8, 8, 6\).*\(2, 6, 8, 8\)"):
         load_episode(tmp_path, ROBOT, ARM, **stored)
 
 
@@ -176,9 +176,9 @@ def test_missing_arrays_are_named_with_those_that_are_there(tmp_path: Path) -> N
     for key in ("observation", "action"):
         stored = episode_arrays()
         del stored[key]
-        with pytest.raises(DataError, match=rf"`{key}` is missing. Found .*reward."):
+        with pytest.raises(DataError, match=rf"`{key}`.*reward"):
             load_episode(tmp_path, **stored)
-    with pytest.raises(DataError, match=r"`joints` is missing. Found action, observation, reward."):
+    with pytest.raises(DataError, match=r"`joints`.* action, observation, reward"):
         load_episode(tmp_path, ROBOT, **episode_arrays())
 
 
@@ -186,20 +186,20 @@ def test_the_first_of_many_bad_files_are_listed(tmp_path: Path) -> None:
     save(tmp_path, 20)
     for index in range(3, 17):
         (tmp_path / f"train_data_{index}.npz").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"^14 of 20 files cannot be used.") as caught:
+    with pytest.raises(DataError, match=r"^14 of 20 files") as caught:
         NpzEpisodes(tmp_path, UNBOUNDED, TURN)
-    assert re.findall(r"train_data_(\d+).npz: the .npz file cannot be read", str(caught.value)) == list("34567")
+    assert re.findall(r"train_data_(\d+)\.npz", str(caught.value)) == list("34567")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("observation", np.nan, "`observation` must be finite in float32. Found nan at index (2, 1)."),
-        ("observation", 1e39, "`observation` must be finite in float32. Found 1e+39 at index (2, 1)."),
-        ("observation", 2**24 + 1, "`observation` must lie between -16777216 and 16777216. Found 16777217 at index (2, 1)."),
-        ("action", -1, "`action` must lie between 0 and 3. Found -1 at index (2,)."),
-        ("action", np.uint64(2**64 - 1), "`action` must lie between 0 and 3. Found 18446744073709551615 at index (2,)."),
-        ("reward", -np.inf, "`reward` must be finite in float32. Found -inf at index (2,)."),
+        ("observation", np.nan, r"`observation`.*Found nan at index \(2, 1\)\."),
+        ("observation", 1e39, r"`observation`.*Found 1e\+39 at index \(2, 1\)\."),
+        ("observation", 2**24 + 1, r"`observation`.*Found 16777217 at index \(2, 1\)\."),
+        ("action", -1, r"`action`.*Found -1 at index \(2,\)\."),
+        ("action", np.uint64(2**64 - 1), r"`action`.*Found 18446744073709551615 at index \(2,\)\."),
+        ("reward", -np.inf, r"`reward`.*Found -inf at index \(2,\)\."),
     ],
 )
 def test_contents_are_checked_when_an_episode_is_read(key: str, value: Any, message: str, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_contents_are_checked_when_an_episode_is_read(key: str, value: Any, mess
     bad[key][(2, 1)[: bad[key].ndim]] = value
     np.savez(tmp_path / "train_data_1.npz", **bad)
     data = NpzEpisodes(tmp_path, UNBOUNDED, TURN)
-    with pytest.raises(DataError, match=rf"train_data_1.npz: {re.escape(message)}"):
+    with pytest.raises(DataError, match=rf"train_data_1.npz: {message}"):
         data[1]
     assert_episode(data[0], good[0])
 
@@ -226,7 +226,7 @@ def test_contents_are_checked_when_an_episode_is_read(key: str, value: Any, mess
     ids=str,
 )
 def test_actions_outside_their_space_are_refused(space: spaces.Space, value: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"`action` must (lie between|be finite)"):
+    with pytest.raises(DataError, match="`action`"):
         load_episode(tmp_path, action_space=space, observation=np.zeros((1, 3)), action=np.array([value]))
 
 
@@ -234,24 +234,22 @@ def test_a_file_that_changes_is_refused(tmp_path: Path) -> None:
     save(tmp_path)
     data = NpzEpisodes(tmp_path, UNBOUNDED, TURN)
     np.savez(tmp_path / "train_data_0.npz", **episode_arrays(steps=2))
-    with pytest.raises(DataError, match=r"train_data_0.npz: All files must stay as they were. Found 2 steps instead of 1."):
+    with pytest.raises(DataError, match=r"train_data_0\.npz.* 2 steps .* 1\."):
         data[0]
     (tmp_path / "train_data_0.npz").unlink()
-    with pytest.raises(DataError, match=r"train_data_0.npz: the .npz file cannot be read. FileNotFoundError"):
+    with pytest.raises(DataError, match=r"train_data_0\.npz.*FileNotFoundError"):
         data[0]
 
 
 def test_spaces_that_no_array_can_hold_are_refused(tmp_path: Path) -> None:
     save(tmp_path)
-    with pytest.raises(ValueError, match=r"`observation_space` must be a Box, .*, or a Dict of these. Received Tuple."):
+    with pytest.raises(ValueError, match=r"`observation_space`.* Received Tuple\."):
         NpzEpisodes(tmp_path, spaces.Tuple([UNBOUNDED]), TURN)
-    with pytest.raises(ValueError, match=r"`observation_space` must be a Box, .* Received Dict."):
+    with pytest.raises(ValueError, match=r"`observation_space`.* Received Dict\."):
         NpzEpisodes(tmp_path, spaces.Dict({"nested": spaces.Dict({"x": UNBOUNDED})}), TURN)
-    with pytest.raises(
-        ValueError, match=r"`action_space` must be a Box, Discrete, MultiDiscrete, MultiBinary. Received Dict."
-    ):
+    with pytest.raises(ValueError, match=r"`action_space`.* Received Dict\."):
         NpzEpisodes(tmp_path, UNBOUNDED, spaces.Dict({"x": TURN}))
-    with pytest.raises(ValueError, match=r"`observation_space` must not have the keys .* Received action."):
+    with pytest.raises(ValueError, match=r"`observation_space`.* Received action\."):
         NpzEpisodes(tmp_path, spaces.Dict({"action": TURN, "x": UNBOUNDED}), TURN)
 
 
@@ -325,12 +323,12 @@ def test_any_folder_without_a_data_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "above" / "RememberColor3-v0").mkdir(parents=True)
     save(tmp_path / "above" / "RememberColor3-v0")
     for name, hint in (
-        ("empty", "Found none."),
-        ("file", "Found none: it is no folder."),
-        ("absent", "Found none: it does not exist."),
-        ("above", "Found none, but some in .*RememberColor3-v0."),
+        ("empty", r"none\."),
+        ("file", "is no folder"),
+        ("absent", "does not exist"),
+        ("above", r"some in .*RememberColor3-v0\."),
     ):
-        with pytest.raises(DataError, match=rf"{name} must be a folder with .npz files. {hint}"):
+        with pytest.raises(DataError, match=rf"{name}.*{hint}"):
             open_episodes(tmp_path / name, UNBOUNDED, TURN)
     assert len(open_episodes(str(tmp_path / "above" / "RememberColor3-v0"), UNBOUNDED, TURN)) == 1
 
@@ -349,7 +347,7 @@ def minari_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_an_absent_minari_data_set_is_named_with_its_remedy(minari_root: Path) -> None:
-    with pytest.raises(DataError, match=r"absent-v0: .* Run `minari download absent-v0`."):
+    with pytest.raises(DataError, match=r"`minari download absent-v0`"):
         open_episodes("minari:absent-v0", UNBOUNDED, TURN)
 
 
@@ -377,13 +375,13 @@ def test_minari_data_sets_are_checked(minari_root: Path) -> None:
         episode,
         {"observation": np.arange(6.0, dtype="f").reshape(2, 3), "action": np.zeros(2, int), "reward": np.ones(2, "f")},
     )
-    with pytest.raises(DataError, match=r"good-v0: `observation` must have the shape \(T, 8, 8, 6\). Found \(2, 3\)."):
+    with pytest.raises(DataError, match=r"good-v0: `observation`.*\(T, 8, 8, 6\).*\(2, 3\)"):
         open_episodes(name, IMAGE, TURN)
-    with pytest.raises(DataError, match=r"good-v0: `joints` is missing, or not an array. Found action, observation."):
+    with pytest.raises(DataError, match=r"good-v0: `joints`.* action, observation"):
         open_episodes(minari_root / "good-v0", ROBOT, TURN)
     for changes, message in (
-        ({"observations": np.full((3, 3), np.nan)}, "`observation` must be finite in float32. Found nan"),
-        ({"actions": np.array([0, 4])}, "`action` must lie between 0 and 3. Found 4"),
+        ({"observations": np.full((3, 3), np.nan)}, r"`observation`.*Found nan"),
+        ({"actions": np.array([0, 4])}, r"`action`.*Found 4"),
     ):
         name = write(f"bad{len(list(minari_root.iterdir()))}-v0", **changes)
         with pytest.raises(DataError, match=rf"episode 0 of bad.-v0: {message}"):
@@ -393,5 +391,5 @@ def test_minari_data_sets_are_checked(minari_root: Path) -> None:
         with pytest.raises(DataError, match=rf"(?s)bad.-v0: 1 of 1 episodes.*episode 0: `{key}`.* Found shape"):
             open_episodes(name, UNBOUNDED, TURN)
     (minari_root / "good-v0" / "data" / "main_data.hdf5").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"good-v0: the Minari data set cannot be read. OSError"):
+    with pytest.raises(DataError, match=r"good-v0.*OSError"):
         MinariEpisodes("good-v0", UNBOUNDED, TURN)

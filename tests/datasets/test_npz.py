@@ -33,7 +33,7 @@ def test_nothing_is_unpickled(key: str, tmp_path: Path) -> None:
     if key == "other":
         assert_episode(load_episode(tmp_path, **stored), stored)
     else:
-        with pytest.raises(DataError, match=f"`{key}` holds Python objects"):
+        with pytest.raises(DataError, match=f"`{key}`.*Python objects"):
             load_episode(tmp_path, **stored)
     assert not (tmp_path / "boom").exists()
     (tmp_path / "train_data_0.npz").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
@@ -54,10 +54,10 @@ def npy(shape: tuple[int, ...], dtype: str = "<i8") -> bytes:
     ("content", "claimed", "message"),
     [
         (npy((2**40,)), None, r"claims the shape \(1099511627776,\)"),
-        (npy((2**40,)), 2**43, "more than the file can hold"),
+        (npy((2**40,)), 2**43, f"{2**43} bytes"),
         (npy((-(2**40), -(2**40))), None, "claims the shape"),
-        (npy((5,)) + b"\0" * 41, None, "but holds 41 bytes"),
-        (npy((5,)) + b"\0" * 39, None, "but holds 39 bytes"),
+        (npy((5,)) + b"\0" * 41, None, "41 bytes"),
+        (npy((5,)) + b"\0" * 39, None, "39 bytes"),
         (npy((True,)) + b"\0" * 8, None, r"claims the shape \(True,\)"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 2**24, None, "array header"),
         (b"\x93NUMPY\x01\x00\x00\x10" + b"(" * 4096, None, "cannot be read"),
@@ -76,7 +76,7 @@ def test_claims_are_checked_before_memory_is_taken(
     del content
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=f"`action` must be stored or deflated|`action` .*{message}"):
+        with pytest.raises(DataError, match=f"`action`.*compression method|`action` .*{message}"):
             NpzEpisodes(tmp_path, UNBOUNDED, TURN)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -91,7 +91,7 @@ def test_a_bomb_that_hides_its_size_stays_packed(tmp_path: Path) -> None:
         archive.filelist[-1].file_size = len(npy((steps,))) + 8 * steps
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=r"`action` cannot be read. BadZipFile"):
+        with pytest.raises(DataError, match=r"`action`.*BadZipFile"):
             NpzEpisodes(tmp_path, UNBOUNDED, TURN)[0]
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -103,7 +103,7 @@ def test_an_array_cannot_hide_in_a_comment(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "train_data_0.npz").read_bytes())
     content[content.rindex(b"action.npy") - 13] = 255  # the comment of `action` now reaches beyond `reward`
     (tmp_path / "train_data_0.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"the .npz file must hold 3 arrays. Found 2."):
+    with pytest.raises(DataError, match=r" 3 arrays.* 2\."):
         NpzEpisodes(tmp_path, UNBOUNDED, TURN)
 
 
@@ -111,7 +111,7 @@ def test_an_array_stored_twice_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "train_data_0.npz", **episode_arrays())
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "train_data_0.npz", "a") as archive:
         archive.writestr("action.npy", npy((5,)) + b"\0" * 40)
-    with pytest.raises(DataError, match="`action` must be there once"):
+    with pytest.raises(DataError, match=r"`action`.*twice"):
         NpzEpisodes(tmp_path, UNBOUNDED, TURN)
 
 

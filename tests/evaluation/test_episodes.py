@@ -1,0 +1,50 @@
+"""Episodes of any environment, and how sure the share of successes is."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from helpers import VECTOR, make_policy, random_envs
+from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.evaluation import run_episodes, wilson_interval
+
+
+@pytest.mark.parametrize(
+    "make_envs",
+    [random_envs, lambda n_envs: make_vec_env("CartPole-v1", n_envs), lambda n_envs: TMazeVecEnv(n_envs, 9, reward="penalty")],
+    ids=["random", "CartPole", "TMaze"],
+)
+def test_episodes_are_those_of_evaluate_policy(make_envs: Callable[[int], VecEnv]) -> None:
+    env = make_envs(5)
+    policy = make_policy(env.observation_space, env.action_space)
+    n_ended: list[int] = []
+    episodes = run_episodes(policy, env, 7, n_ended.append)
+    env.seed(7)
+    returns, lengths = evaluate_policy(policy, env, n_eval_episodes=5, return_episode_rewards=True, warn=False)
+    found = sorted((episode["length"], episode["return"]) for episode in episodes)
+    np.testing.assert_allclose(found, sorted(zip(lengths, returns, strict=True)), atol=1e-5)
+    assert sum(n_ended) == 5
+    assert len(n_ended) == max(lengths)
+
+
+def test_episodes_depend_on_their_seeds_alone() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(3))
+    together = run_episodes(policy, random_envs(4), 5)
+    for alone, episode in zip(run_episodes(policy, random_envs(2), 7), together[2:], strict=True):
+        assert alone == pytest.approx(episode)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "interval"),
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (1, 29, (0.0061, 0.1718))],
+)
+def test_wilson_interval_has_published_values(successes: int, n: int, interval: tuple[float, float]) -> None:
+    """Newcombe 1998, table I, method 3."""
+    assert wilson_interval(successes / n, n) == pytest.approx(interval, abs=5e-5)
+    low, high = wilson_interval(1 - successes / n, n)
+    assert (1 - high, 1 - low) == pytest.approx(interval, abs=5e-5)
