@@ -22,8 +22,8 @@ from gymnasium import spaces
 from training_speed import ELMUR
 
 from sb3_elmur import ElmurPolicy
-from sb3_elmur.core.elmur import ElmurState
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.states import ElmurState
 
 ROUNDS, STEPS = 40, 50  # timed steps of each length: so many rounds of so many steps
 

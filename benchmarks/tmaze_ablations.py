@@ -18,9 +18,10 @@ import numpy as np
 import torch as th
 from common import RESULTS, markdown_table
 from tmaze_memory import Experiment, command_line
+from torch import Tensor
 
-import sb3_elmur.core.elmur
 from sb3_elmur import RecurrentPPO
+from sb3_elmur.core.memory import EMPTY
 
 FOLDER = RESULTS / "tmaze_ablations"
 BASE = {"blend": "fixed", "lru_blend": 0.79, "segment_length": 10, "memory_size": 2}
@@ -46,13 +47,18 @@ EXPERIMENTS = {
 }
 
 
+def first_slot(anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """The first slot instead of the least recently written one, and whether it is empty, each (B,)."""
+    return th.zeros_like(anchors[:, 0]), anchors[:, 0] == EMPTY
+
+
 def leave_out(name: str, model: RecurrentPPO) -> None:
     """Leave out of a model what no policy argument switches off."""
     if name == "no relative bias":  # its table begins at zero
         for layer in model.policy.backbone.core.layers:
             layer.relative_bias.requires_grad_(False)
     if name == "no LRU":  # always the first slot
-        sb3_elmur.elmur.least_recently_written = lambda anchors: (th.zeros_like(anchors[:, 0]), anchors[:, 0] < 0)
+        model.policy.backbone.core.choose_slot = first_slot
 
 
 def report() -> None:

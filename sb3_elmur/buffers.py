@@ -16,8 +16,8 @@ from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamp
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from sb3_elmur.core.backbone import Chains
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.states import Chains, Memories
 from sb3_elmur.observations import map_observations
 
 
@@ -38,7 +38,7 @@ class _SegmentStorage(RolloutBuffer):
     :param buffer_size: Steps per rollout and environment.
     :param observation_space: Observation space.
     :param action_space: Action space.
-    :param fresh: Memory at an episode's start, of ``n_envs`` rows: one for a shared backbone, else actor's and critic's.
+    :param fresh: Memory at an episode's start, of ``n_envs`` rows.
     :param segment_length: L.
     :param bptt_segments: Segments per chain (k).
     :param device: Device of the samples.
@@ -52,7 +52,7 @@ class _SegmentStorage(RolloutBuffer):
         buffer_size: int,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        fresh: tuple[Memory, ...],
+        fresh: Memories,
         segment_length: int,
         bptt_segments: int,
         device: th.device | str = "auto",
@@ -63,7 +63,7 @@ class _SegmentStorage(RolloutBuffer):
         self.segment_length = segment_length
         self.chain_length = bptt_segments * segment_length
         self._fresh = fresh
-        self._chain_memories = tuple(Memory(*(field.clone() for field in memory)) for memory in fresh)
+        self._chain_memories = fresh.map(lambda memory: Memory(*(field.clone() for field in memory)))
         self._next_position = np.zeros(n_envs, dtype=np.int64)
         self._timeline: Any = None
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
@@ -71,8 +71,9 @@ class _SegmentStorage(RolloutBuffer):
     @property
     def state_bytes(self) -> int:
         """Bytes of recurrent state that the buffer holds."""
-        memories = [*sum(self._records, ()), *self._table, *self._chain_memories]
-        return sum(field.numel() * field.element_size() for memory in memories for field in memory)
+        kept = [*self._records, self._chain_memories] + ([] if self._table is None else [self._table])
+        fields = [field for memories in kept for memory in memories.distinct() for field in memory]
+        return sum(field.numel() * field.element_size() for field in fields)
 
     def reset(self) -> None:
         """Empty the buffer, but keep the observations that open chains may need: the last ``k * L - 1`` steps."""
@@ -91,9 +92,9 @@ class _SegmentStorage(RolloutBuffer):
         self.observations = map_observations(lambda timeline: timeline[reach:], self._timeline)
         self.positions = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self._record_of = np.full((self.buffer_size, self.n_envs), -1)
-        self._records: list[tuple[Memory, ...]] = []
+        self._records: list[Memories] = []
         self._n_records = 0
-        self._table: tuple[Memory, ...] = ()
+        self._table: Memories | None = None
         self._chains: _ChainIndex | None = None
 
     def add(  # type: ignore[override]
@@ -104,25 +105,25 @@ class _SegmentStorage(RolloutBuffer):
         episode_start: np.ndarray,
         value: Tensor,
         log_prob: Tensor,
-        memories: tuple[Memory, ...],
+        memories: Memories,
     ) -> None:
         """
         Add one step of all environments.
 
-        :param obs: Observations before the step.
-        :param action: Actions.
-        :param reward: Rewards.
-        :param episode_start: Whether ``obs`` begins an episode.
-        :param value: Values of ``obs``.
-        :param log_prob: Log-probabilities of the actions.
-        :param memories: Memory after the step, as many as ``fresh``.
+        :param obs: Observations before the step, (n_envs, ...).
+        :param action: Actions, (n_envs, ...).
+        :param reward: Rewards, (n_envs,).
+        :param episode_start: Whether ``obs`` begins an episode, (n_envs,).
+        :param value: Values of ``obs``, (n_envs, 1).
+        :param log_prob: Log-probabilities of the actions, (n_envs,).
+        :param memories: Memory after the step, shared by actor and critic if ``fresh`` is.
         """
         position = np.where(episode_start, 0, self._next_position)
         begins = (position % self.chain_length == 0) | (self.pos == 0)
         stored = np.flatnonzero(begins & (position >= self.chain_length))
         if len(stored):
             rows = th.as_tensor(stored)
-            self._records.append(tuple(memory.rows(rows) for memory in self._chain_memories))
+            self._records.append(self._chain_memories.map(lambda memory: memory.rows(rows)))
             self._record_of[self.pos, stored] = self._n_records + np.arange(len(stored))
             self._n_records += len(stored)
         self.positions[self.pos] = position
@@ -131,11 +132,11 @@ class _SegmentStorage(RolloutBuffer):
         complete = np.flatnonzero(self._next_position % self.chain_length == 0)
         if len(complete):
             rows = th.as_tensor(complete)
-            for chain_memory, memory in zip(self._chain_memories, memories, strict=True):
+            for chain_memory, memory in zip(self._chain_memories.distinct(), memories.distinct(), strict=True):
                 for old, new in zip(chain_memory, memory, strict=True):
                     old[rows] = new[rows]
 
-    def open_chains(self, episode_starts: np.ndarray) -> tuple[Any, tuple[Memory, ...], Tensor]:
+    def open_chains(self, episode_starts: np.ndarray) -> tuple[Any, Memories, Tensor]:
         """
         What the chains that are open before the next step need, for an empty buffer.
 
@@ -150,14 +151,14 @@ class _SegmentStorage(RolloutBuffer):
         observations = map_observations(
             lambda timeline: self.to_torch(timeline[index, env].reshape(-1, *timeline.shape[2:])), self._timeline
         )
-        first = th.as_tensor(position < self.chain_length, device=self._fresh[0].position.device)
-        memories = tuple(
-            Memory(
-                *(th.where(first.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(fresh, chain, strict=True))
-            )
-            for fresh, chain in zip(self._fresh, self._chain_memories, strict=True)
-        )
-        return observations, memories, th.as_tensor(length, device=first.device)
+        first = th.as_tensor(position < self.chain_length, device=self._fresh.pi.position.device)
+
+        def begin(fresh: Memory, chain: Memory) -> Memory:
+            """Fresh memory for the first chain of an episode, what was kept for a later one."""
+            pairs = zip(fresh, chain, strict=True)
+            return Memory(*(th.where(first.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs))
+
+        return observations, self._fresh.map(begin, self._chain_memories), th.as_tensor(length, device=first.device)
 
     def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:  # type: ignore[override]
         """
@@ -170,9 +171,7 @@ class _SegmentStorage(RolloutBuffer):
         assert self.full, "Rollout buffer must be full before sampling from it"
         if self._chains is None:
             self._chains = self._find_chains()
-            # one row per stored chain, and the fresh memory as the last row, which is row -1
-            columns = zip(*self._records, tuple(memory.rows(slice(1)) for memory in self._fresh), strict=True)
-            self._table = tuple(Memory(*map(th.cat, zip(*memories, strict=True))) for memories in columns)
+            self._table = self._fresh.map(_stack_records, *self._records)
             self._records = []
         for chosen in self._minibatches(self._chains.counted, batch_size or self.buffer_size * self.n_envs):
             yield self._sample(_ChainIndex(*(field[chosen] for field in self._chains)))
@@ -215,9 +214,10 @@ class _SegmentStorage(RolloutBuffer):
         time, env = np.concatenate(times), np.concatenate(envs)
         counted = time >= 0
         real = time[counted], env[counted]
-        device = self._fresh[0].position.device
+        device = self._fresh.pi.position.device
         rows = th.as_tensor(chains.record, device=device)
-        memories = [memory.rows(rows) for memory in self._table]
+        assert self._table is not None
+        memories = self._table.map(lambda memory: memory.rows(rows))
         return RecurrentRolloutBufferSamples(
             observations=map_observations(
                 lambda timeline: self.to_torch(timeline[time + self.chain_length - 1, env]), self._timeline
@@ -228,14 +228,18 @@ class _SegmentStorage(RolloutBuffer):
             advantages=self.to_torch(self.advantages[real]),
             returns=self.to_torch(self.returns[real]),
             lstm_states=Chains(  # type: ignore[arg-type]
-                pi=memories[0],
-                vf=memories[-1],
+                *memories,
                 lengths=th.as_tensor(total),
                 counted=th.as_tensor(counted, device=device),
             ),
             episode_starts=self.to_torch(self.episode_starts[real]),
             mask=th.ones(len(real[0]), device=self.device),
         )
+
+
+def _stack_records(fresh: Memory, *records: Memory) -> Memory:
+    """One row for each stored chain, and fresh memory as the last row, which is row -1."""
+    return Memory(*map(th.cat, zip(*records, fresh.rows(slice(1)), strict=True)))
 
 
 class SegmentRolloutBuffer(_SegmentStorage):

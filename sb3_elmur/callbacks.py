@@ -85,7 +85,8 @@ class MemoryCallback(BaseCallback):
     def _memory(self) -> Memory:
         """The actor's memory after the present step."""
         if isinstance(self.model, RecurrentPPO):
-            return self.locals["state"].pi.memory
+            assert self.model.state is not None
+            return self.model.state.pi.memory
         assert self._monitor is not None
         backbone = self._monitor.policy.backbone
         return backbone.layout.unpack(self.locals["lstm_states"].pi, backbone.core.initial_slots)[0]

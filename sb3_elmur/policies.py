@@ -6,8 +6,8 @@ position and the inputs of the open segment (:class:`sb3_elmur.core.memory.Packe
 from them at every step; acting, and the segment-wise class, step with caches.
 """
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -21,10 +21,21 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_elmur.core.backbone import Backbone, Chains, LiveState, Pair, PolicyState, RememberingPair, StateShape
+from sb3_elmur.core.backbone import Backbone
 from sb3_elmur.core.config import ElmurConfig
-from sb3_elmur.core.elmur import CoreState
+from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.states import (
+    Chains,
+    CoreState,
+    LiveState,
+    Memories,
+    PackedState,
+    Pair,
+    PolicyState,
+    RememberingPair,
+    StateShape,
+)
 from sb3_elmur.policy_checks import (
     check_episode_start,
     check_finite,
@@ -32,11 +43,13 @@ from sb3_elmur.policy_checks import (
     check_pair,
     check_step_state,
     refuse_unknown_arguments,
+    shows_fields_of,
 )
 
 State = TypeVar("State", LiveState, CoreState)
 
 
+@shows_fields_of(ElmurConfig)
 class ElmurPolicy(RecurrentActorCriticPolicy):
     """
     Actor-critic policy whose recurrent state is the memory of an ELMUR transformer (arXiv 2510.07151).
@@ -62,42 +75,11 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     :param normalize_images: Divide images by 255.
     :param optimizer_class: Optimizer.
     :param optimizer_kwargs: Its keyword arguments besides the learning rate; ``None`` means the host's, and ``fused`` Adam.
-    :param core: ``"elmur"``, or a baseline that differs in the memory alone: ``"gru"`` or ``"lstm"``, of ``n_layers`` x
-        ``d_model``. Of the arguments below only ``segment_length``, ``detach_memory``, ``separate_critic`` and ``dropout``
-        (between its layers) matter for these.
-    :param d_model: Width of tokens and of memory slots (D), for ELMUR even and divisible by ``n_heads``.
-    :param n_layers: Number of layers, each with a memory of its own.
-    :param n_heads: Attention heads.
-    :param segment_length: Steps per segment (L): the reach of self-attention, and one memory write per ``L`` steps.
-        For a GRU or LSTM only the unit in which its state is stored and gradients are cut.
-    :param memory_size: Memory slots per layer (M). 0 is a plain transformer that sees nothing but the open segment.
-    :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when a slot is overwritten.
-    :param blend: How new and old content of a slot are combined: by the paper's constant lambda (``"fixed"``), a trained one
-        for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot (``"gated"``).
-    :param gate_bias: Where the logits of gates begin; below 0 they begin closed, and keep what a slot was filled with.
-    :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
-    :param max_distance: Reach (K) in steps of the relative bias between tokens and slots.
     :param detach_memory: Stop gradients at segment borders, as the paper does. Otherwise they flow through all segments
-        of a training sequence, so that the agent learns what to write.
+        of a training sequence, so that the agent learns what to write. For sb3-contrib's class alone:
+        ``sb3_elmur.RecurrentPPO`` has ``bptt_segments`` instead.
     :param separate_critic: Give the critic a stack and a memory of its own, instead of one stack trained by both losses.
-    :param norm_first: Pre-norm instead of post-norm (the paper's).
-    :param norm: ``"layer"`` or ``"rms"``.
-    :param ffn: ``"swiglu"``, ``"gelu"`` or ``"moe"`` (mixture of experts).
-    :param d_ff: Hidden width of the feed-forward networks; ``None`` means ``2 * d_model``.
-    :param n_routed_experts: Experts of which the router chooses.
-    :param n_shared_experts: Experts that are always on.
-    :param top_k: Experts per token, the shared ones included, but always at least one routed one.
-    :param router_gate: ``"softmax"`` or ``"renormalised"``.
-    :param routed_d_ff: Hidden width of a routed expert; ``None`` means ``d_ff``.
-    :param shared_d_ff: Hidden width of a shared expert; ``None`` means ``d_ff``.
-    :param aux_loss_coef: Weight of the load-balancing loss. Under ``sb3_contrib.RecurrentPPO``, which passes no mask, the
-        padding of its minibatches counts as tokens.
-    :param dropout: Dropout on every sublayer's output. PPO compares a rollout without dropout to an update with it.
-    :param attention_dropout: Dropout on attention weights.
-    :param memory_dropout: Dropout on what is written to memory.
-    :param compile: Compile the token track with ``torch.compile``, for sequences and for single steps. It takes up to a few
-        minutes at the first step and at the first update, needs a C++ compiler, and pays most for steps of one environment.
-    :param unknown: Any other argument is refused with a hint.
+    :param elmur: All fields of :class:`sb3_elmur.core.config.ElmurConfig`.
     :raises ValueError: If an argument lies outside its range, or the observation space needs another class.
     :raises TypeError: If an argument is unknown, or belongs to sb3-contrib's LSTM policies.
     """
@@ -123,37 +105,11 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        core: str = ElmurConfig.core,
-        d_model: int = ElmurConfig.d_model,
-        n_layers: int = ElmurConfig.n_layers,
-        n_heads: int = ElmurConfig.n_heads,
-        segment_length: int = ElmurConfig.segment_length,
-        memory_size: int = ElmurConfig.memory_size,
-        lru_blend: float = ElmurConfig.lru_blend,
-        blend: str = ElmurConfig.blend,
-        gate_bias: float = ElmurConfig.gate_bias,
-        memory_init_std: float = ElmurConfig.memory_init_std,
-        max_distance: int = ElmurConfig.max_distance,
         detach_memory: bool = False,
         separate_critic: bool = False,
-        norm_first: bool = ElmurConfig.norm_first,
-        norm: str = ElmurConfig.norm,
-        ffn: str = ElmurConfig.ffn,
-        d_ff: int | None = ElmurConfig.d_ff,
-        n_routed_experts: int = ElmurConfig.n_routed_experts,
-        n_shared_experts: int = ElmurConfig.n_shared_experts,
-        top_k: int = ElmurConfig.top_k,
-        router_gate: str = ElmurConfig.router_gate,
-        routed_d_ff: int | None = ElmurConfig.routed_d_ff,
-        shared_d_ff: int | None = ElmurConfig.shared_d_ff,
-        aux_loss_coef: float = ElmurConfig.aux_loss_coef,
-        dropout: float = ElmurConfig.dropout,
-        attention_dropout: float = ElmurConfig.attention_dropout,
-        memory_dropout: float = ElmurConfig.memory_dropout,
-        compile: bool = ElmurConfig.compile,
-        **unknown: Any,
+        **elmur: Any,
     ) -> None:
-        refuse_unknown_arguments(type(self), unknown)
+        refuse_unknown_arguments(type(self), elmur)
         takes_dict = self.default_features_extractor_class is CombinedExtractor
         if features_extractor_class is None and isinstance(observation_space, spaces.Dict) != takes_dict:
             kind = type(observation_space).__name__
@@ -166,39 +122,12 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             raise ValueError(
                 "`share_features_extractor=False` needs `separate_critic=True`. Received `separate_critic=False`."
             )
-        self.config = ElmurConfig(
-            core=core,
-            d_model=d_model,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            segment_length=segment_length,
-            memory_size=memory_size,
-            lru_blend=lru_blend,
-            blend=blend,
-            gate_bias=gate_bias,
-            memory_init_std=memory_init_std,
-            max_distance=max_distance,
-            norm_first=norm_first,
-            norm=norm,
-            ffn=ffn,
-            d_ff=d_ff,
-            n_routed_experts=n_routed_experts,
-            n_shared_experts=n_shared_experts,
-            top_k=top_k,
-            router_gate=router_gate,
-            routed_d_ff=routed_d_ff,
-            shared_d_ff=shared_d_ff,
-            aux_loss_coef=aux_loss_coef,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            memory_dropout=memory_dropout,
-            compile=compile,
-        )
+        self.config = ElmurConfig(**elmur)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}  # the host's eps; one kernel for all parameters
         self.detach_memory = detach_memory
         self.separate_critic = separate_critic
-        self.lstm_output_dim = d_model
+        self.lstm_output_dim = self.config.d_model
         # The parent's constructor would build LSTMs and their optimizer; its own parent calls `_build` below.
         ActorCriticPolicy.__init__(
             self,
@@ -232,7 +161,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return (
             super()._get_constructor_parameters()
-            | dataclasses.asdict(self.config)
+            | asdict(self.config)
             | {
                 "share_features_extractor": self.share_features_extractor,
                 "detach_memory": self.detach_memory,
@@ -245,27 +174,22 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         features = self.extract_features(obs)
         return features if isinstance(features, tuple) else (features, features)
 
-    def _latents(
-        self, obs: PyTorchObs, states: RNNStates | PolicyState | Chains, episode_starts: Tensor, need_state: bool
-    ) -> tuple[Tensor, Tensor, RNNStates | PolicyState | Chains]:
-        """Inputs of the policy and of the value network, each (B, latent_dim), and the states."""
+    def _latents(self, obs: PyTorchObs, states: Any, episode_starts: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """
+        Inputs of the policy and of the value network, each (B, latent_dim), and the states afterwards.
+
+        :param states: A :class:`PolicyState`, :class:`Chains` or :class:`PackedState`, which knows how it runs.
+        """
         pi_features, vf_features = self._features(obs)
-        pi, pi_state = self._run(self.backbone, pi_features, states, states.pi, episode_starts, need_state)
-        vf, vf_state = pi, pi_state
+        pi, pi_state = vf, vf_state = states.run(self.backbone, pi_features, states.pi, episode_starts)
         if self.critic_backbone is not None:
-            vf, vf_state = self._run(self.critic_backbone, vf_features, states, states.vf, episode_starts, need_state)
+            vf, vf_state = states.run(self.critic_backbone, vf_features, states.vf, episode_starts)
         latents = self.mlp_extractor.forward_actor(pi), self.mlp_extractor.forward_critic(vf)
         return *latents, states._replace(pi=pi_state, vf=vf_state)
 
-    def _run(
-        self, backbone: Backbone, features: Tensor, states: Any, own: Any, episode_starts: Tensor, need_state: bool
-    ) -> tuple[Tensor, Any]:
-        """Latents and the next state by the way that the kind of ``states`` asks for; ``own`` is the backbone's part."""
-        if isinstance(states, PolicyState):
-            return backbone.step(features, own, episode_starts, inplace=True)
-        if isinstance(states, Chains):
-            return backbone.replay(features, own, states.lengths)[0][states.counted], own
-        return backbone(features, own, episode_starts, detach_memory=self.detach_memory, need_state=need_state)
+    def _packed(self, states: Any, need_state: bool) -> Any:
+        """The host's states in a form that knows how it runs; others as they are."""
+        return PackedState(*states, self.detach_memory, need_state) if isinstance(states, RNNStates) else states
 
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, lstm_states: RNNStates | PolicyState, episode_starts: Tensor, deterministic: bool = False
@@ -279,12 +203,12 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param deterministic: Take the most probable action instead of sampling.
         :return: Actions (B, ...), values (B, 1), log-probabilities (B,), and the states after the step.
         """
-        latent_pi, latent_vf, states = self._latents(obs, lstm_states, episode_starts, need_state=True)
+        latent_pi, latent_vf, states = self._latents(obs, self._packed(lstm_states, need_state=True), episode_starts)
         distribution = self._get_action_dist_from_latent(latent_pi)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        return actions, self.value_net(latent_vf), log_prob, states  # type: ignore[return-value]
+        return actions, self.value_net(latent_vf), log_prob, states
 
     def evaluate_actions(  # type: ignore[override]
         self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates | Chains, episode_starts: Tensor
@@ -299,7 +223,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: Values (B * T, 1), log-probabilities and entropies (B * T,); no entropy where it has no analytical form.
             Of chains for the tokens that are ``counted``.
         """
-        latent_pi, latent_vf, _ = self._latents(obs, lstm_states, episode_starts, need_state=False)
+        latent_pi, latent_vf, _ = self._latents(obs, self._packed(lstm_states, need_state=False), episode_starts)
         distribution = self._get_action_dist_from_latent(latent_pi)
         if isinstance(self.action_space, spaces.MultiBinary):
             actions = actions.float()  # the host's buffer returns int8, which torch's Bernoulli refuses
@@ -315,7 +239,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :return: The distribution, and the actor's packed state after the step.
         """
         features, _ = self._features(obs)
-        latent, pair = self.backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True)
+        state = PackedState(lstm_states, lstm_states, self.detach_memory, need_state=True)
+        latent, pair = state.run(self.backbone, features, lstm_states, episode_starts)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), pair
 
     def predict_values(  # type: ignore[override]
@@ -334,35 +259,40 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         if isinstance(lstm_states, PolicyState):
             latent, _ = backbone.step(features, lstm_states.vf, episode_starts)
         else:
-            latent, _ = backbone(features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=False)
+            state = PackedState(lstm_states, lstm_states, self.detach_memory, need_state=False)
+            latent, _ = state.run(backbone, features, lstm_states, episode_starts)
         return self.value_net(self.mlp_extractor.forward_critic(latent))
 
-    def reopen(self, obs: PyTorchObs, memories: tuple[Memory, ...], lengths: Tensor) -> PolicyState:
+    def reopen(self, obs: PyTorchObs, memories: Memories, lengths: Tensor) -> PolicyState:
         """
-        State for stepping after the beginnings of chains, computed with the present weights.
+        Make a state for stepping after the beginnings of chains, with the present weights.
 
         :param obs: Observations, (B * T, ...), environment by environment; row b has ``lengths[b]`` of them.
-        :param memories: Memory before the chains, of the shared backbone, or of the actor and the critic.
+        :param memories: Memory before the chains, B rows.
         :param lengths: (B,) int64.
+        :return: State of B rows.
         """
         pi_features, vf_features = self._features(obs)
-        pi = self.backbone.reopen(pi_features, memories[0], lengths)
+        pi = self.backbone.reopen(pi_features, memories.pi, lengths)
         if self.critic_backbone is None:
             return PolicyState(pi, pi)
-        return PolicyState(pi, self.critic_backbone.reopen(vf_features, memories[1], lengths))
+        return PolicyState(pi, self.critic_backbone.reopen(vf_features, memories.vf, lengths))
 
-    def replay(self, obs: PyTorchObs, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
+    def replay(
+        self, obs: PyTorchObs, memory: Memory, lengths: Tensor, *, need_memory: bool = False, pool: Pool | None = None
+    ) -> tuple[Tensor, Memory]:
         """
-        Inputs of the action network for chains of consecutive segments.
+        Compute the inputs of the action network for chains of consecutive segments.
 
         :param obs: Observations in segment-major order, (R, ...): the first segments of all chains, then the second ones.
         :param memory: The actor's memory before each of the C chains.
         :param lengths: Steps of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
         :param need_memory: Whether the returned memory is used.
+        :param pool: See :meth:`sb3_elmur.core.base.MemoryCore.replay`.
         :return: (R, latent_dim), and memory after the last segment, of the chains that reach it.
         """
         features = BasePolicy.extract_features(self, obs, self.pi_features_extractor)
-        latent, memory = self.backbone.replay(features, memory, lengths, need_memory=need_memory)
+        latent, memory = self.backbone.replay(features, memory, lengths, need_memory=need_memory, pool=pool)
         return self.mlp_extractor.forward_actor(latent), memory
 
     @property
@@ -370,9 +300,15 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         """The shared backbone, or the actor's and the critic's."""
         return (self.backbone,) if self.critic_backbone is None else (self.backbone, self.critic_backbone)
 
-    def initial_memories(self, batch: int) -> tuple[Memory, ...]:
-        """Memory at an episode's start, of each backbone."""
-        return tuple(backbone.core.initial_memory(batch) for backbone in self.backbones)
+    def initial_memories(self, batch: int) -> Memories:
+        """
+        Make memory for episodes that are about to begin.
+
+        :param batch: Number of rows B.
+        :return: Of actor and critic.
+        """
+        pi = self.backbone.core.initial_memory(batch)
+        return Memories(pi, pi if self.critic_backbone is None else self.critic_backbone.core.initial_memory(batch))
 
     def predict(
         self,
@@ -396,20 +332,20 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
         check_pair(state)
-        version = self._weights_version()
+        fingerprint = self.backbone.fingerprint()
 
         def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, LiveState]:
             shape = (1, len(features), self.lstm_actor.hidden_size)
             given = (np.zeros(shape, dtype=np.float32),) * 2 if state is None else state
             check_packed_state(given, shape)
-            live = given.live(version) if isinstance(given, RememberingPair) else None
+            live = given.live(fingerprint) if isinstance(given, RememberingPair) else None
             if live is None:
                 live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in given))
             return self.backbone.live_step(features, live, starts)
 
         actions, live = self._act(observation, advance, episode_start, deterministic)
         arrays = [part.cpu().numpy() for part in self.backbone.pack(live)]
-        return actions, RememberingPair(arrays, live, version)
+        return actions, RememberingPair(arrays, live, fingerprint)
 
     def step(
         self,
@@ -446,7 +382,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
     ) -> tuple[np.ndarray, State]:
         """Actions for the environments; ``advance(features, starts)`` gives the actor's latents and the next state."""
         check_finite(observation)
-        self.set_training_mode(False)
+        if self.training:
+            self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features, _ = self._features(obs)
@@ -460,10 +397,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             squashed = self.squash_output
             array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
         return array if vectorized else array.squeeze(axis=0), state
-
-    def _weights_version(self) -> tuple[tuple[int, int], ...]:
-        """Changes whenever weights do: in place (but not through ``.data``), or by new tensors."""
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in (*self.parameters(), *self.buffers()))
 
 
 class ElmurCnnPolicy(ElmurPolicy):

@@ -2,26 +2,59 @@
 
 import difflib
 import inspect
-from typing import Any
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from sb3_elmur.core.elmur import CoreState
+from sb3_elmur.core.states import CoreState
 
+T = TypeVar("T")
 _LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
 
 
-def refuse_unknown_arguments(cls: type, unknown: dict[str, Any]) -> None:
+def shows_fields_of(config: type) -> Callable[[type[T]], type[T]]:
     """
-    Refuse the first of the keyword arguments that a policy class does not know.
+    Let ``help`` and ``inspect.signature`` show the fields of a dataclass in place of a constructor's ``**`` argument.
 
-    :param cls: The class, whose constructor collects them as ``**unknown``.
-    :param unknown: What it collected.
+    :param config: The dataclass; the ``:param:`` lines of its docstring are shown too.
+    :return: A decorator of classes, whose docstrings explain the ``**`` argument in one line.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        constructor: Any = cls.__init__
+        signature = inspect.signature(constructor)
+        *named, collected = signature.parameters.values()
+        shown = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in fields(config)
+        ]
+        constructor.__signature__ = signature.replace(parameters=[*named, *shown])
+        constructor.__annotations__ |= {field.name: field.type for field in fields(config)}
+        lines = inspect.getdoc(config) or ""
+        explained = lines[lines.index(":param") : lines.index(":raises")].strip()
+        doc = inspect.getdoc(cls) or ""
+        cls.__doc__ = re.sub(rf"^:param {collected.name}:.*$", lambda _: explained, doc, flags=re.MULTILINE)
+        return cls
+
+    return decorate
+
+
+def refuse_unknown_arguments(cls: type, arguments: dict[str, Any]) -> None:
+    """
+    Refuse the first keyword argument that a policy class does not know.
+
+    :param cls: The class, as :func:`shows_fields_of` left it.
+    :param arguments: What its constructor collected.
     :raises TypeError: With the argument that was probably meant.
     """
-    known = [name for name in inspect.signature(cls).parameters if name != "unknown"]
-    for name in unknown:
+    known = list(inspect.signature(cls).parameters)
+    for name in arguments:
+        if name in known:
+            continue
         if name in _LSTM_ARGUMENTS:
             hint = "It belongs to sb3-contrib's LSTM policies; see `core`, `d_model`, `n_layers`, `separate_critic`."
         else:

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
-from sb3_elmur.core.backbone import PolicyState
+from sb3_elmur.core.config import check_count
+from sb3_elmur.core.states import PolicyState
 from sb3_elmur.observations import map_observations
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 
@@ -46,7 +47,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     :param target_kl: Limit of the KL divergence within an update.
     :param stats_window_size: Episodes over which statistics are averaged.
     :param tensorboard_log: Folder of TensorBoard logs.
-    :param policy_kwargs: Arguments of the policy. ``detach_memory`` has no effect here: ``bptt_segments`` decides.
+    :param policy_kwargs: Arguments of the policy. ``detach_memory=True`` is refused: ``bptt_segments=1`` does the same.
     :param verbose: 0 silent, 1 info, 2 debug.
     :param seed: Seed of all random generators.
     :param device: Device of the policy.
@@ -54,6 +55,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         episode's start: chain c holds its segments c * k, ..., c * k + k - 1. 1 is the paper's detached memory, whose write
         path learns nothing from the task. The default was chosen by ``benchmarks/bptt_segments.py``.
     :raises ValueError: If ``bptt_segments`` is no positive integer, or the policy has no memory core.
+
+    Attribute ``state`` is the recurrent state of actor and critic after the last step that was taken in the environments,
+    one row for each, or ``None`` before training. Steps update it in place.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -63,6 +67,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         "ElmurMultiInputPolicy": ElmurMultiInputPolicy,
     }
     policy: ElmurPolicy
+    state: PolicyState | None
     rollout_buffer: SegmentRolloutBuffer | SegmentDictRolloutBuffer
 
     def __init__(
@@ -93,9 +98,13 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         bptt_segments: int = 3,
         _init_setup_model: bool = True,
     ) -> None:
-        if isinstance(bptt_segments, bool) or not isinstance(bptt_segments, int) or bptt_segments < 1:
-            raise ValueError(f"`bptt_segments` must be an integer of at least 1. Received {bptt_segments!r}.")
+        if (policy_kwargs or {}).get("detach_memory"):
+            raise ValueError(
+                "`detach_memory` must be False in sb3_elmur.RecurrentPPO, where `bptt_segments=1` cuts gradients at segment "
+                "borders. Received True."
+            )
         self.bptt_segments = bptt_segments
+        self.state = None
         super().__init__(
             policy,
             env,
@@ -124,6 +133,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         )
 
     def _setup_model(self) -> None:
+        check_count("bptt_segments", self.bptt_segments, 1)
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps
@@ -146,6 +156,24 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             gamma=self.gamma,
             n_envs=self.n_envs,
         )
+
+    def learn(self, *args: Any, **kwargs: Any) -> "RecurrentPPO":
+        """
+        Train; arguments as the host's.
+
+        :return: This model.
+        :raises ValueError: If the model was saved with ``detach_memory=True`` and gradients would cross segment borders.
+        """
+        if self.policy.detach_memory and self.bptt_segments != 1:
+            raise ValueError(
+                "A model with `detach_memory=True` must be loaded with `bptt_segments=1` to be trained in "
+                f"sb3_elmur.RecurrentPPO. Received {self.bptt_segments}."
+            )
+        super().learn(*args, **kwargs)
+        return self
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "state"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -172,7 +200,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
         with th.no_grad():
-            state = self.policy.reopen(*rollout_buffer.open_chains(starts))
+            state = self.state = self.policy.reopen(*rollout_buffer.open_chains(starts))
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -181,6 +209,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 tensors, values, log_probs, state = self.policy(
                     obs_as_tensor(obs, self.device), state, th.as_tensor(starts, device=self.device)
                 )
+            self.state = state
             actions = tensors.cpu().numpy()
             clipped_actions = actions
             if isinstance(self.action_space, spaces.Box):
@@ -194,8 +223,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
             self._bootstrap_timeouts(rewards, dones, infos, state)
-            memories = (state.pi.memory,) if state.vf is state.pi else (state.pi.memory, state.vf.memory)
-            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, memories)
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, state.memories)
             obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             if not continue_training:
                 return False

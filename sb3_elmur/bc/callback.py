@@ -82,6 +82,6 @@ def sample_segments(trainer: BC) -> tuple[Any, Memory, Tensor]:
     policy.set_training_mode(False)
     with th.no_grad():
         before = cut(np.zeros_like(begins), begins)
-        memory = policy.reopen(before, policy.initial_memories(len(chosen)) * 2, tensor(begins)).pi.memory
+        memory = policy.reopen(before, policy.initial_memories(len(chosen)), tensor(begins)).pi.memory
     policy.set_training_mode(training)
     return cut(begins, ends), memory, tensor(ends - begins)

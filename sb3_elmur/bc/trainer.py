@@ -27,7 +27,6 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.distributed import Group, current_group
 from sb3_elmur.bc.loss import CloningLoss, fit_log_std, make_cloning_loss
-from sb3_elmur.core.feedforward import pooled_routers
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode, Episodes
 from sb3_elmur.policies import ElmurPolicy
@@ -73,8 +72,8 @@ class ChainLoss(nn.Module):
             length of the action network's input, and of the m measures of the loss; and memory after the last segment,
             detached, of the chains that reach it.
         """
-        with pooled_routers(self.group.pool):
-            latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=need_memory)
+        pool = self.group.pool
+        latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=need_memory, pool=pool)
         outputs = self.policy.action_net(latent).float()
         loss = self.cloning_loss.loss(outputs, batch.actions).sum()
         measured = self.cloning_loss.measure(outputs.detach(), batch.actions).sum(0)
@@ -197,7 +196,7 @@ class BC:
         th.manual_seed(int(np.random.SeedSequence((self.seed, self.batches_done, rank)).generate_state(1)[0]))
         if not self.policy.training:
             self.policy.set_training_mode(True)
-        memory = self.policy.initial_memories(len(own))[0]
+        memory = self.policy.initial_memories(len(own)).pi
         sums = []
         for begin in range(0, int(lengths[0]), self.chain_length):
             n_steps = int((lengths - begin).clip(0, self.chain_length).sum())

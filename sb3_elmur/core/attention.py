@@ -4,6 +4,8 @@ The attentions of the ELMUR layer: causal self-attention with relative positions
 Sequences run on ``torch.nn.functional.scaled_dot_product_attention`` with an additive bias, single tokens on plain products.
 """
 
+from collections.abc import Callable
+
 import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 from sb3_elmur.core.config import ElmurConfig
 
 _ALIGNMENT = 8  # numbers
+Place = tuple[Tensor, Tensor, Tensor]
+Put = Callable[..., Tensor]
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
@@ -25,7 +29,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
     """
-    Attention of one query per row, by two products: for so little work a fused kernel takes longer.
+    Attend with one query per row, by two products: for so little work a fused kernel takes longer.
 
     :param q: (B, D).
     :param keys: (B, H, S, D / H).
@@ -44,10 +48,11 @@ def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: fl
 
 def sinusoids(distances: int, d_model: int) -> Tensor:
     """
-    Sine and cosine features of the distances 0, 1, ... in steps, (distances, D); frequency k is ``10000^(-2k/D)``.
+    Compute sine and cosine features of the distances 0, 1, ... in steps; frequency k is ``10000^(-2k/D)``.
 
     :param distances: Number of distances.
     :param d_model: Width D, even.
+    :return: (distances, D).
     """
     frequencies = 10000.0 ** (-th.arange(0, d_model, 2, dtype=th.float64) / d_model)
     angles = th.arange(distances, dtype=th.float64)[:, None] * frequencies
@@ -56,10 +61,12 @@ def sinusoids(distances: int, d_model: int) -> Tensor:
 
 class SelfAttention(nn.Module):
     """
-    Causal self-attention within a segment, with Transformer-XL relative positions.
+    Causal self-attention within a segment (token track), with the relative positions of Transformer-XL (arXiv 1901.02860).
 
     ``score(i, j) = ((q_i + u) k_j + (q_i + w) r_{i-j}) / sqrt(D / H)`` with ``r_d = W_r sinusoid(d)``; u (``content_bias``)
     and w (``distance_bias``), each (H, D / H), are shared by all layers and passed in.
+
+    :param config: Width, heads and dropout.
     """
 
     def __init__(self, config: ElmurConfig) -> None:
@@ -73,7 +80,7 @@ class SelfAttention(nn.Module):
 
     def projection(self, sinusoids: Tensor, biases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """
-        Weight and bias of one linear map from a token to all that its attention needs; it depends on the weights alone.
+        Compute one linear map from a token to all that its attention needs; it depends on the weights alone.
 
         ``(q + w) r_d`` is linear in the token, so the scores of all distances need no product of their own.
 
@@ -100,39 +107,52 @@ class SelfAttention(nn.Module):
         query, key_value, scores = projected.split((d_model, 2 * d_model, projected.shape[-1] - 3 * d_model), dim=-1)
         return query, key_value.unflatten(-1, (self.n_heads, -1)), scores.unflatten(-1, (self.n_heads, -1))
 
-    def forward(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
+    def forward(self, x: Tensor, projection: tuple[Tensor, Tensor], distance: Tensor) -> tuple[Tensor, Tensor]:
         """
         Tokens attend to their segment so far.
 
-        :param q: Queries, (B, T, D).
-        :param keys_values: Of the same tokens, (B, T, H, 2 D / H).
-        :param scores: Of every distance, (B, T, H, P).
+        :param x: Tokens, (B, T, D).
+        :param projection: What :meth:`projection` returned.
         :param distance: From each token back to each other, (T, T) int64; L for later ones.
-        :return: (B, T, D).
+        :return: (B, T, D), and the tokens' keys and values, (B, T, H, 2 D / H).
         """
-        bias = scores.gather(3, distance[:, None].expand(len(q), -1, self.n_heads, -1)).transpose(1, 2)
-        k, v = keys_values.transpose(1, 2).chunk(2, dim=3)
+        q, keys_values, scores = self.split(F.linear(x, *projection))
+        bias = scores.gather(3, distance[:, None].expand(len(q), -1, self.n_heads, -1)).transpose(1, 2)  # (B, H, T, T)
+        k, v = keys_values.transpose(1, 2).chunk(2, dim=3)  # each (B, H, T, D / H)
         dropout = self.dropout if self.training else 0.0
-        q = split_heads(q, self.n_heads)
-        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
+        y = F.scaled_dot_product_attention(split_heads(q, self.n_heads), k, v, attn_mask=bias, dropout_p=dropout)
+        return self.out(merge_heads(y)), keys_values
 
-    def step(self, q: Tensor, keys_values: Tensor, scores: Tensor, distance: Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, projection: tuple[Tensor, Tensor], distance: Tensor, keys_values: Tensor, place: Place, put: Put
+    ) -> tuple[Tensor, Tensor]:
         """
         One token per row attends to its segment so far.
 
-        :param q: Queries, (B, D).
-        :param keys_values: Of the segment's tokens, the querying ones included, (B, H, L, 2 D / H).
-        :param scores: Of every distance, (B, H, P).
+        :param x: Tokens, (B, D).
+        :param projection: What :meth:`projection` returned.
         :param distance: From the token back to the others, (B, L) int64; L for later ones.
-        :return: (B, D).
+        :param keys_values: Of the segment's earlier tokens, (B, H, L, 2 D / H).
+        :param place: Indices of row, head and step at which ``keys_values`` takes these tokens, broadcast to (B, H).
+        :param put: ``Tensor.index_put`` or, to write into ``keys_values``, ``Tensor.index_put_``.
+        :return: (B, D), and ``keys_values`` with these tokens.
         """
-        bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))
+        q, key_value, scores = self.split(F.linear(x, *projection))
+        keys_values = put(keys_values, place, key_value)
+        bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))  # (B, H, L)
         keys, values = keys_values.chunk(2, dim=3)
-        return self.out(attend_once(q, keys, values, bias, self.scale, self.dropout if self.training else 0.0))
+        dropout = self.dropout if self.training else 0.0
+        return self.out(attend_once(q, keys, values, bias, self.scale, dropout)), keys_values
 
 
 class CrossAttention(nn.Module):
-    """Attention of the read (tokens query slots) and of the write (slots query tokens), with an additive relative bias."""
+    """
+    Attention between tokens and slots, with an additive relative bias.
+
+    It is the paper's mem2tok, the read, where tokens query slots, and its tok2mem, the write, where slots query tokens.
+
+    :param config: Width, heads and dropout.
+    """
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
@@ -152,6 +172,8 @@ class CrossAttention(nn.Module):
         self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         """
+        Attend, many queries per row.
+
         :param x: What queries, (B, T, D).
         :param keys: (B, S, D); ``values`` likewise.
         :param bias: Added to the scaled scores, (B, H, T, S).
@@ -161,12 +183,12 @@ class CrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         q = self.query(x)
         if shared is None:
-            q, k, v = (split_heads(part, self.n_heads) for part in (q, keys, values))
+            q, k, v = (split_heads(part, self.n_heads) for part in (q, keys, values))  # each (B, H, ..., D / H)
             return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))
-        shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))  # each (B, ..., H, D / H)
+        shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)  # each (H, R, D / H)
         q = q * self.scale
-        own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)
+        own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)  # (H, B, T, S)
         shared_scores = q.flatten(0, 1).transpose(0, 1) @ shared_k.mT  # (H, B T, R)
         weights = F.dropout(th.cat((own_scores.flatten(1, 2), shared_scores), dim=-1).softmax(dim=-1), dropout)
         own_weights, shared_weights = weights.split((k.shape[1], shared_k.shape[1]), dim=-1)
@@ -175,6 +197,8 @@ class CrossAttention(nn.Module):
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """
+        Attend, one query per row.
+
         :param x: What queries, (B, D).
         :param keys: (B, H, S, D / H); ``values`` likewise.
         :param bias: Added to the scaled scores, (B, H, S).

@@ -6,31 +6,15 @@ apart: the slots of a layer are its hidden vectors, all written at the end of ev
 state is stored and gradients are cut. It has no other meaning: outputs do not depend on the segment length.
 """
 
-from typing import NamedTuple
-
 import torch as th
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
-from sb3_elmur.core.elmur import Elmur, MemoryCore
+from sb3_elmur.core.feedforward import RouterLoad
 from sb3_elmur.core.memory import Memory, reset_memory
-
-
-class CellState(NamedTuple):
-    """
-    Memory and hidden vectors of a recurrent cell.
-
-    :param memory: Memory of B rows: the hidden vectors at the open segment's start.
-    :param hidden: Hidden vectors after the last token, (B, N, M, D).
-    """
-
-    memory: Memory
-    hidden: Tensor
-
-    def rows(self, index: Tensor) -> "CellState":
-        """The rows that ``index`` (b,) selects."""
-        return CellState(self.memory.rows(index), self.hidden[index])
+from sb3_elmur.core.states import CellState
 
 
 class RecurrentCell(MemoryCore):
@@ -46,17 +30,18 @@ class RecurrentCell(MemoryCore):
         self.cell = cell(config.d_model, config.d_model, config.n_layers, batch_first=True, dropout=config.dropout)
         self.register_buffer("initial_slots", th.zeros(config.n_layers, n_slots, config.d_model), persistent=False)
 
-    def segment(self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True) -> tuple[Tensor, Memory]:
-        """See :meth:`sb3_elmur.core.elmur.MemoryCore.segment`."""
+    def segment(
+        self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
+    ) -> tuple[Tensor, Memory]:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.segment`; there are no routers."""
         y, hidden = self._run(x, memory.slots)
-        start = memory.position - memory.position % self.segment_length
         lengths = lengths.to(x.device, non_blocking=True)
-        position = th.where(lengths > 0, start + lengths, memory.position)
+        position = th.where(lengths > 0, memory.segment_start(self.segment_length) + lengths, memory.position)
         return y, self._write(memory, hidden, position, lengths == self.segment_length)
 
     def open_segment(self, x: Tensor, memory: Memory) -> CellState:
-        """See :meth:`sb3_elmur.core.elmur.MemoryCore.open_segment`."""
-        lengths = memory.position % self.segment_length
+        """See :meth:`sb3_elmur.core.base.MemoryCore.open_segment`."""
+        lengths = memory.phase(self.segment_length)
         if not x.shape[1]:
             return CellState(memory, memory.slots)
         packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
@@ -64,7 +49,7 @@ class RecurrentCell(MemoryCore):
         return CellState(memory, th.where((lengths > 0)[:, None, None, None], hidden, memory.slots))
 
     def step(self, x: Tensor, state: CellState, episode_starts: Tensor, *, inplace: bool = False) -> tuple[Tensor, CellState]:
-        """See :meth:`sb3_elmur.core.elmur.MemoryCore.step`; nothing is written in place, since everything is new."""
+        """See :meth:`sb3_elmur.core.base.MemoryCore.step`; nothing is written in place, since everything is new."""
         starts = episode_starts.bool()
         memory = reset_memory(state.memory, self.initial_slots, starts)
         y, hidden = self._run(x[:, None], state.hidden.masked_fill(starts[:, None, None, None], 0.0))
@@ -82,8 +67,3 @@ class RecurrentCell(MemoryCore):
         """Memory at ``position``, with the hidden vectors of the rows whose segment is ``complete`` (B,)."""
         slots = th.where(complete[:, None, None, None], hidden, memory.slots)
         return Memory(slots, th.where(complete[:, None], position[:, None] - 1, memory.anchors), position)
-
-
-def make_core(config: ElmurConfig) -> MemoryCore:
-    """The memory core that ``config.core`` names."""
-    return Elmur(config) if config.core == "elmur" else RecurrentCell(config)

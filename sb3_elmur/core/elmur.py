@@ -7,205 +7,44 @@ segment's last token, one slot, the least recently written, is *written* from th
 segment reads the new memory.
 
 Several ways to run the stack give the same numbers: :meth:`Elmur.segment` (one segment of a batch in parallel),
-:meth:`Elmur.step` (one token at a time, with cached keys and values), :meth:`Elmur.unroll` (sequences that begin anywhere in
-a segment and may contain episode starts) and :meth:`Elmur.replay` (chains of segments).
+:meth:`Elmur.step` (one token at a time, with cached keys and values), and those that :mod:`sb3_elmur.core.base` builds from
+them: ``unroll`` (sequences that begin anywhere in a segment and may contain episode starts) and ``replay`` (chains of
+segments).
 
 References: Transformer-XL (arXiv 1901.02860) for the relative positions, DeepSeekMoE (arXiv 2401.06066) for the experts.
-
-:class:`MemoryCore` is what the stack shares with the recurrent cells of :mod:`sb3_elmur.core.cells`.
 
 Axis letters: B batch, T tokens, N layers, M slots, D width, H heads.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_elmur.core.attention import sinusoids
+from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
-from sb3_elmur.core.feedforward import MixtureOfExperts, RouterLoad, attach_gradient
-from sb3_elmur.core.layer import ElmurLayer, LayerCache, LayerConstants
-from sb3_elmur.core.memory import EMPTY, Memory, fresh_memory, least_recently_written, write_slot
-from sb3_elmur.core.unroll import RunSegment, advance, replay, unroll
+from sb3_elmur.core.feedforward import MixtureOfExperts, Pool, RouterLoad, attach_gradient
+from sb3_elmur.core.layer import ElmurLayer, ReadSlots
+from sb3_elmur.core.memory import EMPTY, Memory, least_recently_written, write_slot
+from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
 
 _MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
-
-
-@runtime_checkable
-class CoreState(Protocol):
-    """What :meth:`MemoryCore.step` needs: memory, and whatever a core keeps within a segment."""
-
-    @property
-    def memory(self) -> Memory:
-        """Memory of B rows."""
-
-    def rows(self, index: Tensor) -> "CoreState":
-        """The rows that ``index`` (b,) selects."""
-
-
-class MemoryCore(nn.Module, ABC):
-    """
-    A sequence model whose memory changes once per segment of L steps, at its end.
-
-    :meth:`segment` and :meth:`step` are two ways to run the same thing; the base class builds the others from them.
-
-    :param config: Its hyper-parameters.
-    """
-
-    aux_loss: Tensor | None = None  # load-balancing loss of the last training pass, before its coefficient
-    initial_slots: Tensor  # slots at an episode's start, (N, M, D)
-
-    def __init__(self, config: ElmurConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    @property
-    def segment_length(self) -> int:
-        """Steps per segment (L)."""
-        return self.config.segment_length
-
-    def initial_memory(self, batch: int) -> Memory:
-        """Memory of ``batch`` episodes that are about to begin."""
-        return fresh_memory(self.initial_slots, batch)
-
-    def initial_state(self, batch: int) -> CoreState:
-        """State of ``batch`` episodes that are about to begin, for :meth:`step`."""
-        no_tokens = self.initial_slots.new_zeros(batch, 0, self.config.d_model)
-        return self.open_segment(no_tokens, self.initial_memory(batch))
-
-    @abstractmethod
-    def segment(self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True) -> tuple[Tensor, Memory]:
-        """
-        Run one segment from its start, all tokens in parallel.
-
-        :param x: Tokens, (B, T, D) with T at most L.
-        :param memory: Memory before the segment. A ``position`` inside a segment counts as that segment's start.
-        :param lengths: Real tokens per row, (B,) int64, at most T. Rows with L of them write memory,
-            rows with none stay as they are. On the CPU, they need not be waited for.
-        :param write: False saves the write where the memory after the segment is not used.
-        :return: Outputs (B, T, D), and memory after the segment.
-        """
-
-    @abstractmethod
-    def open_segment(self, x: Tensor, memory: Memory) -> CoreState:
-        """
-        State for stepping on from within a segment, in one parallel pass.
-
-        :param x: Inputs of the open segment's earlier tokens, (B, T, D), T less than L; row b uses the first
-            ``memory.position[b] % L`` of them.
-        :param memory: Memory at this point of time, equal to that at the segment's start.
-        """
-
-    @abstractmethod
-    def step(self, x: Tensor, state: Any, episode_starts: Tensor, *, inplace: bool = False) -> tuple[Tensor, CoreState]:
-        """
-        Run one token per row, whatever the phases of the rows. Nothing that earlier steps computed is computed again.
-
-        :param x: Tokens, (B, D).
-        :param state: State before the step, left as it is unless ``inplace``. It becomes stale when the weights change:
-            rebuild it with :meth:`open_segment`.
-        :param episode_starts: (B,), true for rows whose episode begins with this token.
-        :param inplace: Whether the new state may be written into the tensors of ``state``, without copies or gradients.
-        :return: Outputs (B, D), and the state after the step.
-        """
-
-    def unroll(
-        self, x: Tensor, memory: Memory, tokens: Tensor, episode_starts: Tensor, *, detach_memory: bool, need_state: bool
-    ) -> tuple[Tensor, Memory, Tensor]:
-        """
-        Run sequences that begin at any phase of a segment and may contain episode starts.
-
-        :param x: Tokens, (B, T, D).
-        :param memory: Memory before the first token.
-        :param tokens: Inputs of the open segment's earlier tokens, (B, L - 1, D); row b uses the first
-            ``memory.position[b] % L`` of them.
-        :param episode_starts: (B, T), true where an episode begins.
-        :param detach_memory: Stop gradients at segment borders (the paper's setting).
-        :param need_state: Whether the state after the last token is used; otherwise a last write is saved.
-        :return: Outputs (B, T, D), memory and open tokens after the last token.
-        """
-        run_segment, finish = self._begin_pass()
-        y, memory, tokens = unroll(
-            run_segment,
-            self.segment_length,
-            self.initial_slots,
-            x,
-            memory,
-            tokens,
-            episode_starts,
-            detach_memory=detach_memory,
-            need_state=need_state,
-        )
-        return finish(y), memory, tokens
-
-    def replay(self, x: Tensor, memory: Memory, lengths: Tensor, *, need_memory: bool = False) -> tuple[Tensor, Memory]:
-        """
-        Run chains of consecutive segments, with gradients through their memory; see :func:`sb3_elmur.core.unroll.replay`.
-
-        :param x: Tokens of C chains in segment-major order, (R, D).
-        :param memory: Memory before each chain, C rows.
-        :param lengths: Tokens of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
-        :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
-        :return: Outputs, (R, D), and memory after the last segment, of the chains that reach it.
-        """
-        run_segment, finish = self._begin_pass()
-        y, memory = replay(run_segment, self.segment_length, x, memory, lengths, need_memory)
-        return finish(y), memory
-
-    def reopen(self, x: Tensor, memory: Memory, lengths: Tensor) -> CoreState:
-        """
-        State for :meth:`step` after the beginnings of chains, all in one batched pass.
-
-        :param x: Tokens, (B, T, D), of which row b has ``lengths[b]``.
-        :param memory: Memory before the tokens, at a segment's start.
-        :param lengths: (B,) int64.
-        """
-        tokens = x.new_zeros(len(x), self.segment_length - 1, x.shape[2])
-        if x.shape[1]:
-            _, memory, tokens = advance(self.segment, self.segment_length, x, memory, tokens, lengths, True, True)
-        return self.open_segment(tokens, memory)
-
-    def _begin_pass(self) -> tuple[RunSegment, Callable[[Tensor], Tensor]]:
-        """What runs each segment of a pass over several, and what its outputs go through at the end."""
-        return self.segment, lambda y: y
-
-
-class ElmurState(NamedTuple):
-    """
-    Memory and caches of an ELMUR stack.
-
-    :param memory: Memory of B rows.
-    :param outputs: Every layer's outputs for the open segment's tokens, from which memory is written, (B, N, L, D).
-    :param caches: Of each layer, B rows.
-    :param constants: Of each layer; they depend on the weights alone and have no rows.
-    """
-
-    memory: Memory
-    outputs: Tensor
-    caches: tuple[LayerCache, ...]
-    constants: tuple[LayerConstants, ...]
-
-    def rows(self, index: Tensor) -> "ElmurState":
-        """The rows that ``index`` (b,) selects."""
-        caches = tuple(LayerCache(*(field[index] for field in cache)) for cache in self.caches)
-        return ElmurState(self.memory.rows(index), self.outputs[index], caches, self.constants)
 
 
 class Elmur(MemoryCore):
     """
     A stack of ELMUR layers; without slots (``memory_size=0``) a plain transformer over each segment.
 
-    In training mode :meth:`unroll` and :meth:`replay` attach the load-balancing loss of a mixture of experts to the
-    gradient of their outputs.
+    In training mode ``unroll`` and ``replay`` attach the load-balancing loss of a mixture of experts to the gradient of their
+    outputs.
 
     :param config: Its hyper-parameters.
     """
 
+    choose_slot: Callable[[Tensor], tuple[Tensor, Tensor]]  # least_recently_written, unless an ablation sets another
     sinusoids: Tensor
     distance: Tensor  # from each step of a segment back to each other, (L, L); L for later ones
 
@@ -221,6 +60,7 @@ class Elmur(MemoryCore):
         step = th.arange(config.segment_length)
         distance = step[:, None] - step
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
+        self.choose_slot = least_recently_written
         # Not bound to this instance, so that a copy runs its own weights.
         self._run_track, self._run_step = Elmur._token_track, Elmur._token_step
         if config.compile:
@@ -231,16 +71,12 @@ class Elmur(MemoryCore):
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
     ) -> tuple[Tensor, Memory]:
-        """
-        See :meth:`MemoryCore.segment`.
-
-        :param load: Where to record router choices.
-        """
-        start = memory._replace(position=memory.position - memory.position % self.segment_length)
+        """See :meth:`sb3_elmur.core.base.MemoryCore.segment`."""
+        start = memory._replace(position=memory.segment_start(self.segment_length))
         full = (lengths == self.segment_length).nonzero().squeeze(1).to(x.device, non_blocking=True)
         lengths = lengths.to(x.device, non_blocking=True)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
-        tracks = self._run_track(self, x, start, self._n_own(memory), load, real)
+        tracks = self._run_track(self, x, start, self.count_own(memory), load, real)
         after = start
         if write and self.config.memory_size and len(full):
             after, _ = self._write(start, full, [output[full] for _, output in tracks], load)
@@ -248,15 +84,16 @@ class Elmur(MemoryCore):
         return tracks[-1][1], after._replace(position=position)
 
     def open_segment(self, x: Tensor, memory: Memory) -> ElmurState:
-        """See :meth:`MemoryCore.open_segment`; fills the caches."""
-        start = memory._replace(position=memory.position - memory.position % self.segment_length)
+        """See :meth:`sb3_elmur.core.base.MemoryCore.open_segment`; fills the caches."""
+        start = memory._replace(position=memory.segment_start(self.segment_length))
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
-        tracks = self._run_track(self, x, start, self._n_own(memory))
+        tracks = self._run_track(self, x, start, self.count_own(memory))
         caches, constants = [], []
         for n, (layer, (keys_values, _)) in enumerate(zip(self.layers, tracks, strict=True)):
-            caches.append(LayerCache(F.pad(keys_values.transpose(1, 2), rest), *layer.project_heads(memory.slots[:, n])))
-            fresh = layer.project_heads(self.initial_slots[n])
+            keys_values = F.pad(keys_values.transpose(1, 2), rest)  # (B, H, L, 2 D / H)
+            caches.append(LayerCache(keys_values, *layer.slot_keys_values(memory.slots[:, n])))
+            fresh = layer.slot_keys_values(self.initial_slots[n])
             constants.append(LayerConstants(*fresh, *layer.attention.projection(self.sinusoids, biases)))
         memory = Memory(*(field.clone() for field in memory))
         outputs = F.pad(th.stack([output for _, output in tracks], dim=1), rest)
@@ -265,7 +102,7 @@ class Elmur(MemoryCore):
     def step(
         self, x: Tensor, state: ElmurState, episode_starts: Tensor, *, inplace: bool = False
     ) -> tuple[Tensor, ElmurState]:
-        """See :meth:`MemoryCore.step`."""
+        """See :meth:`sb3_elmur.core.base.MemoryCore.step`."""
         state = self._begin_episodes(state, episode_starts, inplace)
         full = ((state.memory.position + 1) % self.segment_length == 0).nonzero().squeeze(1)
         x, state = self._run_step(self, x, state, inplace)
@@ -277,7 +114,7 @@ class Elmur(MemoryCore):
         """The token track of one token per row, without what happens at a segment's or an episode's end."""
         put = Tensor.index_put_ if inplace else Tensor.index_put
         memory = state.memory
-        phase = memory.position % self.segment_length
+        phase = memory.phase(self.segment_length)
         rows, heads = (th.arange(n, device=x.device)[:, None] for n in (len(x), self.config.n_heads))
         place = (rows, heads.T, phase[:, None])
         distance = self.distance[phase]
@@ -299,26 +136,23 @@ class Elmur(MemoryCore):
         place = (full[:, None], heads, slot[:, None])
         caches = []
         for n, (layer, cache) in enumerate(zip(self.layers, state.caches, strict=True)):
-            key, value = layer.project_heads(memory.slots[full, n, slot][:, None])
+            key, value = layer.slot_keys_values(memory.slots[full, n, slot][:, None])  # each (b, H, 1, D / H)
             cache = cache._replace(
                 slot_keys=put(cache.slot_keys, place, key[:, :, 0]), slot_values=put(cache.slot_values, place, value[:, :, 0])
             )
             caches.append(cache)
         return state._replace(memory=memory, caches=tuple(caches))
 
-    def _begin_pass(self) -> tuple[RunSegment, Callable[[Tensor], Tensor]]:
-        load = self._router_load()
-        return partial(self.segment, load=load), partial(self._balanced, load=load)
-
-    def _router_load(self) -> RouterLoad | None:
+    def begin_pass(self) -> RouterLoad | None:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.begin_pass`."""
         balanced = self.training and th.is_grad_enabled() and self.config.ffn == "moe" and self.config.aux_loss_coef > 0
         return RouterLoad(m for m in self.modules() if isinstance(m, MixtureOfExperts)) if balanced else None
 
-    def _balanced(self, y: Tensor, load: RouterLoad | None) -> Tensor:
-        """``y``, through which a backward pass also balances the experts."""
+    def end_pass(self, y: Tensor, load: RouterLoad | None, pool: Pool | None = None) -> Tensor:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.end_pass`: a backward pass also balances the experts."""
         if load is None:
             return y
-        aux_loss = load.loss()
+        aux_loss = load.loss(pool)
         self.aux_loss = aux_loss.detach()
         return attach_gradient(y, self.config.aux_loss_coef * aux_loss)
 
@@ -333,11 +167,8 @@ class Elmur(MemoryCore):
         biases = (self.content_bias, self.distance_bias)
         tracks = []
         for n, layer in enumerate(self.layers):
-            projection = layer.attention.projection(self.sinusoids, biases)
-            q, keys_values, scores = layer.attention.split(F.linear(layer.around_attention.before(x), *projection))
-            x = layer.around_attention.after(x, layer.attention(q, keys_values, scores, distance))
-            own, initial = memory.slots[:, n, :n_own], self.initial_slots[n, n_own:]
-            x = layer.read_and_feed(x, own, initial, read_index, load, real)
+            slots = ReadSlots(memory.slots[:, n, :n_own], self.initial_slots[n, n_own:], read_index)
+            x, keys_values = layer.tokens(x, slots, layer.attention.projection(self.sinusoids, biases), distance, load, real)
             tracks.append((keys_values, x))
         return tracks
 
@@ -358,10 +189,9 @@ class Elmur(MemoryCore):
         :return: The new memory, and the slot that each of the rows wrote, (b,) int64.
         """
         anchors = memory.anchors[rows]
-        slot, empty = least_recently_written(anchors)
-        start = memory.position[rows] - memory.position[rows] % self.segment_length
-        time = start[:, None] + th.arange(self.segment_length, device=rows.device)
-        write_index = self._bias_index(anchors.gather(1, slot[:, None])[:, :, None] - time[:, None, :])
+        slot, empty = self.choose_slot(anchors)
+        time = memory.segment_start(self.segment_length)[rows, None] + th.arange(self.segment_length, device=rows.device)
+        write_index = self._bias_index(anchors.gather(1, slot[:, None])[:, :, None] - time[:, None, :])  # (b, 1, L)
         old = memory.slots[rows, :, slot]  # (b, N, D)
         content = [
             layer.rewrite(old[:, n, None], self.initial_slots[n, slot][:, None], empty, output, write_index, load)
@@ -385,8 +215,13 @@ class Elmur(MemoryCore):
         )
         return state._replace(memory=memory, caches=caches)
 
-    def _n_own(self, memory: Memory) -> int:
-        """The number of slots after which all rows hold the initial slots, if these are many enough to gain from it."""
+    def count_own(self, memory: Memory) -> int:
+        """
+        Count the slots after which all rows hold the initial slots, if these are many enough to gain from it.
+
+        :param memory: Memory of B rows.
+        :return: How many slots of each row are its own, M at most; see :class:`sb3_elmur.core.layer.ReadSlots`.
+        """
         n_slots = self.config.memory_size
         if n_slots < _MANY_SLOTS or self.config.compile:  # which would compile anew for each number
             return n_slots

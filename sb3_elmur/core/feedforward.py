@@ -4,9 +4,7 @@ Feed-forward networks of the ELMUR layer: dense SwiGLU, dense GELU, and a mixtur
 All map (..., D) to (..., D) and share one signature; only the mixture uses the router arguments.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch as th
@@ -16,29 +14,13 @@ from torch.nn import functional as F
 from sb3_elmur.core.config import ElmurConfig
 
 Pool = Callable[[Tensor], Tensor]  # from a process's statistics to those of all
-_pool: ContextVar[Pool] = ContextVar("pool", default=lambda own: own)
-
-
-@contextmanager
-def pooled_routers(pool: Pool) -> Iterator[None]:
-    """
-    Within this context the load-balancing loss is that of several processes. All of them must make the same passes.
-
-    :param pool: See :meth:`sb3_elmur.bc.distributed.Group.pool`.
-    """
-    before = _pool.set(pool)
-    try:
-        yield
-    finally:
-        _pool.reset(before)
 
 
 class RouterLoad:
     """
     Collects the choices of all routers in one pass, for the load-balancing loss (DeepSeekMoE, arXiv 2401.06066, eq. 12-14).
 
-    A pass over several segments calls every router several times; its statistics are pooled over all of them, and within
-    :func:`pooled_routers` over processes.
+    A pass over several segments calls every router several times; its statistics are pooled over all of them.
 
     :param routers: The mixtures of experts, all with as many experts.
     """
@@ -48,6 +30,8 @@ class RouterLoad:
 
     def add(self, router: "MixtureOfExperts", probabilities: Tensor, chosen: Tensor, real: Tensor | None) -> None:
         """
+        Count the choices of one call.
+
         :param router: The network that routed.
         :param probabilities: Router probabilities, (..., E).
         :param chosen: 1 where an expert was chosen, else 0, (..., E).
@@ -57,13 +41,16 @@ class RouterLoad:
         counted = th.cat((probabilities * weight, chosen * weight, weight), dim=-1)
         self._totals[router] = self._totals[router] + counted.flatten(0, -2).sum(0)
 
-    def loss(self) -> Tensor:
+    def loss(self, pool: Pool | None = None) -> Tensor:
         """
-        ``E / k * sum_e f_e P_e``, averaged over the routers: f_e is the fraction of choices that went to expert e, P_e its
-        mean probability.
+        ``E / k * sum_e f_e P_e``, averaged over the routers.
+
+        :param pool: From the statistics of this process to those of all that train together, (routers, 2 E + 1) each.
+        :return: Scalar; f_e is the fraction of choices that went to expert e, P_e its mean probability.
         """
         router = next(iter(self._totals))
-        pooled = _pool.get()(th.stack(list(self._totals.values())))
+        totals = th.stack(list(self._totals.values()))  # (routers, 2 E + 1)
+        pooled = totals if pool is None else pool(totals)
         probabilities, chosen, tokens = pooled[pooled[:, -1] > 0].split((router.n_routed, router.n_routed, 1), dim=1)
         share = chosen / (tokens * router.n_chosen)
         return router.n_routed / router.n_chosen * (share * probabilities / tokens).sum(1).mean()
@@ -90,6 +77,7 @@ def attach_gradient(x: Tensor, loss: Tensor) -> Tensor:
 
     :param x: Any tensor on the way to the trainer's loss.
     :param loss: Scalar.
+    :return: ``x``.
     """
     return _AttachGradient.apply(x, loss)
 
@@ -150,6 +138,7 @@ class MixtureOfExperts(nn.Module):
         :param x: Tokens.
         :param load: Where to record this router's choices.
         :param real: (...), false for tokens that are padding and do not count in ``load``.
+        :return: (..., D).
         """
         probabilities = self.router(x).softmax(dim=-1)
         weights, experts = probabilities.topk(self.n_chosen, dim=-1)
@@ -171,7 +160,7 @@ class MixtureOfExperts(nn.Module):
     def _all_experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         """All experts as one wide SwiGLU, its hidden units scaled by their expert's weight, which is 0 if not chosen."""
         scale = weights.new_zeros(*weights.shape[:-1], self.n_routed).scatter(-1, experts, weights)
-        hidden = (F.silu(F.linear(x, gate)) * F.linear(x, up)).unflatten(-1, (self.n_routed, -1))
+        hidden = (F.silu(F.linear(x, gate)) * F.linear(x, up)).unflatten(-1, (self.n_routed, -1))  # (..., E, F)
         return F.linear((hidden * scale[..., None]).flatten(-2), down)
 
     def _chosen_experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -181,10 +170,10 @@ class MixtureOfExperts(nn.Module):
         :param gate: (E, D, F), ``up`` likewise.
         :param down: (E, F, D).
         """
-        tokens, choice = x.reshape(-1, x.shape[-1]), experts.reshape(-1)
+        tokens, choice = x.reshape(-1, x.shape[-1]), experts.reshape(-1)  # (T, D), (T k,)
         source = th.arange(len(choice), device=x.device) // self.n_chosen  # the token of each choice
         if len(choice) <= self.n_routed:
-            rows = tokens[source][:, None]
+            rows = tokens[source][:, None]  # (T k, 1, D)
             y = ((F.silu(rows @ gate[choice]) * (rows @ up[choice])) @ down[choice]).squeeze(1)
         else:
             y = self._by_expert(tokens[source], choice, gate, up, down)
@@ -202,9 +191,9 @@ class MixtureOfExperts(nn.Module):
         return ((F.silu(padded @ gate) * (padded @ up)) @ down)[choice, within]
 
 
-def make_feedforward(config: ElmurConfig) -> nn.Module:
+def make_feedforward(config: ElmurConfig) -> SwiGLU | GELU | MixtureOfExperts:
     """The feed-forward network that ``config.ffn`` names."""
     if config.ffn == "moe":
         return MixtureOfExperts(config)
-    dense = {"swiglu": SwiGLU, "gelu": GELU}[config.ffn]
+    dense = SwiGLU if config.ffn == "swiglu" else GELU
     return dense(config.d_model, config.d_ff or 2 * config.d_model)

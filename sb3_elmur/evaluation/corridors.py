@@ -17,8 +17,8 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from torch import Tensor
 
 from sb3_elmur.core.config import check_count
-from sb3_elmur.core.elmur import CoreState
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.states import CoreState, Memories
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.tmaze.env import Action
 from sb3_elmur.policies import ElmurPolicy
@@ -140,7 +140,7 @@ class Corridors:
         self.env.reset()
         self.goal = np.where(self.env.goal > 0, Action.UP, Action.DOWN)
         if walk is None:
-            walk = Walk(policy.initial_memories(n_episodes)[0], np.zeros(n_episodes, dtype=np.int64), {})
+            walk = Walk(policy.initial_memories(n_episodes).pi, np.zeros(n_episodes, dtype=np.int64), {})
         self.late, self.results = walk.late.copy(), dict(walk.results)
         self.known = KnownSegments(walk.memory)
         self.numbers = self.known.number(walk.memory)
@@ -208,7 +208,7 @@ class Corridors:
         :param goal: Actions that turn the right way, (B,).
         """
         before = th.full((len(observations),), offset, device=memory.position.device)
-        state = self.policy.reopen(self._tensor(observations[:, :offset]), (memory, memory), before).pi
+        state = self.policy.reopen(self._tensor(observations[:, :offset]), Memories(memory, memory), before).pi
         corridor, junction = observations[:, offset : offset + 2], observations[:, offset : offset + 2].copy()
         junction[:, :, 2] = 1.0
         turn, after = self._act(junction[:, 0], state)

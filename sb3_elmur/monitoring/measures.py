@@ -136,11 +136,11 @@ def measure_gradient(core: Elmur, parameters: Iterable[th.nn.Parameter]) -> Meas
     :param core: A stack with memory.
     :param parameters: All that the update trained.
     """
-    last = {name: each for name, each in core.named_parameters() if "memory_ffn.down." in name}
+    last = [parameter for layer in core.layers for parameter in layer.write_outputs()]
     total = _gradient_norm(parameters)
     if total == 0.0:
         return {}
-    norm = _gradient_norm(last.values())
+    norm = _gradient_norm(last)
     return {"write_grad_norm": norm, "write_grad_share": norm / total}
 
 

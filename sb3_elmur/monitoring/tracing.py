@@ -16,7 +16,7 @@ from sb3_elmur.core.attention import CrossAttention, split_heads
 from sb3_elmur.core.blending import GatedBlend
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.core.feedforward import MixtureOfExperts
-from sb3_elmur.core.memory import Memory, least_recently_written
+from sb3_elmur.core.memory import Memory
 
 
 class SegmentTrace(NamedTuple):
@@ -126,11 +126,11 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
         _, after = core.segment(x, memory, lengths)
 
     rows = (lengths == core.segment_length).nonzero().squeeze(1)
-    slot, empty = least_recently_written(memory.anchors[rows])
+    slot, empty = core.choose_slot(memory.anchors[rows])
     n_layers, n_heads = core.config.n_layers, core.config.n_heads
     no_writes, no_blends = x.new_zeros(0, n_layers, n_heads, core.segment_length), x.new_zeros(0, n_layers)
     return SegmentTrace(
-        before=memory._replace(position=memory.position - memory.position % core.segment_length),
+        before=memory._replace(position=memory.segment_start(core.segment_length)),
         after=after,
         lengths=lengths,
         read=_attention(reads, calls, no_writes),

@@ -99,7 +99,7 @@ class ShowingRecurrentPPO(RecurrentPPO):
     @classmethod
     def load(cls, path: Any, env: Any = None, **arguments: Any) -> Any:  # type: ignore[override]
         model = super().load(path, env, **arguments)
-        model._show(model.policy.initial_memories(model.n_envs)[0])
+        model._show(model.policy.initial_memories(model.n_envs).pi)
         return model
 
     def predict(

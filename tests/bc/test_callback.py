@@ -55,6 +55,6 @@ def test_memory_is_that_of_the_steps_before() -> None:
     assert n_steps > 4
     earlier = th.as_tensor(trainer.episodes[row].observations[: int(n_steps)])  # type: ignore[index]
     with th.no_grad():
-        _, expected = trainer.policy.replay(earlier, trainer.policy.initial_memories(1)[0], n_steps, need_memory=True)
+        _, expected = trainer.policy.replay(earlier, trainer.policy.initial_memories(1).pi, n_steps, need_memory=True)
     th.testing.assert_close(memory.slots[row], expected.slots[0])
     assert th.equal(memory.anchors[row], expected.anchors[0])

@@ -16,10 +16,11 @@ import helpers
 from helpers import ACTION_SPACES, VECTOR, make_policy, random_envs, replay_differences
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
 from sb3_elmur.core.attention import sinusoids
-from sb3_elmur.core.cells import make_core
+from sb3_elmur.core.backbone import make_core
+from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
-from sb3_elmur.core.elmur import MemoryCore
-from sb3_elmur.core.memory import Memory, PackedLayout
+from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.states import PackedLayout
 
 CORES: dict[str, dict[str, Any]] = {"gru": {"core": "gru"}, "lstm": {"core": "lstm"}, "slotless": {"memory_size": 0}}
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
@@ -388,8 +389,11 @@ def test_replay_holds_for_dict_and_image_observations(
 def test_first_update_equals_the_hosts(core: str, through_memory: bool) -> None:
     models = []
     for cls in PPOS:
-        extra = {} if cls is sb3_contrib.RecurrentPPO else {"bptt_segments": 9 if through_memory else 1}
-        kwargs = {"detach_memory": not through_memory, "optimizer_class": th.optim.SGD}
+        kwargs: dict[str, Any] = {"optimizer_class": th.optim.SGD}
+        if cls is sb3_contrib.RecurrentPPO:
+            kwargs["detach_memory"], extra = not through_memory, {}
+        else:
+            extra = {"bptt_segments": 9 if through_memory else 1}
         model = make_model(cls, core, random_envs(3), n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
         models.append(model.learn(99))
     host, ours = (model.policy.parameters_to_vector() for model in models)

@@ -4,7 +4,8 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_elmur.core.memory import EMPTY, Memory, PackedLayout, fresh_memory, least_recently_written, reset_memory, write_slot
+from sb3_elmur.core.memory import EMPTY, Memory, fresh_memory, least_recently_written, reset_memory, write_slot
+from sb3_elmur.core.states import PackedLayout
 
 LAYOUTS = st.builds(PackedLayout, st.integers(1, 3), st.integers(1, 4), st.sampled_from([2, 4]), st.integers(1, 5))
 

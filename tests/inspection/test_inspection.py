@@ -42,7 +42,7 @@ def test_playing_is_what_the_policy_does_and_repeats(deterministic: bool) -> Non
     assert np.array_equal(first.observations, second.observations)
     obs, length = th.as_tensor(first.observations[0, : first.lengths[0]]), th.as_tensor(first.lengths[:1])
     with th.no_grad():
-        latent, _ = policy.replay(obs, policy.initial_memories(1)[0], length)
+        latent, _ = policy.replay(obs, policy.initial_memories(1).pi, length)
         best = policy.action_net(latent).argmax(1).numpy()
     assert np.array_equal(first.actions[0, : first.lengths[0]], best) or not deterministic
     for row, length in zip(first.rewards, first.lengths, strict=True):
