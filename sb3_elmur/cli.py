@@ -4,10 +4,6 @@ import argparse
 import sys
 from importlib import import_module
 
-from gymnasium.error import DependencyNotInstalled
-
-from sb3_elmur.command_line import SettingsError
-
 COMMANDS = {
     "train": ("sb3_elmur.zoo.commands:train", "train an agent by rl_zoo3"),
     "enjoy": ("sb3_elmur.zoo.commands:enjoy", "watch a trained agent"),
@@ -24,7 +20,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first argument names, with the other arguments; a user's mistake is told in one line."""
+    """Run the command that the first argument names, with the other arguments. Each tells a user's mistake in one line."""
     listed = "\n".join(f"  {name:14}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="sb3-elmur",
@@ -34,8 +30,4 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     command = parser.parse_args(sys.argv[1:2]).command
     module, function = COMMANDS[command][0].split(":")
-    try:
-        getattr(import_module(module), function)(sys.argv[2:])
-    except (SettingsError, DependencyNotInstalled) as error:
-        print(f"sb3-elmur {command}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    getattr(import_module(module), function)(sys.argv[2:])

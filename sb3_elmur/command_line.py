@@ -18,18 +18,20 @@ class SettingsError(ValueError):
     """What a user asked for cannot be done, as the message says; no traceback would tell more."""
 
 
-def told_in_one_line(main: Main) -> Main:
+def told_in_one_line(main: Main, mistakes: tuple[type[Exception], ...] = MISTAKES) -> Main:
     """
     Make the main function of a command tell a user's mistake in one line on standard error, and exit with status 2.
 
     :param main: It takes the command line, or ``None`` for that of the process.
+    :param mistakes: The errors that are told so; others keep their traceback.
+    :return: The function that does so.
     """
 
     @functools.wraps(main)
     def told(arguments: Sequence[str] | None = None) -> None:
         try:
             main(arguments)
-        except MISTAKES as error:
+        except mistakes as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
 

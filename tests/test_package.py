@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "inspection": {
         "core", "envs", "atomic_files", "command_line", "evaluation", "models", "policies", "monitoring",
     },
-    "zoo": {"core", "envs", "settings", "command_line", "policies", "ppo"},
+    "zoo": {"core", "envs", "settings", "atomic_files", "command_line", "models", "policies", "ppo"},
     "cli": {"command_line"},
     "__init__": {"callbacks", "envs", "policies", "ppo", "models"},
 }  # fmt: skip

@@ -1,93 +1,162 @@
 """What a YAML file of rl_zoo3 says about recurrent PPO, checked: each error names the key and what is allowed."""
 
 import inspect
-import linecache
-import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from math import inf
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
-from sb3_elmur.core.config import ElmurConfig, check_count
+from sb3_elmur.core.config import ElmurConfig, check_count, check_range
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.settings import argument_types, as_number, check_known, check_type, find_class
+from sb3_elmur.settings import (
+    SCHEDULE,
+    argument_types,
+    as_literal,
+    as_number,
+    check_known,
+    check_type,
+    find_class,
+    present_path,
+    schedule,
+    with_classes,
+)
 
-SCHEDULE = "lin_"
 SCHEDULES: dict[str, Any] = {"learning_rate": float, "clip_range": float, "clip_range_vf": float | None}
-CLASSES = str | list | dict | None
+CLASSES: dict[str, type] = {"env_wrapper": gymnasium.Wrapper, "vec_env_wrapper": VecEnvWrapper, "callback": BaseCallback}
+READ_AS_LITERAL: dict[str, Any] = {  # text that rl_zoo3 evaluates
+    "policy_kwargs": dict[str, Any] | None,
+    "monitor_kwargs": dict[str, Any],
+    "normalize": bool | dict[str, Any],
+}
 READ_BY_ZOO: dict[str, Any] = {
     "policy": str,
-    "policy_kwargs": dict | str | None,
     "n_timesteps": float,
     "n_envs": int,
-    "env_kwargs": dict,
-    "env_wrapper": CLASSES,
-    "vec_env_wrapper": CLASSES,
-    "callback": CLASSES,
-    "monitor_kwargs": dict | str,
-    "normalize": bool | dict | str,
+    "env_kwargs": dict[str, Any],
     "frame_stack": int,
+    **dict.fromkeys(CLASSES, str | list | dict | None),
+    **READ_AS_LITERAL,
 }
 SET_BY_ZOO = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
 SET_BY_ALGORITHM = ("observation_space", "action_space", "lr_schedule", "use_sde")
+COUNTS = ("n_envs", "frame_stack", "n_steps", "batch_size", "n_epochs")
+RANGES = {
+    "n_timesteps": (1.0, 2.0**53),
+    **dict.fromkeys(("gamma", "gae_lambda"), (0.0, 1.0)),
+    **dict.fromkeys(("learning_rate", "clip_range", "ent_coef", "vf_coef", "max_grad_norm"), (0.0, inf)),
+}
 
 
-def refuses(error: BaseException, packages: Collection[str]) -> bool:
+def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Whether one of the packages raised an error by a statement of its own with a message, rather than by what it called.
-
-    :param error: What was raised.
-    :param packages: Names of top-level packages.
-    """
-    *_, (frame, number) = traceback.walk_tb(error.__traceback__)
-    package = (frame.f_globals.get("__package__") or "").split(".")[0]
-    statement = linecache.getline(frame.f_code.co_filename, number).split()
-    return package in packages and statement[:1] in (["raise"], ["assert"]) and bool(str(error))
-
-
-def check_settings(algorithm: type[RecurrentPPO], settings: dict[str, Any]) -> None:
-    """
-    Check what a YAML file, or the command line, says of one environment.
+    Check what a YAML file, or the command line, says of one environment. Nothing of it is evaluated, or called.
 
     :param algorithm: Class to be trained.
     :param settings: Values by name.
-    :raises ValueError: If a name is unknown or missing, a value of the wrong type, or a policy not there.
+    :return: The same, with literals in place of text that rl_zoo3 would evaluate, and classes in place of their former paths.
+    :raises ValueError: If a name is unknown or missing, a value of the wrong type or outside its range, or a class not there,
+        or of another kind.
     """
     types = argument_types(algorithm, SET_BY_ZOO) | READ_BY_ZOO
     check_known("hyper-parameter", settings, sorted(types))
     for name in ("policy", "n_timesteps"):
         if name not in settings:
             raise ValueError(f"The hyper-parameter `{name}` is missing.")
+    checked = dict(settings)
     for name, value in settings.items():
         if name in SCHEDULES:
-            check_type(f"`{name}`", _initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
+            check_type(f"`{name}`", initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
         else:
-            check_type(f"`{name}`", value, types[name])
-    check_count("n_envs", settings.get("n_envs", 1), 1)
-    if "." in settings["policy"] and find_class(settings["policy"]) is None:
-        raise ValueError(f"`policy` must be a name, or the dotted path of a class. Received {settings['policy']!r}.")
+            checked[name] = _literal(name, value) if name in READ_AS_LITERAL else value
+            check_type(f"`{name}`", checked[name], types[name])
+    for name in COUNTS:
+        check_count(name, settings.get(name, 1), 1)
+    for name, (low, high) in RANGES.items():
+        if settings.get(name) is not None:
+            check_range(name, initial_value(settings[name]), low, high)
+    if isinstance(normalize := checked.get("normalize"), dict):
+        check_known("argument of VecNormalize in `normalize`", normalize, argument_types(VecNormalize, ["venv", "training"]))
+    check_known("argument of Monitor in `monitor_kwargs`", checked.get("monitor_kwargs", {}), argument_types(Monitor, ["env"]))
+    for name, base in CLASSES.items():
+        if checked.get(name) is not None:
+            checked[name] = checked_classes(name, checked[name], base)
+    if "." in settings["policy"]:
+        checked["policy"] = present_path(settings["policy"])
+        if find_class(checked["policy"], BasePolicy) is None:
+            raise ValueError(
+                f"`policy` must be a name, or the dotted path of a policy class. Received {settings['policy']!r}."
+            )
+    return checked
 
 
-def check_policy_arguments(algorithm: type[RecurrentPPO], policy: str | type, arguments: dict[str, Any]) -> None:
+def initial_value(value: Any) -> Any:
+    """The number that a schedule begins with; what is none stays as it is."""
+    number = as_number(value.removeprefix(SCHEDULE)) if isinstance(value, str) and value.startswith(SCHEDULE) else None
+    return value if number is None else schedule(value).start
+
+
+def _literal(name: str, value: Any) -> Any:
+    try:
+        return as_literal(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
+
+
+def checked_classes(name: str, entries: Any, base: type) -> list[Any]:
+    """Paths of classes, or mappings of one path to arguments, as rl_zoo3 takes them: one, or a list of them."""
+    checked: list[Any] = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        mapping = entry if isinstance(entry, dict) else {entry: {}}
+        ((path, arguments),) = mapping.items() if len(mapping) == 1 else ((None, None),)
+        arguments = {} if arguments is None else arguments
+        cls = find_class(path, base) if isinstance(path, str) else None
+        if cls is None or not isinstance(arguments, dict):
+            raise ValueError(
+                f"`{name}` must be the dotted path of a subclass of {base.__name__}, `<path>: <arguments>`, or a list. "
+                f"Received {entry!r}."
+            )
+        _check_arguments(f"argument of {cls.__name__} in `{name}`", cls, arguments)
+        checked.append({present_path(path): arguments})
+    return checked
+
+
+def _check_arguments(what: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Names only: a class checks values itself."""
+    parameters = inspect.signature(function).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        check_known(what, arguments, parameters)
+
+
+def checked_policy_arguments(
+    algorithm: type[RecurrentPPO], policy: str | type, arguments: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """
     Check names, types and ranges of the arguments of a policy.
 
     :param algorithm: Class that knows policies by name.
     :param policy: Such a name, or a class.
     :param arguments: Values by name.
+    :return: The same, with classes in place of their dotted paths.
     :raises ValueError: If the policy or a name is unknown, or a value of the wrong type or outside its range.
     """
+    resolved = with_classes(arguments or {})
     if isinstance(policy, str):
         check_known("policy", [policy], sorted(algorithm.policy_aliases))
         policy = algorithm.policy_aliases[policy]
     types = argument_types(policy, SET_BY_ALGORITHM)
-    check_known(f"argument of {policy.__name__} in `policy_kwargs`", arguments, sorted(types))
-    for name, value in arguments.items():
+    check_known(f"argument of {policy.__name__} in `policy_kwargs`", resolved, sorted(types))
+    for name, value in resolved.items():
         check_type(f"`{name}`", value, types[name])
-    check_policy_ranges(policy, arguments)
+    check_policy_ranges(policy, resolved)
+    return resolved
 
 
 def check_policy_ranges(policy: type, arguments: Mapping[str, Any]) -> None:
@@ -116,11 +185,3 @@ def check_env_arguments(env_id: str, arguments: Mapping[str, Any]) -> None:
         own = [name for name in parameters if name != "self"]
         known = [*own, *(name for name in inspect.signature(gymnasium.make).parameters if name not in ("id", "kwargs"))]
         check_known(f"argument of {env_id} in `env_kwargs`", arguments, known)
-
-
-def _initial_value(schedule: Any) -> Any:
-    """The number that a schedule begins with, or what is not one as it is."""
-    if not str(schedule).startswith(SCHEDULE):
-        return schedule
-    number = as_number(schedule.removeprefix(SCHEDULE))
-    return schedule if number is None else number

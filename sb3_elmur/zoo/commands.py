@@ -6,22 +6,25 @@ a user gives comes after what is added here, and so replaces it.
 """
 
 import argparse
+import difflib
+import os
 import runpy
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gymnasium
-import yaml
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
-from sb3_elmur.command_line import SettingsError
+from sb3_elmur.command_line import SettingsError, import_packages, told_in_one_line
 from sb3_elmur.ppo import RecurrentPPO
-from sb3_elmur.zoo.checks import refuses
+from sb3_elmur.settings import packaged, read_file
 from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 ALGORITHM = "ppo_elmur"
@@ -32,36 +35,56 @@ PLOTS = {
     "from-file": ("plot_from_file", []),
 }
 
+command = partial(told_in_one_line, mistakes=(SettingsError, DependencyNotInstalled))
+"""Other errors than these keep their traceback, for training runs code of the user's."""
 
+
+@command
 def train(arguments: Sequence[str]) -> None:
     """
     Train as ``python -m rl_zoo3.train`` does.
 
     :param arguments: Command line of ``rl_zoo3.train``. ``--algo`` is ``ppo_elmur`` if not given, and ``--conf-file`` the
-        packaged file of the algorithm if that has the environment's settings.
+        packaged file of the algorithm, unless the zoo's own is the only one with settings of the environment.
     """
-    _hand_over("train", [*_settings_file(arguments), *arguments])
+    _train("train", arguments)
 
 
+@command
 def tune(arguments: Sequence[str]) -> None:
     """
     Search hyper-parameters as ``python -m rl_zoo3.train -optimize`` does.
 
     :param arguments: As for :func:`train`.
     """
-    _hand_over("train", ["-optimize", *_settings_file(arguments), *arguments], "tune")
+    _train("tune", ["-optimize", *arguments])
 
 
+def _train(name: str, arguments: Sequence[str]) -> None:
+    """
+    :raises SettingsError: If the environment is unknown, the trained agent is not there, or processes are to train together.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise SettingsError(f"`sb3-elmur {name}` trains in one process: start it without torchrun, or use `sb3-elmur bc`.")
+    options = _start(arguments)
+    if options.wanted:
+        _check_registered(options.env)
+        agent = Path(options.trained_agent or "")
+        if options.trained_agent and not (agent.suffix == ".zip" and agent.is_file()):
+            raise SettingsError(f"`--trained-agent` must be the .zip file of a model. Received {options.trained_agent!r}.")
+    _run("train", [*_settings_file(options), *arguments], name)
+
+
+@command
 def enjoy(arguments: Sequence[str]) -> None:
     """
     Watch a trained agent as ``python -m rl_zoo3.enjoy`` does, without a window if the environment has none.
 
     :param arguments: Command line of ``rl_zoo3.enjoy``; the folder is ``logs`` if not given.
     """
-    register()
-    env_id = _given(arguments).env
-    hidden = env_id in gymnasium.registry and "human" not in _render_modes(env_id)
-    _hand_over("enjoy", ["-f", LOG_FOLDER, *["--no-render"] * hidden, *arguments])
+    options = _start(arguments)
+    hidden = options.env in gymnasium.registry and "human" not in _render_modes(options.env)
+    _show("enjoy", options, [*["--no-render"] * hidden, *arguments])
 
 
 def _render_modes(env_id: str) -> Sequence[str]:
@@ -74,41 +97,58 @@ def _render_modes(env_id: str) -> Sequence[str]:
     return creator.metadata.get("render_modes", ())
 
 
+@command
 def record_video(arguments: Sequence[str]) -> None:
     """
     Record a trained agent as ``python -m rl_zoo3.record_video`` does, with its memory below the frames.
 
-    :param arguments: Its command line; the folder is ``logs`` if not given.
+    :param arguments: Its command line, and ``--gym-packages``; the folder is ``logs`` if not given.
     """
-    register()
-    shown = _given(arguments).algo == ALGORITHM
-    with import_module("sb3_elmur.zoo.video").memory_shown(ALGORITHM) if shown else nullcontext():
-        _run("record_video", ["-f", LOG_FOLDER, *arguments])
+    options = _start(arguments)
+    _show("record_video", options, _without_packages(arguments))
 
 
+@command
+def push_to_hub(arguments: Sequence[str]) -> None:
+    """
+    Upload a trained agent as ``python -m rl_zoo3.push_to_hub`` does; its model card names the commands of this package.
+
+    :param arguments: Its command line, and ``--gym-packages``; the folder is ``logs`` if not given.
+    """
+    options = _start(arguments)
+    import_module("sb3_elmur.zoo.hub").adapt()
+    _show("push_to_hub", options, _without_packages(arguments))
+
+
+def _show(module: str, options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Run a module of the zoo that takes a trained agent, which has the statistics that belong to it by name."""
+    with ExitStack() as stack:
+        if options.wanted:
+            _check_registered(options.env)
+            runs: Any = import_module("sb3_elmur.zoo.runs")
+            model = runs.find_model(options)
+            settings = runs.check_run(model.parent / options.env.replace("/", "-"))
+            if module == "record_video" and options.algo == ALGORITHM:
+                stack.enter_context(import_module("sb3_elmur.zoo.video").memory_shown(ALGORITHM))
+            stack.enter_context(runs.statistics_of(model, settings))
+        _run(module, ["-f", LOG_FOLDER, *arguments])
+
+
+@command
 def load_from_hub(arguments: Sequence[str]) -> None:
     """
     Download a trained agent as ``python -m rl_zoo3.load_from_hub`` does.
 
     :param arguments: Its command line; the folder is ``logs`` if not given.
     """
-    _hand_over("load_from_hub", ["-f", LOG_FOLDER, *arguments])
-
-
-def push_to_hub(arguments: Sequence[str]) -> None:
-    """
-    Upload a trained agent as ``python -m rl_zoo3.push_to_hub`` does; its model card names the commands of this package.
-
-    :param arguments: Its command line; the folder is ``logs`` if not given.
-    """
     register()
-    import_module("sb3_elmur.zoo.hub").adapt()
-    _hand_over("push_to_hub", ["-f", LOG_FOLDER, *arguments])
+    _run("load_from_hub", ["-f", LOG_FOLDER, *arguments])
 
 
+@command
 def plot(arguments: Sequence[str]) -> None:
     """
-    Plot runs by one of ``rl_zoo3.plots``.
+    Plot runs by one of ``rl_zoo3.plots``. Where there is no display, figures become files in the current folder.
 
     :param arguments: ``train``, ``all`` or ``from-file``, and the command line of that module.
     """
@@ -117,7 +157,18 @@ def plot(arguments: Sequence[str]) -> None:
     kind = parser.parse_args(arguments[:1]).kind
     name, defaults = PLOTS[kind]
     sys.argv = [f"sb3-elmur plot {kind}", *defaults, *arguments[1:]]
-    getattr(_import_zoo("rl_zoo3.plots"), name)()
+    draw: Callable[[], None] = getattr(_import_zoo("rl_zoo3.plots"), name)
+    from matplotlib import pyplot as plt
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")
+        draw()
+    if plt.get_backend().lower() == "agg":
+        for number in plt.get_fignums():
+            path = Path(f"plot_{kind}_{number}.png")
+            plt.figure(number).savefig(path)
+            print(f"There is no display: saved {path}")
+    plt.close("all")
 
 
 def register() -> None:
@@ -141,38 +192,57 @@ def _import_zoo(module: str) -> Any:
         raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[zoo]"`.') from error
 
 
-def _hand_over(module: str, arguments: Sequence[str], command: str | None = None) -> None:
-    """Register ``ppo_elmur``, and :func:`_run`."""
+def _start(arguments: Sequence[str]) -> argparse.Namespace:
+    """Register ``ppo_elmur``, and what the user's packages register; return what the command line says of the agent."""
     register()
-    _run(module, arguments, command)
-
-
-def _run(module: str, arguments: Sequence[str], command: str | None = None) -> None:
-    """
-    Run a module of rl_zoo3 as the program, under the command line ``arguments``.
-
-    :raises SettingsError: If it refuses what the user asks for.
-    """
-    sys.argv = [f"sb3-elmur {command or module.replace('_', '-')}", "--algo", ALGORITHM, *arguments]
-    try:
-        runpy.run_module(f"rl_zoo3.{module}", run_name="__main__")
-    except (ValueError, AssertionError) as error:
-        if isinstance(error, SettingsError) or not refuses(error, ["rl_zoo3"]):
-            raise
-        raise SettingsError(str(error)) from error
-
-
-def _given(arguments: Sequence[str]) -> argparse.Namespace:
-    """The algorithm and the environment that a command line names, or else the defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="sb3-elmur", add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default=ALGORITHM)
     parser.add_argument("--env", default="CartPole-v1")
-    return parser.parse_known_args(arguments)[0]
+    parser.add_argument("-f", "--folder", "--log-folder", default=LOG_FOLDER)
+    parser.add_argument("--exp-id", type=int, default=0)
+    parser.add_argument("--load-best", action="store_true")
+    parser.add_argument("--load-checkpoint", type=int)
+    parser.add_argument("--load-last-checkpoint", action="store_true")
+    parser.add_argument("-i", "--trained-agent")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("-h", "--help", dest="wanted", action="store_false")
+    options = parser.parse_known_args(arguments)[0]
+    import_packages(options.gym_packages)
+    return options
 
 
-def _settings_file(arguments: Sequence[str]) -> list[str]:
-    """The option that names the packaged settings, unless they are only of other environments and the zoo has its own."""
-    given = _given(arguments)
-    ours = files("sb3_elmur.zoo_configs").joinpath(f"{given.algo}.yml")
-    serves = ours.is_file() and (given.algo == ALGORITHM or given.env in yaml.safe_load(ours.read_text()))
-    return ["--conf-file", str(ours)] if serves else []
+def _without_packages(arguments: Sequence[str]) -> list[str]:
+    """Without ``--gym-packages``, which some of the zoo's commands do not know."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--gym-packages", nargs="+")
+    return parser.parse_known_args(arguments)[1]
+
+
+def _check_registered(env_id: str) -> None:
+    """
+    :raises SettingsError: If there is no such environment.
+    """
+    if env_id not in gymnasium.registry:
+        similar = difflib.get_close_matches(env_id, gymnasium.registry, n=1)
+        cure = f"Is it {similar[0]}? " if similar else ""
+        raise SettingsError(
+            f"`--env` must be a registered id. Received {env_id!r}. {cure}Environments of your own are registered by the "
+            "packages that you name in `--gym-packages`."
+        )
+
+
+def _settings_file(options: argparse.Namespace) -> list[str]:
+    """The option that names the packaged settings, unless the zoo's own alone has those of the environment."""
+    ours = packaged(f"{options.algo}.yml")
+    if not ours.is_file():
+        return []
+    theirs = Path(_import_zoo("rl_zoo3").__file__).parent / "hyperparams" / ours.name
+    if options.env not in read_file(ours) and theirs.is_file() and options.env in read_file(theirs):
+        return []
+    return ["--conf-file", str(ours)]
+
+
+def _run(module: str, arguments: Sequence[str], name: str | None = None) -> None:
+    """Run a module of rl_zoo3 as the program, under the command line ``arguments``."""
+    sys.argv = [f"sb3-elmur {name or module.replace('_', '-')}", "--algo", ALGORITHM, *arguments]
+    runpy.run_module(f"rl_zoo3.{module}", run_name="__main__")

@@ -1,27 +1,66 @@
-"""rl_zoo3's experiment manager, more careful: what is wrong with settings or a policy is said, and said early."""
+"""rl_zoo3's experiment manager, which checks settings first, claims run folders, and saves models with their statistics."""
 
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import optuna
-import yaml
+import torch as th
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import get_latest_run_id
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.envs.batch import native_batch
-from sb3_elmur.settings import check_type, with_classes
-from sb3_elmur.zoo.checks import check_env_arguments, check_policy_arguments, check_settings, refuses
+from sb3_elmur.models import find_statistics
+from sb3_elmur.settings import DEFAULT, as_literal, check_type, read_file
+from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
+from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
+from sb3_elmur.zoo.search import sample_ppo_elmur_params
 
-CHECKING = ("sb3_elmur", "rl_zoo3", "sb3_contrib", "stable_baselines3")  # packages that say what is wrong with settings
+REFUSALS = (ValueError, AssertionError, OverflowError, MemoryError, th.OutOfMemoryError, gymnasium.error.Error)
+MAKING_REFUSALS = (*REFUSALS, TypeError)  # an environment is told what to be by its arguments
+_search = threading.local()  # the model of the trial that this thread runs
+
+
+@contextmanager
+def told(*errors: type[Exception]) -> Iterator[None]:
+    """
+    What is raised within is a user's mistake, of which no traceback would tell more.
+
+    :param errors: Such errors; others stay what they are.
+    :raises SettingsError: In their place.
+    """
+    try:
+        yield
+    except (SettingsError, gymnasium.error.DependencyNotInstalled):
+        raise
+    except errors as error:
+        raise SettingsError(str(error)) from error
+
+
+class Watch(BaseCallback):
+    """Tells the thread that runs a trial which model it trains."""
+
+    def _on_training_start(self) -> None:
+        _search.model = self.model
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _finite(model: BaseAlgorithm | None) -> bool:
+    """Whether all weights of a model are finite; where there is none yet, nothing has diverged."""
+    return model is None or all(bool(parameter.isfinite().all()) for parameter in model.policy.parameters())
 
 
 class CheckedExperimentManager(ExperimentManager):
@@ -31,62 +70,117 @@ class CheckedExperimentManager(ExperimentManager):
 
     Environments that have a native batch are one, unless a wrapper or processes (``--vec-env subproc``) are asked for.
 
-    In a search it prunes trials whose weights diverge, as the zoo does, but not those that fail for another reason.
-    ``--trial-id 0`` is a trial like any other. Neither a search nor an environment that cannot be made leaves an empty run
-    folder, which ``enjoy`` would take for the latest run.
+    Several runs of one environment that start at the same instant have folders of their own. Every saved model has the
+    statistics of its ``VecNormalize`` with it.
+
+    In a search, sampled ``policy_kwargs`` replace those of the same name alone. It prunes trials whose weights diverge, as the
+    zoo does, but not those that fail for another reason. ``--trial-id 0`` is a trial like any other. Neither a search nor an
+    environment that cannot be made leaves an empty run folder, which ``enjoy`` would take for the latest run.
+
+    Of rl_zoo3 it overrides, beside public methods, ``_preprocess_hyperparams`` and ``_maybe_normalize``.
     """
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        self._claimed = False
         try:
-            return super().setup_experiment()
-        except Exception as error:
-            for folder in (self.params_path, self.save_path):
-                with suppress(OSError):  # something is in it
-                    Path(folder).rmdir()
-            if isinstance(error, ValueError | AssertionError) and refuses(error, CHECKING):
-                raise SettingsError(str(error)) from error
+            with told(*REFUSALS):
+                return super().setup_experiment()
+        except BaseException as error:
+            if self._claimed:
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # PyTorch has no class for it
+                raise SettingsError(f"The settings need more memory than there is: {error}") from error
             raise
 
     def create_log_folder(self) -> None:
-        if not self.optimize_hyperparameters:
-            super().create_log_folder()
+        if self.optimize_hyperparameters:
+            return
+        unique = Path(self.save_path).name.removeprefix(f"{self.env_name}_").lstrip("0123456789")  # of `--uuid`
+        Path(self.log_path).mkdir(parents=True, exist_ok=True)
+        while not self._claimed:
+            number = get_latest_run_id(self.log_path, self.env_name) + 1
+            self.save_path = str(Path(self.log_path) / f"{self.env_name}_{number}{unique}")
+            try:
+                Path(self.save_path).mkdir()
+                self._claimed = True
+            except FileExistsError:  # of another process, since the folders were counted
+                continue
+        self.params_path = f"{self.save_path}/{self.env_name}"
+        Path(self.params_path).mkdir()
+
+    def create_callbacks(self) -> None:
+        n_own = len(self.callbacks)
+        super().create_callbacks()
+        for i, callback in enumerate(self.callbacks[n_own:], n_own):
+            if isinstance(callback, CheckpointCallback):
+                self.callbacks[i] = SaveCheckpoints(Path(self.save_path), callback.save_freq)
+            elif isinstance(callback, EvalCallback):
+                callback.best_model_save_path = None  # in whose place the next saves
+                callback.callback_on_new_best = SaveModel(Path(self.save_path) / "best_model.zip")
+                callback.callback_on_new_best.parent = callback
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        print(f"Saving to {self.save_path}")
+        save(model, Path(self.save_path) / f"{self.env_name}.zip")
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         no_log = no_log or self.optimize_hyperparameters
-        native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
-        if native is None or self.env_wrapper is not None or self.vec_env_class is not DummyVecEnv:
-            return super().create_envs(n_envs, eval_env, no_log)
-        log = None if eval_env or no_log else str(Path(self.save_path) / "0")
+        with told(*MAKING_REFUSALS):
+            native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
+            if native is None or self.env_wrapper is not None or self.vec_env_class is not DummyVecEnv:
+                return super().create_envs(n_envs, eval_env, no_log)
+            log = None if eval_env or no_log else str(Path(self.save_path) / "0")
 
-        def make(functions: list[Callable[[], gymnasium.Env]]) -> VecEnv:
-            return VecMonitor(native(len(functions)), log, self.monitor_kwargs.get("info_keywords", ()))
+            def make(functions: list[Callable[[], gymnasium.Env]]) -> VecEnv:
+                return VecMonitor(native(len(functions)), log, self.monitor_kwargs.get("info_keywords", ()))
 
-        self.vec_env_class = make  # type: ignore[assignment]  # all that the zoo does with it is to call it
-        try:
-            return super().create_envs(n_envs, eval_env, no_log)
-        finally:
-            self.vec_env_class = DummyVecEnv
+            self.vec_env_class = make  # type: ignore[assignment]  # all that the zoo does with it is to call it
+            try:
+                return super().create_envs(n_envs, eval_env, no_log)
+            finally:
+                self.vec_env_class = DummyVecEnv
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        """The zoo's, but with the statistics that belong to the trained agent by name, or none."""
+        statistics = find_statistics(Path(self.trained_agent)) if self.continue_training else None
+        if statistics is not None:
+            print(f"Loading saved VecNormalize stats of {statistics}")
+            env = VecNormalize.load(str(statistics), env)
+        elif self.normalize and self.continue_training:
+            raise SettingsError(f"There are no statistics of {self.trained_agent}, which `normalize` continues.")
+        elif self.normalize:
+            env = VecNormalize(env, **self.normalize_kwargs)
+        if eval_env and isinstance(env, VecNormalize):
+            env.training = env.norm_reward = False
+        return env
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        if self.storage and self.study_name and self.trial_id == 0:  # which the zoo takes for no trial
-            self.custom_hyperparams = self.load_trial(self.storage, self.study_name, 0) | (self.custom_hyperparams or {})
-        try:
-            self._check_file()
-            hyperparams, saved = super().read_hyperparameters()
-        except (OSError, yaml.YAMLError) as error:
-            raise SettingsError(f"{self.config} cannot be read: {' '.join(str(error).split())}") from error
-        algorithm = ALGOS[self.algo]
-        if issubclass(algorithm, RecurrentPPO):
-            check_settings(algorithm, hyperparams)
-        return hyperparams, saved
+        trained = self.storage and self.study_name and self.trial_id is not None
+        with told(OSError, ValueError):
+            arguments = self._check_file()
+            trial = self.load_trial(self.storage, self.study_name, self.trial_id) if trained else {}  # type: ignore[arg-type]
+            if "policy_kwargs" in trial:
+                trial["policy_kwargs"] = arguments | trial["policy_kwargs"]
+            self.custom_hyperparams = trial | (self.custom_hyperparams or {})
+            self.trial_id = None  # what the zoo would load in place of the settings
+            return super().read_hyperparameters()
 
-    def _check_file(self) -> None:
-        """Check that a YAML file maps ids to settings."""
-        if self.config.endswith((".yml", ".yaml")):
-            by_environment = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
-            check_type(self.config, by_environment, dict[str, Any])
-            for env_id in by_environment.keys() & {self.env_name.gym_id, "default"}:
-                check_type(f"`{env_id}` of {self.config}", by_environment[env_id], dict[str, Any])
+    def _check_file(self) -> dict[str, Any]:
+        """Check that a YAML file maps ids to settings, and return the arguments of the policy of this environment."""
+        if not self.config.endswith((".yml", ".yaml")):
+            return {}  # a program, which is the user's own
+        by_environment = read_file(Path(self.config))
+        for key in (self.env_name.gym_id, *["atari"] * self._is_atari, DEFAULT):
+            if key in by_environment:
+                check_type(f"`{key}` of {self.config}", by_environment[key], dict[str, Any])
+                if key == DEFAULT:
+                    print(f"{self.config} has no settings for {self.env_name.gym_id}: those of `{DEFAULT}` are taken.")
+                arguments = as_literal(by_environment[key].get("policy_kwargs"))
+                return arguments if isinstance(arguments, dict) else {}
+        raise SettingsError(
+            f"{self.config} has no settings for {self.env_name.gym_id}, and no `{DEFAULT}`. Give it one of these keys. It has "
+            f"{', '.join(by_environment) or 'nothing'}."
+        )
 
     def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
         try:
@@ -97,30 +191,39 @@ class CheckedExperimentManager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        processed = super()._preprocess_hyperparams(hyperparams)
         algorithm = ALGOS[self.algo]
         if issubclass(algorithm, RecurrentPPO):
-            policy_kwargs = with_classes(processed[0].get("policy_kwargs") or {})
-            check_policy_arguments(algorithm, processed[0]["policy"], policy_kwargs)
-            processed[0]["policy_kwargs"] = policy_kwargs
-        for arguments in (self.env_kwargs, self.eval_env_kwargs):
-            check_env_arguments(self.env_name.gym_id, arguments)
+            hyperparams = checked_settings(algorithm, hyperparams)
+        processed = super()._preprocess_hyperparams(hyperparams)
+        settings = processed[0]
+        if issubclass(algorithm, RecurrentPPO):
+            arguments = checked_policy_arguments(algorithm, settings["policy"], settings.get("policy_kwargs"))
+            settings["policy_kwargs"] = arguments
+        if self.optimize_hyperparameters:
+            self.specified_callbacks = [*(self.specified_callbacks or []), f"{__name__}.{Watch.__name__}"]
+            if HYPERPARAMS_SAMPLER[self.algo] is sample_ppo_elmur_params:
+                HYPERPARAMS_SAMPLER[self.algo] = self._sample
+        for env_kwargs in (self.env_kwargs, self.eval_env_kwargs):
+            check_env_arguments(self.env_name.gym_id, env_kwargs)
         return processed
 
+    def _sample(self, *arguments: Any) -> dict[str, Any]:
+        """A sample of our search space, with the other arguments of the policy as the settings have them."""
+        sampled = sample_ppo_elmur_params(*arguments)
+        sampled["policy_kwargs"] = self._hyperparams["policy_kwargs"] | sampled["policy_kwargs"]
+        with told(ValueError):
+            checked_policy_arguments(ALGOS[self.algo], self._hyperparams["policy"], sampled["policy_kwargs"])
+        return sampled
+
     def objective(self, trial: optuna.Trial) -> float:
+        _search.model = None
         try:
             return super().objective(trial)
         except optuna.TrialPruned as pruned:
-            if pruned.__cause__ is None or _diverged(pruned.__cause__):
+            if pruned.__cause__ is None or not _finite(_search.model):
                 raise
             raise pruned.__cause__ from None
-        except RuntimeError as error:  # of a sampler, where distributions do not validate, as after `torch.compile`
-            if not _diverged(error):
+        except (RuntimeError, ArithmeticError) as error:  # of a sampler, or of a check that losses are finite
+            if _finite(_search.model):
                 raise
             raise optuna.TrialPruned() from error
-
-
-def _diverged(error: BaseException) -> bool:
-    """Whether a distribution refused its parameters, which are not finite once the weights are not."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith("torch.distributions")

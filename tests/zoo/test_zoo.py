@@ -1,6 +1,8 @@
 """rl_zoo3 with this package in it: its commands, the settings of every environment, search, checks, and the hub."""
 
 import argparse
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from sb3_elmur.cli import main
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.zoo.checks import check_policy_arguments, refuses
+from sb3_elmur.zoo.checks import checked_policy_arguments
 from sb3_elmur.zoo.commands import ALGORITHM, register
 from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
@@ -87,7 +89,7 @@ def saved_model(number: int) -> sb3_elmur.RecurrentPPO:
     return sb3_elmur.RecurrentPPO.load(RUN.with_name(f"{MAZE}_{number}") / f"{MAZE}.zip")
 
 
-@pytest.mark.parametrize("env_id", SETTINGS[ALGORITHM])
+@pytest.mark.parametrize("env_id", [env_id for env_id in SETTINGS[ALGORITHM] if env_id != "default"])
 @pytest.mark.parametrize("algo", SETTINGS)
 def test_every_key_of_the_settings_trains(algo: str, env_id: str, tmp_path: Path) -> None:
     register()
@@ -259,9 +261,31 @@ def test_a_search_prunes_divergence_but_shows_faults(
         ("learning_rate", "lin_fast", "`learning_rate` must be float, or 'lin_<number>'. Received 'lin_fast'"),
         ("learning_rate", "1e-3", "`learning_rate` must be float, .* 1.0e-03"),
         ("n_timesteps", "1e6", r"`n_timesteps` must be float. .* 1.0e\+06"),
+        ("n_timesteps", float("inf"), "`n_timesteps` must be a number in .* Received inf"),
+        ("n_timesteps", -5, "`n_timesteps` must be a number in .* Received -5"),
+        ("learning_rate", "lin_-1", "`learning_rate` must be a number in .* Received -1"),
+        ("gamma", 2.0, "`gamma` must be a number in .* Received 2.0"),
+        ("batch_size", -5, "`batch_size` must be an integer of at least 1. Received -5"),
+        ("n_epochs", 0, "`n_epochs` must be an integer of at least 1. Received 0"),
+        ("n_steps", 10**19, "`n_steps` must be int. Received 1"),
+        ("frame_stack", 0, "`frame_stack` must be an integer of at least 1. Received 0"),
+        ("normalize", "dict(clip=1)", "Unknown argument of VecNormalize in `normalize`: 'clip'"),
+        ("normalize", "__import__('os').system('exit 1')", "`normalize`: .* Received .__import__"),
+        ("policy_kwargs", "print(1)", "`policy_kwargs`: .* Received 'print"),
+        ("monitor_kwargs", "open('x')", "`monitor_kwargs`: .* Received .open"),
+        ("monitor_kwargs", {"keywords": 1}, "Unknown argument of Monitor in `monitor_kwargs`: 'keywords'"),
+        ("callback", True, "`callback` must be str .* Received True"),
+        ("callback", "os.system", "`callback` must be the dotted path of a subclass of BaseCallback.* Received 'os.system'"),
+        ("callback", {"subprocess.Popen": {"args": "true"}}, "`callback` must be .* Received {'subprocess.Popen'"),
+        ("callback", [{"sb3_elmur.MemoryCallback": {"intervall": 3}}], "Unknown argument of MemoryCallback .* 'intervall'"),
+        ("callback", [{"sb3_elmur.MemoryCallback": {"interval": 0}}], "`interval` must be an integer"),
+        ("env_wrapper", "os.system", "`env_wrapper` must be .* subclass of Wrapper.* Received 'os.system'"),
+        ("vec_env_wrapper", "gymnasium.Wrapper", "`vec_env_wrapper` must be .* subclass of VecEnvWrapper"),
+        ("policy", "subprocess.Popen", "`policy` must be a name, or the dotted path of a policy class. Received"),
+        ("policy_kwargs", {"d_model": 10**19}, "`d_model` must be int. Received 1"),
         ("n_envs", 0, "`n_envs` must be an integer of at least 1. Received 0"),
-        ("policy", "sb3_elmur.ElmurPolice", "`policy` must be a name, or the dotted path of a class. Received"),
-        ("policy", "absent.policies.ElmurPolicy", "`policy` must be a name, or the dotted path of a class. Received"),
+        ("policy", "sb3_elmur.ElmurPolice", "`policy` must be a name, or the dotted path of a policy class. Received"),
+        ("policy", "absent.policies.ElmurPolicy", "`policy` must be a name, or the dotted path of a policy class. Received"),
         ("policy", "ElmurPolice", "Unknown policy: 'ElmurPolice'. Known are .*ElmurPolicy"),
         (
             "policy_kwargs",
@@ -269,7 +293,11 @@ def test_a_search_prunes_divergence_but_shows_faults(
             "Unknown argument of ElmurPolicy in `policy_kwargs`: 'd_modle'.*d_model",
         ),
         ("policy_kwargs", {"d_model": "8"}, "`d_model` must be int. Received '8'"),
-        ("policy_kwargs", {"activation_fn": "tanh"}, "`activation_fn` must be the dotted path of a class. Received 'tanh'."),
+        (
+            "policy_kwargs",
+            {"activation_fn": "tanh"},
+            "`activation_fn` must be the dotted path of a subclass of Module. Received 'tanh'.",
+        ),
         ("policy_kwargs", {"activation_fn": 3}, "`activation_fn` must be type.* Received 3"),
         ("policy_kwargs", {"d_model": 30}, "`d_model` must be divisible by `n_heads`"),
         ("env_kwargs", {"reward": "much"}, "`reward` must be one of"),
@@ -291,24 +319,24 @@ def test_a_policy_may_hand_arguments_on_to_its_base_class() -> None:
         def __init__(self, *arguments: Any, extra: int = 0, **more: Any) -> None:
             super().__init__(*arguments, **more)
 
-    check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": 1, "d_model": 8})
+    checked_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": 1, "d_model": 8})
     with pytest.raises(ValueError, match="`extra` must be int"):
-        check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": "1"})
+        checked_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"extra": "1"})
     with pytest.raises(ValueError, match=r"Unknown argument of Handing in `policy_kwargs`: 'd_modle'.*d_model.*extra"):
-        check_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"d_modle": 8})
+        checked_policy_arguments(sb3_elmur.RecurrentPPO, Handing, {"d_modle": 8})
 
 
 class Choosing(sb3_elmur.ElmurPolicy):
-    """A policy whose argument's annotation is no class."""
+    """A policy with an argument that has few values."""
 
     def __init__(self, *arguments: Any, mode: Literal["a", "b"] = "a", **more: Any) -> None:
         super().__init__(*arguments, **more)
 
 
-def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
-    check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"mode": "b"})
-    with pytest.raises(ValueError, match="`d_model` must be int"):
-        check_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"d_model": "b"})
+def test_an_argument_of_few_values_takes_no_other() -> None:
+    checked_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"mode": "b"})
+    with pytest.raises(ValueError, match=r"`mode` must be Literal\['a', 'b'\]. Received 'c'"):
+        checked_policy_arguments(sb3_elmur.RecurrentPPO, Choosing, {"mode": "c"})
 
 
 @pytest.mark.parametrize(
@@ -320,10 +348,10 @@ def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
             ["train", *SHORT, "--env-kwargs", "lenght:3"],
             f"Unknown argument of {MAZE} in `env_kwargs`: 'lenght'. Known are length,",
         ),
-        (["train", *SHORT, "--conf-file", "absent.yml"], "absent.yml cannot be read: "),
+        (["train", *SHORT, "--conf-file", "absent.yml"], "[Errno 2] No such file or directory: 'absent.yml'"),
         (
             ["train", "--env", "TMazePassiv10-v0"],
-            "TMazePassiv10-v0 not found in gym registry, you maybe meant TMazePassive10-v0?",
+            "`--env` must be a registered id. Received 'TMazePassiv10-v0'. Is it TMazePassive10-v0?",
         ),
         (
             ["train", "--env", MAZE, "--storage", "absent.log", "--study-name", "maze", "--trial-id", "3"],
@@ -332,6 +360,10 @@ def test_annotations_that_are_no_classes_are_left_to_the_policy() -> None:
         (["tune", *SHORT, "n_steps:'8'"], "`n_steps` must be int. Received '8'."),
         (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
         (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
+        (["enjoy", "--env", "MyOwn-v0"], "`--env` must be a registered id. Received 'MyOwn-v0'."),
+        (["record-video", "--env", "MyOwn-v0"], "`--env` must be a registered id. Received 'MyOwn-v0'."),
+        (["train", "--env", MAZE, "--gym-packages", "absent"], "`--gym-packages` must name packages that can be imported."),
+        (["train", *SHORT, "n_epochs:1", "-i", "absent.zip"], "`--trained-agent` must be the .zip file of a model."),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
@@ -339,14 +371,22 @@ def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command(*arguments)
-    assert f"sb3-elmur {arguments[0]}: error: {message}" in capfd.readouterr().err
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error: "))
+    assert message in line
     assert not Path("logs").exists()
 
 
 def test_what_an_algorithm_refuses_is_told_too(command: Command, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         command("train", *SHORT, "bptt_segments:0")
-    assert "sb3-elmur train: error: `bptt_segments` must be an integer" in capfd.readouterr().err
+    assert "error: `bptt_segments` must be an integer" in capfd.readouterr().err
+
+
+def test_a_model_that_is_too_large_is_told_too(command: Command, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT, "policy_kwargs:dict(d_model=2**40)")
+    assert "more memory than there is" in capfd.readouterr().err
+    assert not RUN.exists()
 
 
 def test_what_an_environment_refuses_is_told_too_and_the_latest_run_stays_that(
@@ -355,7 +395,7 @@ def test_what_an_environment_refuses_is_told_too_and_the_latest_run_stays_that(
     command("train", *SHORT, "--eval-freq", "-1")
     with pytest.raises(SystemExit, match="2"):
         command("train", *SHORT, "--env-kwargs", "reward:'much'")
-    assert "sb3-elmur train: error: `reward` must be one of" in capfd.readouterr().err
+    assert "error: `reward` must be one of" in capfd.readouterr().err
     assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20", "--no-render")
 
 
@@ -365,23 +405,13 @@ def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.Monke
         command("train", *SHORT, "policy:'ElmurPolicy'", "--eval-freq", "-1")
 
 
-def test_what_a_package_refuses_differs_from_what_fails_in_it() -> None:
-    with pytest.raises(ValueError, match="must be an integer") as refused:
-        ElmurConfig(d_model=0)
-    with pytest.raises(ValueError, match="truth value") as failed:
-        ElmurConfig(core=np.zeros(2))  # type: ignore[arg-type]
-    assert refuses(refused.value, ["sb3_elmur"])
-    assert not refuses(refused.value, ["rl_zoo3"])
-    assert not refuses(failed.value, ["sb3_elmur"])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a", r"made.yml must be dict\[str, Any\]. Received \['a'\]"),
+        ("- a", r"made.yml must map names to values. Received \['a'\]"),
         (f"{MAZE}:", rf"`{MAZE}` of .*made.yml must be dict\[str, Any\]. Received None"),
-        ("a: [", "made.yml cannot be read: while parsing .*line 1, column 5"),
-        ("a: {}", f"Hyperparameters not found for {ALGORITHM}-{MAZE}"),
+        ("a: [", "made.yml is not YAML: while parsing .*line 1, column 5"),
+        ("a: {}", f"made.yml has no settings for {MAZE}, and no `default`"),
     ],
 )
 def test_a_file_that_is_no_settings_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -433,3 +463,116 @@ def test_an_agent_is_pushed_with_a_card_of_commands_that_know_it(command: Comman
     assert yaml.safe_load(front_matter)["library_name"] == "stable-baselines3"
     assert f"sb3-elmur load-from-hub --algo {ALGORITHM} --env {MAZE}" in text
     assert "python -m" not in text
+
+
+OWN = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+gymnasium.register("Own-v0", CartPoleEnv, max_episode_steps=20)
+"""
+
+
+def test_an_environment_of_ones_own_is_trained_by_default_watched_and_filmed(command: Command) -> None:
+    Path("own_envs.py").write_text(OWN)
+    own = ["--env", "Own-v0", "--gym-packages", "own_envs"]
+    tiny = [f"{name}:{value}" for name, value in TINY.items()]
+    try:
+        assert "those of `default` are taken" in command("train", *own, "-n", "16", "--eval-freq", "-1", "-params", *tiny)
+        assert "Mean reward" in command("enjoy", *own, "-n", "30", "--no-render")
+        command("record-video", *own, "-n", "4")
+        assert list(Path("logs", ALGORITHM, "Own-v0_1", "videos").glob("*.mp4"))
+    finally:
+        gymnasium.registry.pop("Own-v0", None)
+        sys.modules.pop("own_envs", None)
+
+
+def test_runs_that_start_at_the_same_instant_have_folders_of_their_own(tmp_path: Path) -> None:
+    managers = [make_manager(MAZE, tmp_path) for _ in range(3)]
+    assert len({manager.save_path for manager in managers}) == 1
+    for manager in managers:
+        manager.setup_experiment()
+    assert len({manager.save_path for manager in managers}) == 3
+
+
+def test_a_search_keeps_the_arguments_of_the_policy_that_it_does_not_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"d_model": 16, "net_arch": [4], "activation_fn": "torch.nn.ELU"}
+    settings = TINY | {"policy_kwargs": own}
+    manager = make_manager(MAZE, tmp_path, optimize_hyperparameters=True, hyperparams=settings)
+    assert manager.setup_experiment() is None
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(sb3_elmur.RecurrentPPO, "learn", lambda model, *_, **__: arguments.update(model.policy_kwargs))
+    manager.objective(trial)
+    assert (arguments["net_arch"], arguments["activation_fn"]) == ([4], th.nn.ELU)
+    assert set(arguments) > {"segment_length", "memory_size", "blend"}
+    assert arguments["d_model"] in (32, 64, 128)
+
+
+def test_processes_that_are_to_train_together_are_refused(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *SHORT)
+    assert "torchrun" in capfd.readouterr().err
+
+
+NORMALIZED = [*SHORT, "normalize:True", "env_kwargs:{}"]
+
+
+def test_every_saved_model_has_its_own_statistics_and_is_watched_with_them(command: Command) -> None:
+    command("train", *NORMALIZED, "--eval-freq", "8", "--eval-episodes", "1", "--save-freq", "16")
+    counts = {}
+    for model in RUN.glob("*.zip"):
+        with (model.with_suffix("") / "vecnormalize.pkl").open("rb") as file:
+            counts[model.stem] = round(pickle.load(file).obs_rms.count)
+    assert counts.keys() == {MAZE, "best_model", "rl_model_16_steps", "rl_model_32_steps"}
+    assert counts["rl_model_16_steps"] < counts["rl_model_32_steps"] == counts[MAZE]
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20", "--no-render", "--load-checkpoint", "16")
+
+
+@pytest.mark.parametrize("model", ["best_model.zip", "rl_model_16_steps.zip"])
+def test_a_model_that_lost_its_statistics_is_not_continued_with_others(
+    model: str, command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    command("train", *NORMALIZED, "--eval-freq", "8", "--eval-episodes", "1", "--save-freq", "16")
+    shutil.rmtree(RUN / Path(model).stem)
+    (RUN / f"{MAZE}.zip").unlink()  # as if killed
+    shutil.rmtree(RUN / MAZE)
+    with pytest.raises(SystemExit, match="2"):
+        command("train", *NORMALIZED, "-i", str(RUN / model))
+    assert "no statistics of" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch marker']",
+        "{normalize: \"__import__('os').system('touch marker')\"}",
+        "{callback: os.system}",
+        "{env_wrapper: {subprocess.Popen: {args: [touch, marker]}}}",
+        "!!python/name:os.system ''",
+        "[",
+        "3",
+    ],
+)
+@pytest.mark.parametrize("name", ["enjoy", "record-video"])
+def test_a_run_folder_from_elsewhere_runs_nothing(
+    name: str, text: str, command: Command, capfd: pytest.CaptureFixture
+) -> None:
+    folder = RUN / MAZE
+    folder.mkdir(parents=True)
+    RUN.joinpath(f"{MAZE}.zip").write_bytes(b"")
+    folder.joinpath("config.yml").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        command(name, "--env", MAZE, "-n", "2")
+    assert "config.yml is not what a run writes" in capfd.readouterr().err
+    assert not Path("marker").exists()
+
+
+def test_without_a_display_a_plot_becomes_a_file(command: Command) -> None:
+    command("train", *SHORT, "--eval-freq", "-1")
+    assert "plot_train_1.png" in command("plot", "train", "-e", MAZE)
+    assert Path("plot_train_1.png").read_bytes()[1:4] == b"PNG"

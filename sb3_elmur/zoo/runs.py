@@ -1,0 +1,121 @@
+"""Run folders of rl_zoo3: which model is meant, and what it was trained with, read without running code of the files."""
+
+import argparse
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import get_model_path
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from sb3_elmur.command_line import SettingsError
+from sb3_elmur.models import STATISTICS_FILE, find_statistics
+from sb3_elmur.settings import UNREADABLE, as_literal
+from sb3_elmur.zoo.checks import CLASSES, checked_classes
+
+WRITTEN = ("config.yml", "args.yml")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, and what rl_zoo3 writes beside it: ordered mappings, tuples, and classes of :mod:`torch.nn` by name."""
+
+
+def _ordered(loader: yaml.SafeLoader, node: yaml.Node) -> OrderedDict[Any, Any]:
+    assert isinstance(node, yaml.SequenceNode)
+    (items,) = loader.construct_sequence(node, deep=True)
+    return OrderedDict(items)
+
+
+def _module_class(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> type:
+    cls = getattr(nn, suffix.rpartition(".")[2], None)
+    if not (isinstance(cls, type) and f"{cls.__module__}.{cls.__name__}" == suffix):
+        raise yaml.constructor.ConstructorError(None, None, f"`{suffix}` is no class of torch.nn", node.start_mark)
+    return cls
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _module_class)
+
+
+def find_model(options: argparse.Namespace) -> Path:
+    """
+    The model that ``enjoy``, ``record-video`` and ``push-to-hub`` take.
+
+    :param options: Those of them: ``env``, ``algo``, ``folder``, ``exp_id``, ``load_best``, ``load_checkpoint`` and
+        ``load_last_checkpoint``.
+    :return: Its zip file.
+    :raises SettingsError: If there is none.
+    """
+    try:
+        _, model, _ = get_model_path(
+            options.exp_id, options.folder, options.algo, EnvironmentName(options.env), options.load_best,
+            options.load_checkpoint, options.load_last_checkpoint,
+        )  # fmt: skip
+    except (AssertionError, ValueError) as error:
+        raise SettingsError(str(error)) from error
+    return Path(model)
+
+
+def check_run(folder: Path) -> dict[str, Any]:
+    """
+    Read what rl_zoo3 wrote of a run, which it will load by a loader that runs what is in it.
+
+    :param folder: With ``config.yml`` and ``args.yml``, if they are there.
+    :return: The settings.
+    :raises SettingsError: If there is anything in the files but values, or a class of another kind than its name says.
+    """
+    contents: list[dict[str, Any]] = []
+    for path in map(folder.joinpath, WRITTEN):
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), _Loader) if path.exists() else {}
+            if not isinstance(content, dict):
+                raise ValueError("it must map names to values")
+            as_literal(content.get("normalize"))
+            for name, base in CLASSES.items():
+                if content.get(name) is not None:
+                    checked_classes(name, content[name], base)
+        except UNREADABLE as error:
+            raise SettingsError(f"{path} is not what a run writes: {' '.join(str(error).split())}") from error
+        contents.append(content)
+    return contents[0]
+
+
+@contextmanager
+def statistics_of(model: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """
+    While it lasts, rl_zoo3 normalises the environments that it makes by the statistics that belong to a model by name.
+
+    :param model: The zip file.
+    :param settings: Of its training.
+    :raises SettingsError: If it was trained in normalised environments, and has no statistics.
+    """
+    statistics = find_statistics(model) if settings.get("normalize") else None
+    if settings.get("normalize") and statistics is None:
+        raise SettingsError(f"There are no statistics of {model}, which was trained in normalised environments.")
+    places: list[Any] = [import_module("rl_zoo3"), import_module("rl_zoo3.utils")]
+    originals = [place.create_test_env for place in places]
+    with TemporaryDirectory() as folder:
+        if statistics is not None:
+            shutil.copy(statistics, Path(folder) / STATISTICS_FILE)  # the name that the zoo looks for
+
+        def with_statistics(create: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
+            return lambda *arguments, **named: create(*arguments, **named | {"stats_path": folder})
+
+        for place, original in zip(places, originals, strict=True):
+            place.create_test_env = with_statistics(original)
+        try:
+            yield
+        finally:
+            for place, original in zip(places, originals, strict=True):
+                place.create_test_env = original

@@ -1,0 +1,64 @@
+"""Models and the statistics of their ``VecNormalize``, saved so that a killed run leaves no pair of different steps."""
+
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.models import STATISTICS_FILE
+
+
+def save(model: BaseAlgorithm, path: Path) -> None:
+    """
+    Save a model, and the statistics of its environments, if they are normalised, as ``<model>/vecnormalize.pkl``.
+
+    Whoever is killed meanwhile leaves the former pair, the new one, or a model without statistics, but none with those of
+    another step.
+
+    :param model: What to save.
+    :param path: The zip file.
+    """
+    statistics = path.with_suffix("") / STATISTICS_FILE
+    statistics.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        statistics.parent.mkdir(exist_ok=True)
+        with atomic_path(statistics) as temporary:
+            normalizer.save(str(temporary))
+
+
+class SaveModel(BaseCallback):
+    """
+    Saves the model whenever it is called.
+
+    :param path: The zip file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def _on_step(self) -> bool:
+        save(self.model, self.path)
+        return True
+
+
+class SaveCheckpoints(BaseCallback):
+    """
+    Saves the model as ``rl_model_<steps>_steps.zip``, as rl_zoo3 names checkpoints.
+
+    :param folder: Where they go.
+    :param interval: Calls, one for each step of all environments, between two of them.
+    """
+
+    def __init__(self, folder: Path, interval: int) -> None:
+        super().__init__()
+        self.folder, self.interval = folder, interval
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.interval == 0:
+            save(self.model, self.folder / f"rl_model_{self.num_timesteps}_steps.zip")
+        return True
