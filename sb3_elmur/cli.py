@@ -4,6 +4,8 @@ import argparse
 import sys
 from importlib import import_module
 
+from gymnasium.error import DependencyNotInstalled
+
 COMMANDS = {
     "train": ("sb3_elmur.zoo.commands:train", "train an agent by rl_zoo3"),
     "enjoy": ("sb3_elmur.zoo.commands:enjoy", "watch a trained agent"),
@@ -15,6 +17,7 @@ COMMANDS = {
     "bc": ("sb3_elmur.bc.command:main", "train a policy by behaviour cloning"),
     "evaluate": ("sb3_elmur.evaluation.command:main", "evaluate a saved model over very long episodes"),
     "inspect": ("sb3_elmur.inspection.command:main", "look into the memory of a saved model in an episode"),
+    "compare": ("sb3_elmur.comparison.command:main", "compare agents over environments and seeds"),
     "record": ("sb3_elmur.recording.command:main", "record an expert's episodes for behaviour cloning"),
 }
 
@@ -30,4 +33,9 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     command = parser.parse_args(sys.argv[1:2]).command
     module, function = COMMANDS[command][0].split(":")
-    getattr(import_module(module), function)(sys.argv[2:])
+    try:
+        run = getattr(import_module(module), function)
+    except DependencyNotInstalled as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    run(sys.argv[2:])

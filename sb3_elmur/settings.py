@@ -5,11 +5,10 @@ import inspect
 import reprlib
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 from gymnasium.error import DependencyNotInstalled
@@ -17,7 +16,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
-T = TypeVar("T")
 DEFAULT = "default"  # key of the settings of all environments that have none of their own
 SCHEDULE = "lin_"  # before a number: the value falls from it to 0
 CLASS_ENDINGS = ("_class", "_fn")  # of arguments of a policy that are classes
@@ -116,10 +114,11 @@ def schedule(value: Any) -> Any:
     return LinearSchedule(number, 0.0, 1.0)
 
 
-def as_literal(value: Any) -> Any:
+def as_literal(name: str, value: Any) -> Any:
     """
     What rl_zoo3 would evaluate, read without evaluating it: ``"dict(net_arch=[64], activation_fn=nn.ReLU)"``.
 
+    :param name: Of the setting, for the message.
     :param value: From YAML. What is no text stays what it is.
     :return: Literals, ``dict(...)`` of them, and classes of :mod:`torch.nn`.
     :raises ValueError: If the text says anything else.
@@ -130,7 +129,7 @@ def as_literal(value: Any) -> Any:
         return _read(ast.parse(value.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"Text must be a Python literal, or `dict(...)` of literals and of classes `nn.<name>`. Received {value!r}."
+            f"`{name}` must be a Python literal, or `dict(...)` of literals and of classes `nn.<name>`. Received {value!r}."
         ) from error
 
 
@@ -220,27 +219,6 @@ def conforms(value: Any, hint: Any) -> bool:
             continue
         return not (isinstance(value, int) and abs(value) >= 2**63)  # which no counter holds
     return False
-
-
-def build(cls: type[T], where: str, given: object) -> T:
-    """
-    Make a dataclass from a mapping.
-
-    :param cls: The dataclass; lists become tuples.
-    :param where: What the mapping is, for messages.
-    :param given: The mapping.
-    :raises ValueError: If a key is unknown or missing, or a value of another type.
-    """
-    check_type(where, given, dict[str, Any])
-    assert isinstance(given, Mapping)
-    hints, known = get_type_hints(cls), fields(cls)  # type: ignore[arg-type]
-    check_known(f"key of {where}", given, [field.name for field in known])
-    for field in known:
-        if field.name in given:
-            check_type(f"`{field.name}` of {where}", given[field.name], hints[field.name])
-        elif field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{where} needs the key `{field.name}`.")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
 def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:

@@ -41,6 +41,10 @@ MAY_IMPORT = {
         "core", "envs", "atomic_files", "command_line", "evaluation", "models", "policies", "monitoring",
     },
     "zoo": {"core", "envs", "settings", "atomic_files", "command_line", "models", "policies", "ppo"},
+    "comparison": {
+        "bc", "datasets", "envs", "evaluation", "recording", "settings", "atomic_files", "command_line", "policies", "ppo",
+        "zoo",
+    },
     "cli": {"command_line"},
     "__init__": {"callbacks", "envs", "policies", "ppo", "models"},
 }  # fmt: skip

@@ -163,8 +163,8 @@ def test_another_text_is_no_schedule(text: str) -> None:
     ],
 )
 def test_what_the_zoo_evaluates_is_read_as_it_would(text: str, value: Any) -> None:
-    assert as_literal(text) == value
-    assert as_literal(value) == value
+    assert as_literal("x", text) == value
+    assert as_literal("x", value) == value
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_what_the_zoo_evaluates_is_read_as_it_would(text: str, value: Any) -> No
     ],
 )
 def test_what_would_be_computed_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must be a Python literal"):
-        as_literal(text)
+    with pytest.raises(ValueError, match="`x` must be a Python literal"):
+        as_literal("x", text)
 
 
 # Names

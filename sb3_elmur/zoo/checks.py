@@ -75,7 +75,7 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
         if name in SCHEDULES:
             check_type(f"`{name}`", initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
         else:
-            checked[name] = _literal(name, value) if name in READ_AS_LITERAL else value
+            checked[name] = as_literal(name, value) if name in READ_AS_LITERAL else value
             check_type(f"`{name}`", checked[name], types[name])
     for name in COUNTS:
         check_count(name, settings.get(name, 1), 1)
@@ -103,13 +103,6 @@ def initial_value(value: Any) -> Any:
     return value if number is None else schedule(value).start
 
 
-def _literal(name: str, value: Any) -> Any:
-    try:
-        return as_literal(value)
-    except ValueError as error:
-        raise ValueError(f"`{name}`: {error}") from error
-
-
 def checked_classes(name: str, entries: Any, base: type) -> list[Any]:
     """Paths of classes, or mappings of one path to arguments, as rl_zoo3 takes them: one, or a list of them."""
     checked: list[Any] = []
@@ -118,7 +111,7 @@ def checked_classes(name: str, entries: Any, base: type) -> list[Any]:
         ((path, arguments),) = mapping.items() if len(mapping) == 1 else ((None, None),)
         arguments = {} if arguments is None else arguments
         cls = find_class(path, base) if isinstance(path, str) else None
-        if cls is None or not isinstance(arguments, dict):
+        if path is None or cls is None or not isinstance(arguments, dict):
             raise ValueError(
                 f"`{name}` must be the dotted path of a subclass of {base.__name__}, `<path>: <arguments>`, or a list. "
                 f"Received {entry!r}."

@@ -175,7 +175,7 @@ class CheckedExperimentManager(ExperimentManager):
                 check_type(f"`{key}` of {self.config}", by_environment[key], dict[str, Any])
                 if key == DEFAULT:
                     print(f"{self.config} has no settings for {self.env_name.gym_id}: those of `{DEFAULT}` are taken.")
-                arguments = as_literal(by_environment[key].get("policy_kwargs"))
+                arguments = as_literal("policy_kwargs", by_environment[key].get("policy_kwargs"))
                 return arguments if isinstance(arguments, dict) else {}
         raise SettingsError(
             f"{self.config} has no settings for {self.env_name.gym_id}, and no `{DEFAULT}`. Give it one of these keys. It has "
@@ -212,7 +212,7 @@ class CheckedExperimentManager(ExperimentManager):
         sampled = sample_ppo_elmur_params(*arguments)
         sampled["policy_kwargs"] = self._hyperparams["policy_kwargs"] | sampled["policy_kwargs"]
         with told(ValueError):
-            checked_policy_arguments(ALGOS[self.algo], self._hyperparams["policy"], sampled["policy_kwargs"])
+            checked_policy_arguments(RecurrentPPO, self._hyperparams["policy"], sampled["policy_kwargs"])
         return sampled
 
     def objective(self, trial: optuna.Trial) -> float:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from huggingface_sb3 import EnvironmentName
+from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3.utils import get_model_path
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -28,10 +28,19 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML, and what rl_zoo3 writes beside it: ordered mappings, tuples, and classes of :mod:`torch.nn` by name."""
 
 
+def _items(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise yaml.constructor.ConstructorError(None, None, "a sequence is expected", node.start_mark)
+    return loader.construct_sequence(node, deep=True)
+
+
 def _ordered(loader: yaml.SafeLoader, node: yaml.Node) -> OrderedDict[Any, Any]:
-    assert isinstance(node, yaml.SequenceNode)
-    (items,) = loader.construct_sequence(node, deep=True)
+    (items,) = _items(loader, node)
     return OrderedDict(items)
+
+
+def _tuple(loader: yaml.SafeLoader, node: yaml.Node) -> tuple[Any, ...]:
+    return tuple(_items(loader, node))
 
 
 def _module_class(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> type:
@@ -42,9 +51,7 @@ def _module_class(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> type
 
 
 _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _module_class)
 
 
@@ -81,7 +88,7 @@ def check_run(folder: Path) -> dict[str, Any]:
             content = yaml.load(path.read_text(encoding="utf-8"), _Loader) if path.exists() else {}
             if not isinstance(content, dict):
                 raise ValueError("it must map names to values")
-            as_literal(content.get("normalize"))
+            as_literal("normalize", content.get("normalize"))
             for name, base in CLASSES.items():
                 if content.get(name) is not None:
                     checked_classes(name, content[name], base)

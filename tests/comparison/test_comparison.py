@@ -1,13 +1,10 @@
-"""The benchmark runner: matrix files, claims, resuming, statistics, and one tiny cell of each algorithm."""
+"""Comparisons: matrix files, resuming, statistics, and one tiny cell of each algorithm."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import sys
-import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,30 +12,28 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch as th
 import yaml
-from common import RESULTS
-from compare import cells, command, statistics
-from compare.algorithms import ALGORITHMS
-from compare.cells import Cell, compute, make_cells, record_once
-from compare.claims import claim, holder, wait_for_claim
-from compare.cloning import epochs_within
-from compare.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
-from compare.online import schedule
-from compare.report import write_report
-from compare.runner import run_cells, selection
-from compare.settings import resolve
 from gymnasium.envs.registration import EnvSpec
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rliable import metrics
 from torch import nn
 
-MATRICES = sorted((Path(command.__file__).parents[1] / "matrices").glob("*.yml"))
+from sb3_elmur.comparison import cells, command, statistics
+from sb3_elmur.comparison.algorithms import ALGORITHMS
+from sb3_elmur.comparison.cells import Cell, compute, data_folder, make_cells, record_data
+from sb3_elmur.comparison.cloning import epochs_within
+from sb3_elmur.comparison.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
+from sb3_elmur.comparison.report import write_report
+from sb3_elmur.comparison.runner import run, run_cells
+from sb3_elmur.comparison.settings import resolve
+
+MATRICES = sorted((Path(__file__).parents[2] / "benchmarks" / "matrices").glob("*.yml"))
 ONLINE: dict[str, Any] = {
     "kind": "online", "envs": ["TMazePassive30-v0"], "agents": {"elmur": {}}, "seeds": [0, 1], "n_eval_episodes": 2,
 }  # fmt: skip
 SMALL = {"d_model": 8, "n_heads": 2, "n_layers": 1}
-FORK = multiprocessing.get_context("fork")
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -63,20 +58,26 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
     [
         ({"colour": 1}, "Unknown key of made.yml: 'colour'. Known are kind, envs, agents,"),
         ({"seeds": None}, "made.yml needs the key `seeds`"),
-        ({"seeds": ["a"]}, r"`seeds` of made.yml must be list\[int\]. Received \['a'\]"),
+        ({"seeds": ["a"]}, r"`seeds.0` of made.yml: .* valid integer. Received 'a'"),
+        ({"seeds": [-1]}, r"`seeds.0` of made.yml: .* Received -1"),
+        ({"agents": {}}, "`agents` of made.yml: .* at least 1"),
+        ({"packages": ["absent_package"]}, "must name packages that can be imported. Received 'absent_package'"),
         ({"seeds": [1, 1]}, "`seeds` must be different numbers"),
-        ({"kind": "offline"}, "`kind` must be one of online, bc. Received 'offline'"),
+        ({"kind": "offline"}, "`kind` of made.yml: .*'online' or 'bc'. Received 'offline'"),
         ({"budget": {"steps": 1}}, "`budget` is for `kind: bc`"),
         ({"kind": "bc"}, "needs the key `episodes`"),
-        ({"kind": "bc", "demonstrations": {"episodes": 1}, "budget": {}}, "`budget` must be a positive number"),
-        ({"n_eval_episodes": True}, "`n_eval_episodes` of made.yml must be int. Received True"),
-        ({"n_eval_episodes": 0}, "`n_eval_episodes` must be at least 1. Received 0"),
+        ({"kind": "bc", "demonstrations": {"episodes": 1}, "budget": {}}, "`budget` must be a number of `steps` or"),
+        ({"n_eval_episodes": True}, "`n_eval_episodes` of made.yml: .* valid integer. Received True"),
+        ({"n_eval_episodes": 0}, "`n_eval_episodes` of made.yml: .* Received 0"),
         ({"envs": ["Unheard-v0"]}, "must be registered ids. Unknown are Unheard-v0"),
         ({"envs": [{"TMazePassive30-v0": {"evaluate": ["Unheard-v1"]}}]}, "Unknown are Unheard-v1"),
         ({"envs": ["TMazePassive30-v0"] * 2}, "must be different ids"),
         ({"envs": []}, "at least one of `envs`"),
         ({"envs": [{"TMazePassive30-v0": {"score": {"lower": 1}}}]}, "'lower'. Known are measure, low, high"),
-        ({"score": {"measure": "style"}}, "`measure` must be return or success"),
+        (
+            {"score": {"measure": "style"}},
+            "`measure` of `score` of .*'return' or 'success'. Received 'style'",
+        ),
         ({"score": {"low": 2.0}}, "`high` must be above `low`"),
         (
             {"score": {"measure": "success"}, "envs": ["CartPole-v1"]},
@@ -89,7 +90,7 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
             },
             "where CartPole-v1 is evaluated",
         ),
-        ({"agents": {"a/b": {}}}, "Names of `agents` must be of letters"),
+        ({"agents": {"a/b": {}}}, "`agents.a/b.* of made.yml: .* Received 'a/b'"),
         ({"agents": {"a": {"algo": 1}}}, "`algo` of agent 'a' must be"),
     ],
 )
@@ -103,10 +104,9 @@ def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any
     [
         ({"settings": {"n_step": 8}}, "Unknown key in the settings of TMazePassive30-v0: 'n_step'. Known are"),
         ({"settings": {"n_steps": "8"}}, "`n_steps` of Agent 'elmur' in TMazePassive30-v0 must be int. Received '8'"),
-        ({"settings": {"learning_rate": "con_1"}}, "must be numbers or lin_<number>. Received 'con_1'"),
+        ({"settings": {"learning_rate": "con_1"}}, "must be a number, or 'lin_<number>'. Received 'con_1'"),
         ({"settings": {"n_timesteps": 0}}, "`n_timesteps` must be at least 1"),
         ({"envs": [{"TMazePassive30-v0": {"colour": 1}}]}, "Unknown key .*: 'colour'"),
-        ({"envs": ["TMazeActive1000-v0"]}, r"zoo_configs/ppo_elmur.yml has no settings for TMazeActive1000-v0"),
         ({"agents": {"a": {"algo": "dqn"}}}, "`algo` of agent 'a' must be one of ppo_elmur, ppo_lstm, ppo, oracle, random"),
         ({"agents": {"a": {"colour": 1}}}, "Unknown key of agent 'a': 'colour'"),
         ({"agents": {"a": {"algo": "ppo", "bptt_segments": 1}}}, "Unknown key .*: 'bptt_segments'"),
@@ -192,7 +192,7 @@ def test_strings_of_zoo_configs_mean_what_rl_zoo3_makes_of_them(tmp_path: Path) 
     assert found["normalize"] == {"norm_reward": False}
     (cell, _) = make_cells(matrix, tmp_path)
     assert "ReLU" in cell.plan()["settings"]["policy_kwargs"]["activation_fn"]
-    wrong = read_matrix(write(tmp_path, agents={"a": own | {"policy_kwargs": "dict(activation_fn=dict)"}}))
+    wrong = read_matrix(write(tmp_path, agents={"a": own | {"policy_kwargs": "dict(activation_fn=3)"}}))
     with pytest.raises(ValueError, match=r"`activation_fn` of Agent 'a' .* must be type\[torch.nn"):
         make_cells(wrong, tmp_path)
 
@@ -214,150 +214,78 @@ def test_agents_that_do_not_learn_have_one_seed(tmp_path: Path) -> None:
     assert found == [("elmur", 3), ("oracle", 0), ("elmur", 4)]
 
 
-@given(st.floats(1e-6, 1e3))
-def test_a_linear_schedule_falls_from_its_number_to_zero(start: float) -> None:
-    found = schedule(f"lin_{start!r}")
-    assert found(1.0) == pytest.approx(start)
-    assert found(0.0) == 0.0
-    assert schedule(start) == start
-
-
-# Claims
-
-
-def hold(path: Path, ready: Any, release: Any) -> None:
-    """Hold a claim until it may be released, after telling whether it was to be had."""
-    with claim(path) as other:
-        ready.put(other is None)
-        release.wait(30)
-
-
-def start(path: Path, n_processes: int) -> tuple[list[Any], list[bool], Any]:
-    """Processes that try to hold a claim at the same time, which of them do, and what releases it."""
-    outcomes, release = FORK.Queue(), FORK.Event()
-    processes = [FORK.Process(target=hold, args=(path, outcomes, release), daemon=True) for _ in range(n_processes)]
-    for process in processes:
-        process.start()
-    return processes, sorted(outcomes.get(timeout=20) for _ in processes), release
-
-
-def finish(processes: list[Any], release: Any) -> None:
-    release.set()
-    for process in processes:
-        process.join()
-
-
-def test_one_process_of_many_gets_a_claim(tmp_path: Path) -> None:
-    processes, outcomes, release = start(tmp_path / "x.lock", 4)
-    assert outcomes == [False] * 3 + [True]
-    finish(processes, release)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_claim_of_a_dead_process_is_taken_over_by_one(tmp_path: Path) -> None:
-    lock = tmp_path / "x.lock"
-    (victim,), _, _ = start(lock, 1)
-    found = holder(lock)
-    assert found is not None
-    assert (found.host, found.pid) == (socket.gethostname(), victim.pid)
-    os.kill(victim.pid, signal.SIGKILL)  # remains a zombie until it is joined
-    while holder(lock) is not None:
-        time.sleep(0.01)
-    processes, outcomes, release = start(lock, 4)
-    assert outcomes == [False] * 3 + [True]
-    finish([victim, *processes], release)
-
-
-def test_the_claim_of_another_machine_is_left_alone(tmp_path: Path) -> None:
-    lock = tmp_path / "x.lock"
-    content = json.dumps({"host": "elsewhere", "pid": 2**30, "started": "1"})
-    lock.write_text(content)
-    with claim(lock) as other:
-        assert str(other) == f"process {2**30} of elsewhere"
-    assert lock.read_text() == content
-
-
-def test_a_later_process_of_the_same_number_is_not_taken_for_the_holder(tmp_path: Path) -> None:
-    lock = tmp_path / "x.lock"
-    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "started": "1"}))
-    assert holder(lock) is None
-    with claim(lock) as other:
-        assert other is None
-
-
-def test_waiting_for_a_claim_ends_when_it_is_released(tmp_path: Path) -> None:
-    lock = tmp_path / "x.lock"
-    (other,), _, release = start(lock, 1)
-    threading.Timer(0.1, release.set).start()
-    with wait_for_claim(lock, interval=0.01):
-        assert release.is_set()
-        found = holder(lock)
-        assert found is not None
-        assert found.pid == os.getpid()
-    other.join()
-
-
 # Cells
 
 
-def test_a_finished_cell_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_cell_is_not_computed_again(tmp_path: Path) -> None:
     cell = scripted_cell(tmp_path)
-    assert compute(cell, tmp_path) is None
-    before = cell.path.read_bytes()
-    monkeypatch.setattr(cells, "_compute", lambda *_: pytest.fail("computed again"))
-    assert compute(cell, tmp_path) is None
-    assert cell.path.read_bytes() == before
-    assert not cell.lock.exists()
-
-
-def test_a_cell_that_another_process_computes_is_left_to_it(tmp_path: Path) -> None:
-    cell = scripted_cell(tmp_path)
-    cell.lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": None}))
-    assert "elsewhere" in str(compute(cell, tmp_path))
-    assert not cell.path.exists()
+    assert run_cells([cell], tmp_path, 1) == []
+    before = cell.path.stat().st_mtime_ns
+    assert run_cells([cell], tmp_path, 1) == []
+    assert cell.path.stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == [cell.path.name]
 
 
 def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
     cell = scripted_cell(tmp_path)
-    compute(cell, tmp_path)
-    report = json.loads(cell.path.read_text())
+    report = compute(cell, None)
     report["plan"]["n_eval_episodes"] = 5
-    cell.path.write_text(json.dumps(report))
+    cell.write(report)
     with pytest.raises(ValueError, match=r"was computed with another `n_eval_episodes`: 5. .* now say 4"):
         cell.read()
 
 
-def test_a_failing_cell_is_reported_with_its_last_lines_and_does_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = [scripted_cell(tmp_path, expert) for expert in ("oracle", "random")]
-    code = "import sys; print('begins'); sys.exit('no luck' if 'oracle' in sys.argv else print('done'))"
-    failed = run_cells(found, [sys.executable, "-c", code], 2, tmp_path / "logs")
-    assert [cell.agent.name for cell in failed] == ["oracle"]
-    output = capsys.readouterr()
-    assert "random: done" in output.out
-    assert "oracle: failed with exit status 1" in output.err
-    assert "    no luck" in output.err
-    (log,) = (tmp_path / "logs").iterdir()
-    assert log.name.startswith("oracle.")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_result_is_refused_or_complete(tmp_path: Path, data: st.DataObject) -> None:
+    cell = scripted_cell(tmp_path)
+    made_up_report(cell, 1.0)
+    text = bytearray(cell.path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(text) - 1))
+        text[position : position + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=3))
+    cell.path.write_bytes(bytes(text))
+    with suppress(ValueError):
+        report = cell.read()
+        assert report is not None
+        assert all(isinstance(report["evaluations"][env_id]["return"], int | float) for env_id in cell.env.evaluate)
 
 
-def test_the_selection_of_a_cell_selects_it_alone(tmp_path: Path) -> None:
-    matrix = read_matrix(write(tmp_path, agents={"elmur": {}, "oracle": {"algo": "oracle"}}, seeds=[3, 4]))
-    for cell in make_cells(matrix, tmp_path):
-        _, env_id, _, agent, *seeds = selection(cell)
-        part = select(matrix, [env_id], [agent], [int(seed) for seed in seeds[1:]] or None)
-        assert make_cells(part, tmp_path) == [cell]
+def fail(message: str) -> None:
+    """A job that prints, and fails."""
+    print("begins")
+    raise RuntimeError(message)
 
 
-def test_demonstrations_are_recorded_once(tmp_path: Path) -> None:
-    wanted = Demonstrations(3, env_kwargs={"corridor_length": [1, 4]})
-    folder = record_once("TMazePassive10-v0", wanted, tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert len(times) == 4
-    assert record_once("TMazePassive10-v0", wanted, tmp_path) == folder
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
-    assert record_once("TMazePassive10-v0", Demonstrations(2), tmp_path) != folder
+def die_once(folder: Path) -> str:
+    """A job whose process is killed the first time."""
+    try:
+        (folder / "killed").mkdir()
+    except FileExistsError:
+        return "done"
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_failure_is_told_with_its_output_and_does_not_stop_the_others() -> None:
+    outcomes = dict(run({"bad": (fail, "no luck"), "good": (len, "ab")}, 1))
+    assert outcomes["good"] == 2
+    assert outcomes["bad"].text.startswith("begins")
+    assert "RuntimeError: no luck" in outcomes["bad"].text
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_did_is_done_again(tmp_path: Path) -> None:
+    outcomes = dict(run({1: (die_once, tmp_path), 2: (die_once, tmp_path)}, 2))
+    assert outcomes == {1: "done", 2: "done"}
+
+
+def test_demonstrations_are_recorded_once_for_all_cells(tmp_path: Path) -> None:
+    matrix = read_matrix(write(tmp_path, kind="bc", demonstrations={"episodes": 3}, seeds=[0, 1]))
+    one, other = (data_folder(cell, tmp_path) for cell in make_cells(matrix, tmp_path))
+    assert one == other
+    more = read_matrix(write(tmp_path, kind="bc", demonstrations={"episodes": 2}))
+    assert data_folder(make_cells(more, tmp_path)[0], tmp_path) != one
 
 
 def test_demonstrations_of_another_version_of_the_expert_are_recorded_anew(
@@ -370,14 +298,15 @@ def test_demonstrations_of_another_version_of_the_expert_are_recorded_anew(
     (package / "expert.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(gymnasium.registry, "Made-v0", EnvSpec("Made-v0", "made_maze.maze:make"))
-    wanted = Demonstrations(1)
-    first = record_once("Made-v0", wanted, tmp_path)
-    assert record_once("Made-v0", wanted, tmp_path) == first
+    env = Environment("Made-v0", "", ("Made-v0",), False, Score(), Demonstrations(episodes=1), None, {})
+    cell = Cell(env, Agent("a", None, {}), 0, ALGORITHMS["bc"]["bc_elmur"], {}, 1, tmp_path / "cell.json")
+    first = data_folder(cell, tmp_path)
+    assert data_folder(cell, tmp_path) == first
     (package / "expert.py").write_text("BETTER = True")
-    second = record_once("Made-v0", wanted, tmp_path)
+    second = data_folder(cell, tmp_path)
     assert second != first
     monkeypatch.setattr(cells, "version", lambda name: "1000")
-    assert record_once("Made-v0", wanted, tmp_path) not in (first, second)
+    assert data_folder(cell, tmp_path) not in (first, second)
 
 
 TINY: dict[str, dict[str, Any]] = {
@@ -394,9 +323,7 @@ def test_every_online_algorithm_is_trained_and_evaluated(algo: str, tmp_path: Pa
     env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0", "TMazePassive30-v0"), False, Score(), None, None, {})
     cell = Cell(env, Agent("a", algo, {}), 0, ALGORITHMS["online"][algo], settings, 3, tmp_path / "cell.json")
     cell.algorithm.check(settings)
-    compute(cell, tmp_path)
-    report = cell.read()
-    assert report is not None
+    report = compute(cell, None)
     assert report["parameters"] > 0
     assert report["effort"] == {"steps": 384}
     assert report["curve"][-1]["steps"] == 384
@@ -408,8 +335,9 @@ def test_every_online_algorithm_is_trained_and_evaluated(algo: str, tmp_path: Pa
 
 @pytest.mark.parametrize(("expert", "success"), [("oracle", 1.0), ("random", 0.0)])
 def test_the_oracle_succeeds_where_random_actions_do_not(expert: str, success: float, tmp_path: Path) -> None:
-    compute(scripted_cell(tmp_path, expert), tmp_path)
-    report = scripted_cell(tmp_path, expert).read()
+    cell = scripted_cell(tmp_path, expert)
+    cell.write(compute(cell, None))
+    report = cell.read()
     assert report is not None
     assert report["evaluations"]["TMazePassive30-v0"]["success"] == success
     assert report["parameters"] == 0
@@ -418,14 +346,15 @@ def test_the_oracle_succeeds_where_random_actions_do_not(expert: str, success: f
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("budget", [None, Budget(steps=60), Budget(cpu_seconds=0.2)])
 def test_cloning_trains_within_its_budget_and_is_evaluated(budget: Budget | None, normalize: bool, tmp_path: Path) -> None:
-    demonstrations = Demonstrations(8, env_kwargs={"corridor_length": [1, 4]})
+    demonstrations = Demonstrations(episodes=8, env_kwargs={"corridor_length": [1, 4]})
     settings = {"policy": "ElmurPolicy", "policy_kwargs": SMALL, "n_epochs": 2, "batch_size": 4, "normalize": normalize}
     env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), True, Score(), demonstrations, budget, {})
     algorithm = ALGORITHMS["bc"]["bc_elmur"]
     cell = Cell(env, Agent("a", None, {}), 0, algorithm, settings, 3, tmp_path / "cell.json")
-    compute(cell, tmp_path)
-    report = cell.read()
-    assert report is not None
+    folder = data_folder(cell, tmp_path)
+    assert folder is not None
+    record_data(env.env_id, demonstrations, folder)
+    report = compute(cell, folder)
     for way in ("evaluations", "sampled"):
         assert len(report[way]["TMazePassive10-v0"]["returns"]) == 3
     if budget is None:
@@ -504,7 +433,7 @@ def made_up_results(folder: Path, **changes: Any) -> Matrix:
 def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -> None:
     matrix = made_up_results(tmp_path)
     page = write_report(matrix, tmp_path, tmp_path / "docs")
-    assert page == (tmp_path / "docs" / "results" / "made.md").read_text()
+    assert page == (tmp_path / "docs" / "made.md").read_text()
     assert "9 of 10 results are there" in page
     assert "Not like for like." in page
     assert "| TMazePassive30-v0 | **0.80 ± 0.07** | 0.55 ± 0.07 | 1.00 |" in page
@@ -516,7 +445,7 @@ def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -
     assert "an abacus" in page
     for name in ("aggregate", "bars", "curves"):
         assert f"(made_{name}.png)" in page
-        assert (tmp_path / "docs" / "results" / f"made_{name}.png").read_bytes()[1:4] == b"PNG"
+        assert (tmp_path / "docs" / f"made_{name}.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -533,28 +462,84 @@ def test_a_page_without_results_says_so(tmp_path: Path) -> None:
 # The command
 
 
-def test_the_command_computes_what_is_selected_and_reports_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_computes_what_is_selected_and_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, agents={"oracle": {"algo": "oracle"}, "random": {"algo": "random"}})
-    arguments = [str(path), "--results", str(tmp_path), "--docs", str(tmp_path), "--data", str(tmp_path)]
-    script = str(RESULTS.parent / "compare.py")
+    arguments = [str(path), "--results", str(tmp_path), "--pages", str(tmp_path / "docs"), "--data", str(tmp_path)]
     selection = ["--only-envs", "TMazePassive30-v0", "--only-agents", "oracle", "--seeds", "0"]
-    assert command.main(script, "", [*arguments, *selection, "--here"]) == 0
+    command.main([*arguments, *selection, "--workers", "1"])
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["TMazePassive30-v0__oracle__0.json"]
-    assert command.main(script, "", [*arguments, "--report"]) == 0
-    assert "| TMazePassive30-v0 | 1.00 |" in capsys.readouterr().out
-    assert command.main(script, "", [*arguments, "--only-agents", "nobody"]) == 1
-    assert "'nobody'. Known are oracle, random" in capsys.readouterr().err
+    command.main([*arguments, "--report"])
+    output = capsys.readouterr().out
+    assert "| TMazePassive30-v0 | 1.00 |" in output
+    assert f"sb3-elmur compare {path}" in output
+    assert f"`{tmp_path / 'made'}`" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only-agents", "nobody"], "'nobody'. Known are elmur"),
+        (["--workers", "0"], "`--workers` must be at least 1. Received 0"),
+        (["--device", "nowhere"], "`--device` must be there. Received 'nowhere'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_before_anything_runs(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(write(tmp_path)), "--results", str(tmp_path), *options])
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.skipif(th.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(write(tmp_path)), "--results", str(tmp_path), "--device", "cuda"])
+    assert "`--device` must be there. Received 'cuda'" in capsys.readouterr().err
+
+
+def test_an_interruption_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_cells", interrupt)
+    with pytest.raises(SystemExit, match="goes on"):
+        command.main([str(write(tmp_path)), "--results", str(tmp_path)])
+
+
+OWN = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+gymnasium.register("OwnCompared-v0", CartPoleEnv, max_episode_steps=10)
+"""
 
 
 @pytest.mark.slow
-def test_cells_are_processes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_environment_of_ones_own_is_compared_in_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_compared.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
     stacked = {"algo": "ppo", "frame_stack": 2, "n_envs": 2, "n_timesteps": 64, "n_steps": 32, "batch_size": 32}
-    path = write(tmp_path, agents={"stacked": stacked, "oracle": {"algo": "oracle"}}, seeds=[1])
-    arguments = [str(path), "--results", str(tmp_path), "--docs", str(tmp_path), "--data", str(tmp_path)]
-    assert command.main(str(RESULTS.parent / "compare.py"), "", arguments) == 0
+    agents = {"stacked": stacked, "random": {"algo": "random"}}
+    path = write(tmp_path, envs=["OwnCompared-v0"], packages=["own_compared"], agents=agents, seeds=[1])
+    try:
+        command.main([str(path), "--data", str(tmp_path)])
+    finally:
+        gymnasium.registry.pop("OwnCompared-v0", None)
+        sys.modules.pop("own_compared", None)
     output = capsys.readouterr().out
-    assert "TMazePassive30-v0__stacked__1: done" in output
-    assert "TMazePassive30-v0__oracle__0: done" in output
+    assert "OwnCompared-v0__stacked__1: done" in output
     assert "2 of 2 results are there" in output
+
+
+def test_a_report_evaluates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = f"__import__('pathlib').Path({str(tmp_path / 'marker')!r}).touch()"
+    path = write(tmp_path, settings={"policy_kwargs": code})
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(path), "--results", str(tmp_path), "--report"])
+    assert not (tmp_path / "marker").exists()
+    assert "must be a Python literal" in capsys.readouterr().err

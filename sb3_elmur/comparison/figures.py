@@ -1,23 +1,21 @@
 """Figures of a results page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from common import write_file
 from gymnasium.error import DependencyNotInstalled
 
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise DependencyNotInstalled('matplotlib is not installed. Run `pip install "sb3-elmur[benchmarks]"`.') from error
+    raise DependencyNotInstalled('matplotlib is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
 
-from compare.matrix import Environment
-from compare.results import Results
-from compare.statistics import Interval
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.comparison.matrix import Environment
+from sb3_elmur.comparison.results import Results
+from sb3_elmur.comparison.statistics import Interval
 
 ENVS_PER_ROW = 12
 
@@ -115,4 +113,5 @@ def _measures(envs: list[Environment]) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

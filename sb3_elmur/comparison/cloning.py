@@ -1,23 +1,21 @@
 """Behaviour cloning under a budget that is the same for all agents."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
-from compare.algorithm import Job, Played, Trained
-from compare.evaluation import make_monitored, play
-from compare.matrix import Budget
-from compare.policies import find_policy, policy_hints
-from compare.wrappers import Wrappers
-from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.comparison.algorithm import Job, Played, Trained
+from sb3_elmur.comparison.evaluation import make_monitored, play
+from sb3_elmur.comparison.matrix import Budget
+from sb3_elmur.comparison.policies import find_policy, policy_hints
+from sb3_elmur.comparison.wrappers import Wrappers
 from sb3_elmur.datasets.episodes import Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.zoo.checks import check_policy_ranges
 
 MODEL_HINTS: dict[str, Any] = {

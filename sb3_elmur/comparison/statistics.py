@@ -1,7 +1,5 @@
 """Aggregates over environments and seeds, with intervals, by rliable (Agarwal et al. 2021, arXiv 2108.13264)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -72,5 +70,5 @@ def _rliable() -> tuple[ModuleType, ModuleType]:
     try:
         from rliable import library, metrics  # type: ignore[import-untyped]
     except ImportError as error:
-        raise DependencyNotInstalled('rliable is not usable. Run `pip install "sb3-elmur[benchmarks]"`.') from error
+        raise DependencyNotInstalled('rliable is not usable. Run `pip install "sb3-elmur[compare]"`.') from error
     return library, metrics

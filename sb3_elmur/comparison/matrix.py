@@ -1,27 +1,26 @@
 """What a matrix file says: which environments, agents and seeds, and how their results are scored."""
 
-from __future__ import annotations
-
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
-import yaml
+from pydantic import Field, model_validator
 
-from compare.success import may_report_success
-from sb3_elmur.settings import build, check_known, check_type
+from sb3_elmur.command_line import import_packages
+from sb3_elmur.comparison.schemas import Model, read
+from sb3_elmur.comparison.success import may_report_success
+from sb3_elmur.settings import check_known, check_type, read_file
 
-KINDS = ("online", "bc")
-ENV_KEYS = ("evaluate", "score", "demonstrations", "budget")  # beside settings
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+_Entry = str | dict[str, dict[str, Any] | None]
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(Model):
     """
     How a result becomes a score, to be aggregated over environments.
 
@@ -30,23 +29,22 @@ class Score:
     :param high: Result with score 1.
     """
 
-    measure: str = "return"
-    low: float = 0.0
-    high: float = 1.0
+    measure: Literal["return", "success"] = "return"
+    low: Number = 0.0
+    high: Number = 1.0
 
-    def __post_init__(self) -> None:
-        if self.measure not in ("return", "success"):
-            raise ValueError(f"`measure` must be return or success. Received {self.measure!r}.")
+    @model_validator(mode="after")
+    def _check_order(self) -> "Score":
         if self.low >= self.high:
             raise ValueError(f"`high` must be above `low` ({self.low:g}). Received {self.high:g}.")
+        return self
 
     def normalise(self, results: np.ndarray) -> np.ndarray:
         """The scores of results."""
         return (results - self.low) / (self.high - self.low)
 
 
-@dataclass(frozen=True)
-class Demonstrations:
+class Demonstrations(Model):
     """
     What behaviour cloning learns from.
 
@@ -56,20 +54,13 @@ class Demonstrations:
     :param env_kwargs: Arguments of the environment in which they are recorded.
     """
 
-    episodes: int
+    episodes: Count
     expert: str = "oracle"
-    noise: float = 0.0
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"`episodes` must be at least 1. Received {self.episodes}.")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"`noise` must lie between 0 and 1. Received {self.noise:g}.")
+    noise: float = Field(0.0, ge=0, le=1)
+    env_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Model):
     """
     How long behaviour cloning trains, the same for all agents; exactly one of the two, to a whole number of epochs.
 
@@ -77,13 +68,14 @@ class Budget:
     :param cpu_seconds: CPU seconds, as a short trial run predicts them.
     """
 
-    steps: int | None = None
-    cpu_seconds: float | None = None
+    steps: Count | None = None
+    cpu_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
 
-    def __post_init__(self) -> None:
-        given = [value for value in (self.steps, self.cpu_seconds) if value is not None]
-        if len(given) != 1 or given[0] <= 0:
-            raise ValueError(f"`budget` must be a positive number of `steps` or of `cpu_seconds`. Received {given}.")
+    @model_validator(mode="after")
+    def _check_one(self) -> "Budget":
+        if (self.steps is None) == (self.cpu_seconds is None):
+            raise ValueError("`budget` must be a number of `steps` or of `cpu_seconds`, one of them.")
+        return self
 
     def __str__(self) -> str:
         return f"{self.cpu_seconds:g} CPU seconds" if self.steps is None else f"{self.steps:,} steps"
@@ -120,7 +112,7 @@ class Agent:
     A column of the tables.
 
     :param name: Its heading.
-    :param algo: How it is trained, a key of :data:`compare.algorithms.ALGORITHMS`; ``None`` is the first of its kind.
+    :param algo: How it is trained, a key of :data:`~sb3_elmur.comparison.algorithms.ALGORITHMS`; ``None``: the first.
     :param settings: Hyper-parameters in place of all others.
     """
 
@@ -134,9 +126,10 @@ class Matrix:
     """
     A comparison.
 
-    :param name: Of the file, and of all that is made from it.
+    :param path: The file; its name is that of all that is made from it.
     :param title: Heading of the results page.
-    :param kind: One of :data:`KINDS`.
+    :param kind: ``"online"`` or ``"bc"``.
+    :param packages: Packages that register environments, imported by every process.
     :param envs: Rows.
     :param agents: Columns; the first one is compared to each other.
     :param seeds: Seeds of training.
@@ -145,9 +138,10 @@ class Matrix:
     :param notes: Markdown for the results page.
     """
 
-    name: str
+    path: Path
     title: str
     kind: str
+    packages: tuple[str, ...]
     envs: tuple[Environment, ...]
     agents: tuple[Agent, ...]
     seeds: tuple[int, ...]
@@ -155,24 +149,46 @@ class Matrix:
     settings: dict[str, Any]
     notes: str
 
+    @property
+    def name(self) -> str:
+        """Of all that is made from it."""
+        return self.path.stem
 
-@dataclass(frozen=True)
-class _File:
-    """Keys of a matrix file, with their types."""
 
-    kind: str
-    envs: list[Any] | dict[str, list[Any]]
-    agents: dict[str, dict[str, Any] | None]
-    seeds: list[int]
-    n_eval_episodes: int
+class _File(Model):
+    """Keys of a matrix file."""
+
+    kind: Literal["online", "bc"]
+    envs: list[_Entry] | dict[str, list[_Entry]]
+    agents: dict[Name, dict[str, Any] | None] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(min_length=1)
+    n_eval_episodes: Count
     sampled: bool = False
     title: str = ""
     notes: str = ""
-    packages: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    demonstrations: dict[str, Any] = field(default_factory=dict)
+    packages: list[str] = Field(default_factory=list)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    demonstrations: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, Any] | None = None
-    score: dict[str, Any] = field(default_factory=dict)
+    score: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> "_File":
+        for name in ("budget", "demonstrations"):
+            if self.kind != "bc" and getattr(self, name):
+                raise ValueError(f"`{name}` is for `kind: bc`. Received {self.kind!r}.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must be different numbers. Received {self.seeds}.")
+        return self
+
+
+class _Special(Model):
+    """Keys of an environment beside its hyper-parameters."""
+
+    evaluate: list[str] | None = Field(None, min_length=1)
+    score: dict[str, Any] = Field(default_factory=dict)
+    demonstrations: dict[str, Any] = Field(default_factory=dict)
+    budget: dict[str, Any] | None = None
 
 
 def read_matrix(path: Path) -> Matrix:
@@ -180,30 +196,17 @@ def read_matrix(path: Path) -> Matrix:
     Read a matrix file, and import the packages that register its environments.
 
     :param path: The YAML file.
+    :return: What it says.
+    :raises OSError: If it cannot be read.
     :raises ValueError: If it is not YAML, a key is unknown or missing, a value of the wrong type, an id not registered, or
         success to be measured in an environment that does not report it.
     """
-    try:
-        given = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    file = build(_File, path.name, given)
-    if file.kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}. Received {file.kind!r}.")
-    for name in ("budget", "demonstrations"):
-        if file.kind != "bc" and getattr(file, name):
-            raise ValueError(f"`{name}` is for `kind: bc`. Received {file.kind!r}.")
-    if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
-        raise ValueError(f"`seeds` must be different numbers of at least 0. Received {list(file.seeds)}.")
-    if file.n_eval_episodes < 1:
-        raise ValueError(f"`n_eval_episodes` must be at least 1. Received {file.n_eval_episodes}.")
-    for package in file.packages:
-        import_module(package)
+    file = read(_File, path.name, read_file(path))
+    import_packages(file.packages)
     groups: Mapping[str, Any] = file.envs if isinstance(file.envs, Mapping) else {"": file.envs}
-    envs = tuple(_environment(file, group, item) for group, items in groups.items() for item in items)
-    agents = tuple(_agent(name, given or {}) for name, given in file.agents.items())
-    if not envs or not agents:
-        raise ValueError(f"{path.name} needs at least one of `envs` and one of `agents`.")
+    envs = tuple(_environment(file, group, entry) for group, entries in groups.items() for entry in entries)
+    if not envs:
+        raise ValueError(f"{path.name} needs at least one of `envs`.")
     ids = [env.env_id for env in envs]
     if twice := {env_id for env_id in ids if ids.count(env_id) > 1}:
         raise ValueError(f"`envs` must be different ids. Received {', '.join(sorted(twice))} twice.")
@@ -219,11 +222,12 @@ def read_matrix(path: Path) -> Matrix:
                 f"`measure` must be return where {env_id} is evaluated, for it reports no success. Received success."
             )
     return Matrix(
-        name=path.stem,
+        path=path,
         title=file.title or path.stem,
         kind=file.kind,
+        packages=tuple(file.packages),
         envs=envs,
-        agents=agents,
+        agents=tuple(_agent(name, settings or {}) for name, settings in file.agents.items()),
         seeds=tuple(file.seeds),
         n_eval_episodes=file.n_eval_episodes,
         settings=file.settings,
@@ -231,35 +235,28 @@ def read_matrix(path: Path) -> Matrix:
     )
 
 
-def _environment(file: _File, group: str, item: Any) -> Environment:
+def _environment(file: _File, group: str, entry: str | dict[str, dict[str, Any] | None]) -> Environment:
     """An entry of ``envs``: an id, or an id and what is special about it."""
-    entry: dict[str, Any] = item if isinstance(item, dict) else {item: {}}
-    check_type("An entry of `envs`", entry, dict[str, dict[str, Any] | None])
+    if isinstance(entry, str):
+        entry = {entry: None}
     if len(entry) != 1:
-        raise ValueError(f"An entry of `envs` must be one id. Received {', '.join(entry)}.")
-    ((env_id, given),) = entry.items()
-    given = dict(given or {})
-    where = f"of {env_id}"
-    special = {key: given.pop(key) for key in ENV_KEYS if key in given}
-    evaluate = special.get("evaluate", [env_id])
-    check_type(f"`evaluate` {where}", evaluate, list[str])
-    if not evaluate:
-        raise ValueError(f"`evaluate` {where} must be at least one id. Received none.")
-    for key in ("score", "demonstrations"):
-        check_type(f"`{key}` {where}", special.setdefault(key, {}), dict[str, Any])
+        raise ValueError(f"An entry of `envs` must be one id. Received {', '.join(entry) or 'none'}.")
+    ((env_id, values),) = entry.items()
+    settings = dict(values or {})
+    special = read(_Special, env_id, {key: settings.pop(key) for key in _Special.model_fields if key in settings})
     demonstrations = budget = None
     if file.kind == "bc":
-        given_budget = special.get("budget", file.budget)
-        budget = None if given_budget is None else build(Budget, f"`budget` {where}", given_budget)
-        demonstrations = build(Demonstrations, f"`demonstrations` {where}", file.demonstrations | special["demonstrations"])
-    score = build(Score, f"`score` {where}", file.score | special["score"])
-    return Environment(env_id, group, tuple(evaluate), file.sampled, score, demonstrations, budget, given)
+        limit = special.budget if "budget" in special.model_fields_set else file.budget
+        budget = None if limit is None else read(Budget, f"`budget` of {env_id}", limit)
+        source = file.demonstrations | special.demonstrations
+        demonstrations = read(Demonstrations, f"`demonstrations` of {env_id}", source)
+    score = read(Score, f"`score` of {env_id}", file.score | special.score)
+    evaluate = tuple(special.evaluate or (env_id,))
+    return Environment(env_id, group, evaluate, file.sampled, score, demonstrations, budget, settings)
 
 
-def _agent(name: str, given: dict[str, Any]) -> Agent:
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise ValueError(f"Names of `agents` must be of letters, digits and any of _ . + -. Received {name!r}.")
-    settings = dict(given)
+def _agent(name: str, values: dict[str, Any]) -> Agent:
+    settings = dict(values)
     algo = settings.pop("algo", None)
     check_type(f"`algo` of agent {name!r}", algo, str | None)
     return Agent(name, algo, settings)

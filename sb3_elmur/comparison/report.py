@@ -1,33 +1,33 @@
 """The results page of a matrix, Markdown and figures, made of its JSON files and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import markdown_table, write_file
 
-from compare import figures, statistics
-from compare.cells import GREEDY, SAMPLED
-from compare.matrix import Environment, Matrix
-from compare.results import Results, read_results
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.comparison import figures, statistics
+from sb3_elmur.comparison.cells import GREEDY, SAMPLED
+from sb3_elmur.comparison.matrix import Environment, Matrix
+from sb3_elmur.comparison.results import Results, read_results
+from sb3_elmur.comparison.tables import markdown_table
 
 
-def write_report(matrix: Matrix, folder: Path, docs: Path) -> str:
+def write_report(matrix: Matrix, folder: Path, pages: Path) -> str:
     """
-    Write ``results/<matrix>.md`` and its figures.
+    Write ``<matrix>.md`` and its figures.
 
     :param matrix: What was to be computed.
     :param folder: Folder of all matrices' results.
-    :param docs: Where ``results`` is.
+    :param pages: Folder of pages.
     :return: The page.
     :raises ValueError: If a result was computed otherwise than the matrix now says.
     """
     results = read_results(matrix, folder)
-    page = docs / "results" / f"{matrix.name}.md"
-    parts = [f"# {matrix.title}", _introduction(results)]
+    page = pages / f"{matrix.name}.md"
+    pages.mkdir(parents=True, exist_ok=True)
+    parts = [f"# {matrix.title}", _introduction(results, folder)]
     if results.reports:
         parts += [matrix.notes] if matrix.notes else []
         parts += _aggregates(results, page)
@@ -41,24 +41,24 @@ def write_report(matrix: Matrix, folder: Path, docs: Path) -> str:
             parts += ["## Learning curves", _figure(page, "curves", "Learning curves")]
         parts += ["## Networks and cost", _costs(results), "## Versions and machines", _provenance(results)]
     text = "\n\n".join(part.strip() for part in parts) + "\n"
-    write_file(page, lambda temporary: temporary.write_text(text))
+    with atomic_path(page) as temporary:
+        temporary.write_text(text)
     return text
 
 
-def _introduction(results: Results) -> str:
+def _introduction(results: Results, folder: Path) -> str:
     matrix = results.matrix
     n_reports = sum(map(len, results.reports.values()))
     return (
-        f"Made by `python benchmarks/compare.py benchmarks/matrices/{matrix.name}.yml --report` from "
-        f"`benchmarks/results/{matrix.name}`: change those, not this page. {n_reports} of {results.n_cells} results are "
-        f"there. Seeds {', '.join(map(str, matrix.seeds))}; every evaluation takes the most probable actions in the same "
-        f"{matrix.n_eval_episodes} episodes." + _budgets(matrix)
+        f"Made by `sb3-elmur compare {matrix.path} --report` from `{folder / matrix.name}`: change those, not this page. "
+        f"{n_reports} of {results.n_cells} results are there. Seeds {', '.join(map(str, matrix.seeds))}; every evaluation "
+        f"takes the most probable actions in the same {matrix.n_eval_episodes} episodes." + _budgets(matrix)
     )
 
 
 def _budgets(matrix: Matrix) -> str:
     given = {env.budget for env in matrix.envs if env.budget is not None}
-    budgets = sorted(given, key=lambda budget: budget.steps or budget.cpu_seconds)
+    budgets = sorted(given, key=lambda budget: budget.steps or budget.cpu_seconds or 0.0)
     if not budgets:
         return ""
     shown = str(budgets[0]) if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}, by environment"

@@ -1,13 +1,11 @@
 """What the runner asks of a way to obtain an agent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from compare.matrix import Budget
+from sb3_elmur.comparison.matrix import Budget
 
 Played = list[dict[str, float]]  # of each its `return`, `length`, and `is_success` where the environment says it
 

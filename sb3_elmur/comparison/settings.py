@@ -1,22 +1,16 @@
 """Hyper-parameters of one agent in one environment: those of ``zoo_configs``, and what the matrix says instead."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-from torch import nn
+from sb3_elmur.comparison.algorithm import Algorithm
+from sb3_elmur.comparison.algorithms import ALGORITHMS
+from sb3_elmur.comparison.matrix import Agent, Environment, Matrix
+from sb3_elmur.settings import as_literal, check_known, check_type, read_settings, with_classes
+from sb3_elmur.zoo.checks import SCHEDULES
 
-from compare.algorithm import Algorithm
-from compare.algorithms import ALGORITHMS
-from compare.matrix import Agent, Environment, Matrix
-from compare.online import SCHEDULES
-from sb3_elmur.settings import check_known, check_type
-
-EVALUATED = ("policy_kwargs", "normalize")  # strings are Python, as rl_zoo3 has it
+AS_LITERAL = ("policy_kwargs", "normalize")  # text is Python, as rl_zoo3 has it
 
 
 def find_algorithm(matrix: Matrix, agent: Agent) -> Algorithm:
@@ -59,7 +53,8 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
             check_type(f"`{name}` of {where}", value, hints[name])
     policy_hints = algorithm.policy_hints(settings)
     check_known(f"key in `policy_kwargs` of agent {agent.name!r}", own.get("policy_kwargs") or {}, policy_hints)
-    taken = {name: value for name, value in (settings.get("policy_kwargs") or {}).items() if name in policy_hints}
+    policy_kwargs = with_classes(settings.get("policy_kwargs") or {})
+    taken = {name: value for name, value in policy_kwargs.items() if name in policy_hints}
     for name, value in taken.items():
         check_type(f"`{name}` of {where}", value, policy_hints[name])
     settings["policy_kwargs"] = taken
@@ -86,29 +81,12 @@ def _check_shared(matrix: Matrix, env: Environment, shared: Mapping[str, Any]) -
             check_type(f"`{name}` of {env.env_id}", shared[name], hint)
     arguments: dict[str, Any] = {}
     for algorithm in algorithms:
-        file = _read(algorithm.settings_file)
-        if env.env_id in file or "default" in file:
-            common = _merge(
-                [_settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings, algorithm.defaults]
-            )
-            arguments |= algorithm.policy_hints(common)
+        levels = [_settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings, algorithm.defaults]
+        arguments |= algorithm.policy_hints(_merge(levels))
     check_known(f"key in `policy_kwargs` of {env.env_id}", shared.get("policy_kwargs") or {}, sorted(arguments))
 
 
-@cache
-def _read(file: str) -> dict[str, Any]:
-    return yaml.safe_load(files("sb3_elmur.zoo_configs").joinpath(file).read_text())
-
-
-def _settings_of(file: str, env_id: str) -> dict[str, Any]:
-    """
-    :raises ValueError: If there are none.
-    """
-    found = _read(file)
-    settings = found.get(env_id, found.get("default"))
-    if settings is None:
-        raise ValueError(f"zoo_configs/{file} has no settings for {env_id}, and no `default`. It has {', '.join(found)}.")
-    return settings
+_settings_of = cache(read_settings)  # of a file of zoo_configs, by environment
 
 
 def _merge(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -116,8 +94,7 @@ def _merge(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for level in levels:
         for name, value in level.items():
-            if name in EVALUATED and isinstance(value, str):
-                value = eval(value, {"dict": dict, "nn": nn})
+            value = as_literal(name, value) if name in AS_LITERAL else value
             both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
             merged[name] = {**merged[name], **value} if both else value
     return merged

@@ -1,14 +1,12 @@
 """Agents that do not learn: the environment's oracle, and random actions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 
-from compare.algorithm import Job, Played, Trained
+from sb3_elmur.comparison.algorithm import Job, Played, Trained
 from sb3_elmur.recording.experts import make_act
 from sb3_elmur.recording.recorder import Recorder
 

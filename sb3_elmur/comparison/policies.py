@@ -1,7 +1,5 @@
 """Policy classes by the names that YAML files use, and what their constructors take."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm

@@ -1,7 +1,5 @@
 """Whether an environment says if an episode was a success, found out before anything is trained in it."""
 
-from __future__ import annotations
-
 import gymnasium
 
 N_STEPS = 10_000  # of an episode that does not end; then the environment is believed

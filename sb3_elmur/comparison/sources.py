@@ -1,7 +1,5 @@
 """What tells one version of an environment, and of the expert that comes with it, from another."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from pathlib import Path

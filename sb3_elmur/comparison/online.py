@@ -1,7 +1,5 @@
 """Training from reward, by the PPO of three packages, with the hyper-parameters of rl_zoo3's YAML files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -9,14 +7,14 @@ from typing import Any, get_type_hints
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from compare.algorithm import Job, Played, Trained
-from compare.evaluation import make_monitored, play
-from compare.policies import find_policy, policy_hints
-from compare.wrappers import Wrappers
-from sb3_elmur.zoo.checks import check_policy_ranges
+from sb3_elmur.comparison.algorithm import Job, Played, Trained
+from sb3_elmur.comparison.evaluation import make_monitored, play
+from sb3_elmur.comparison.policies import find_policy, policy_hints
+from sb3_elmur.comparison.wrappers import Wrappers
+from sb3_elmur.settings import schedule
+from sb3_elmur.zoo.checks import SCHEDULES, check_policy_ranges
 
 RUN_HINTS: dict[str, Any] = {
     "env_kwargs": dict[str, Any],
@@ -29,7 +27,6 @@ GIVEN_BY_RUNNER = (
     "env", "seed", "device", "verbose", "tensorboard_log", "rollout_buffer_class", "rollout_buffer_kwargs",
     "_init_setup_model", "return",
 )  # fmt: skip
-SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 N_POINTS = 100
 
 
@@ -101,20 +98,3 @@ class Online:
 
         n_parameters = sum(parameter.numel() for parameter in model.policy.parameters())
         return Trained(evaluate, n_parameters, curve.thinned(), {"steps": model.num_timesteps})
-
-
-def schedule(value: Any) -> Any:
-    """
-    What rl_zoo3 makes of ``lin_<x>``: a schedule that falls from x to 0. Anything else stays what it is.
-
-    :param value: From YAML.
-    :raises ValueError: If it is another string.
-    """
-    if not isinstance(value, str):
-        return value
-    prefix, _, start = value.partition("_")
-    try:
-        assert prefix == "lin"
-        return LinearSchedule(float(start), 0.0, 1.0)
-    except (AssertionError, ValueError):
-        raise ValueError(f"{', '.join(SCHEDULES)} must be numbers or lin_<number>. Received {value!r}.") from None

@@ -1,15 +1,13 @@
 """The results of a matrix that are there, as arrays."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compare.cells import GREEDY, make_cells
-from compare.matrix import Environment, Matrix
+from sb3_elmur.comparison.cells import GREEDY, make_cells
+from sb3_elmur.comparison.matrix import Environment, Matrix
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,49 @@
 """Cells of a matrix: one agent in one environment with one seed, and the file with its result."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
-from common import provenance, write_file
+from typing_extensions import NotRequired, TypedDict
 
-from compare.algorithm import Algorithm, Job, Played
-from compare.claims import Holder, claim, wait_for_claim
-from compare.matrix import Agent, Demonstrations, Environment, Matrix
-from compare.settings import find_algorithm, resolve
-from compare.sources import source_hash
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.comparison.algorithm import Algorithm, Job, Played
+from sb3_elmur.comparison.matrix import Agent, Demonstrations, Environment, Matrix
+from sb3_elmur.comparison.provenance import provenance
+from sb3_elmur.comparison.schemas import read
+from sb3_elmur.comparison.settings import find_algorithm, resolve
+from sb3_elmur.comparison.sources import source_hash
 from sb3_elmur.recording import record
 
 GREEDY, SAMPLED = "evaluations", "sampled"  # keys of a result
 EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations
+
+
+Evaluation = TypedDict("Evaluation", {"return": float, "success": NotRequired[float], "returns": list[float]})
+Report = TypedDict(
+    "Report",
+    {
+        "plan": dict[str, Any],
+        "parameters": int,
+        "effort": dict[str, float],
+        "evaluations": dict[str, Evaluation],
+        "sampled": NotRequired[dict[str, Evaluation]],
+        "curve": list[dict[str, float]],
+        "training CPU seconds": float,
+        "evaluation CPU seconds": float,
+        "date": str,
+        "machine": dict[str, Any],
+        "versions": dict[str, str],
+    },
+)
+"""What a file of a result holds."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +69,6 @@ class Cell:
     path: Path
 
     @property
-    def lock(self) -> Path:
-        """The lock file of the process that computes it."""
-        return self.path.with_suffix(".lock")
-
-    @property
     def name(self) -> str:
         return self.path.stem
 
@@ -72,8 +87,8 @@ class Cell:
             "evaluate": self.env.evaluate,
             SAMPLED: self.env.sampled,
             "n_eval_episodes": self.n_eval_episodes,
-            "demonstrations": self.demonstrations and asdict(self.demonstrations),
-            "budget": self.env.budget and self.demonstrations and asdict(self.env.budget),
+            "demonstrations": self.demonstrations and self.demonstrations.model_dump(),
+            "budget": self.env.budget and self.demonstrations and self.env.budget.model_dump(),
         }
         return json.loads(json.dumps(plan, default=str))
 
@@ -81,12 +96,15 @@ class Cell:
         """
         The result, or ``None`` if there is none yet.
 
-        :raises ValueError: If it was computed otherwise than the matrix now says.
+        :raises ValueError: If it is damaged, or was computed otherwise than the matrix now says.
         """
         try:
-            report = json.loads(self.path.read_text())
+            report = json.loads(self.path.read_bytes())
         except FileNotFoundError:
             return None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path} is not a result: {error}") from error
+        read(Report, str(self.path), report)
         for key, value in self.plan().items():
             noted = report["plan"].get(key)
             if noted != value:
@@ -94,7 +112,21 @@ class Cell:
                     f"{self.path} was computed with another `{key}`: {noted!r}. The matrix and zoo_configs now say {value!r}. "
                     "Delete the file, or give the matrix another name."
                 )
+        for way in (GREEDY, SAMPLED) if self.env.sampled else (GREEDY,):
+            if missing := set(self.env.evaluate) - set(report.get(way, ())):
+                raise ValueError(f"{self.path} lacks `{way}` of {', '.join(sorted(missing))}. Delete the file.")
         return report
+
+    def write(self, report: dict[str, Any]) -> None:
+        """
+        Write the result, a line for each key, so that files of many numbers stay short.
+
+        :param report: Of :func:`compute`.
+        """
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(f"{{\n{lines}\n}}\n")
 
 
 def make_cells(matrix: Matrix, folder: Path) -> list[Cell]:
@@ -116,24 +148,16 @@ def make_cells(matrix: Matrix, folder: Path) -> list[Cell]:
     return list(cells.values())
 
 
-def compute(cell: Cell, data: Path, device: str = "cpu") -> Holder | None:
+def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dict[str, Any]:
     """
-    Train and evaluate in this process, with one thread, and write the result; unless that is done, or another process does it.
+    Train and evaluate in this process, with one thread.
 
     :param cell: What to compute.
-    :param data: Folder of recorded demonstrations.
+    :param demonstrations: Folder of the episodes that are learned from, if there are any.
     :param device: Where networks are trained.
-    :return: The other process.
+    :return: The result.
     """
     th.set_num_threads(1)
-    with claim(cell.lock) as other:
-        if other is None and cell.read() is None:
-            _write(cell.path, _compute(cell, data, device))
-    return other
-
-
-def _compute(cell: Cell, data: Path, device: str) -> dict[str, Any]:
-    demonstrations = None if cell.demonstrations is None else record_once(cell.env.env_id, cell.demonstrations, data)
     start = time.process_time()
     trained = cell.algorithm.train(Job(cell.env.env_id, cell.settings, cell.seed, demonstrations, cell.env.budget, device))
     end = time.process_time()
@@ -156,12 +180,6 @@ def _compute(cell: Cell, data: Path, device: str) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, report: dict[str, Any]) -> None:
-    """A line for each key, so that files of many numbers stay short."""
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
-    write_file(path, lambda temporary: temporary.write_text(f"{{\n{lines}\n}}\n"))
-
-
 def _summary(episodes: Played) -> dict[str, Any]:
     """Mean return, success rate where the environment says it, and every episode's return."""
     returns = [episode["return"] for episode in episodes]
@@ -175,20 +193,30 @@ def _summary(episodes: Played) -> dict[str, Any]:
     }
 
 
-def record_once(env_id: str, demonstrations: Demonstrations, data: Path) -> Path:
+def data_folder(cell: Cell, data: Path) -> Path | None:
     """
-    Record demonstrations, or wait for the process that does so. Those of another version of the expert are others.
+    Where the episodes are that a cell learns from. Those of another version of the expert are others.
+
+    :param cell: The cell.
+    :param data: Folder of all recordings.
+    :return: Folder of this one, or ``None`` if the cell learns from none.
+    """
+    if cell.demonstrations is None:
+        return None
+    env_id = cell.env.env_id
+    wanted = json.dumps([cell.demonstrations.model_dump(), version("sb3-elmur"), source_hash(env_id)], sort_keys=True)
+    return data / f"{env_id.replace('/', '-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+
+
+def record_data(env_id: str, demonstrations: Demonstrations, folder: Path) -> None:
+    """
+    Record demonstrations, or go on with a recording of the same.
 
     :param env_id: Environment.
     :param demonstrations: How many, and of whom.
-    :param data: Folder of all recordings.
-    :return: Folder of this one.
+    :param folder: Where they go.
     """
-    wanted = json.dumps([asdict(demonstrations), version("sb3-elmur"), source_hash(env_id)], sort_keys=True)
-    folder = data / f"{env_id.replace('/', '-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
-    with wait_for_claim(data / f"{folder.name}.lock"):
-        record(
-            env_id, demonstrations.expert, folder, demonstrations.episodes,
-            env_kwargs=demonstrations.env_kwargs, noise=demonstrations.noise,
-        )  # fmt: skip
-    return folder
+    record(
+        env_id, demonstrations.expert, folder, demonstrations.episodes,
+        env_kwargs=demonstrations.env_kwargs, noise=demonstrations.noise,
+    )  # fmt: skip

@@ -1,7 +1,5 @@
 """Wrappers around batches of environments, in training and in evaluation."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluation of models, each in the same episodes, all of them at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch as th
@@ -10,7 +8,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from compare.algorithm import Played
+from sb3_elmur.comparison.algorithm import Played
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.policies import ElmurPolicy

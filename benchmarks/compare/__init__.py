@@ -1,1 +1,0 @@
-"""The benchmark runner behind ``benchmarks/compare.py``: environments x agents x seeds, from one YAML file."""

@@ -1,0 +1,106 @@
+"""Cells in processes of their own, several at a time, whose results this process writes."""
+
+import io
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from joblib import Parallel, delayed  # type: ignore[import-untyped]
+
+from sb3_elmur.command_line import import_packages
+from sb3_elmur.comparison.cells import Cell, compute, data_folder, record_data
+
+N_LAST_LINES = 25
+N_ATTEMPTS = 3  # until what was running whenever a process was killed is given up
+
+
+class Failure(NamedTuple):
+    """
+    What went wrong in a process.
+
+    :param text: The last of what it printed, and its traceback.
+    """
+
+    text: str
+
+
+def run_cells(
+    cells: Sequence[Cell], data: Path, workers: int, packages: Sequence[str] = (), device: str = "cpu"
+) -> list[Cell]:
+    """
+    Compute the cells that have no result, and write each result when it is there.
+
+    :param cells: All of them, in order.
+    :param data: Folder of recorded demonstrations; missing ones are recorded first.
+    :param workers: Processes at a time.
+    :param packages: Packages that register environments.
+    :param device: Where networks are trained.
+    :return: Cells that failed.
+    """
+    todo = [cell for cell in cells if cell.read() is None]
+    print(f"{len(cells)} cells, {len(cells) - len(todo)} of them finished.", flush=True)
+    folders = {cell.path: data_folder(cell, data) for cell in todo}
+    recordings = {
+        folder: (record_data, cell.env.env_id, cell.demonstrations, folder)
+        for cell in todo
+        if (folder := folders[cell.path]) is not None
+    }
+    lost = set()
+    for folder, outcome in run(recordings, workers, packages):
+        if isinstance(outcome, Failure):
+            lost.add(folder)
+            _tell(f"demonstrations in {folder}", outcome)
+    waiting = {cell.path: cell for cell in todo if folders[cell.path] not in lost}
+    failed = [cell for cell in todo if cell.path not in waiting]
+    jobs = {path: (compute, cell, folders[path], device) for path, cell in waiting.items()}
+    for path, outcome in run(jobs, workers, packages):
+        cell = waiting[path]
+        if isinstance(outcome, Failure):
+            failed.append(cell)
+            _tell(cell.name, outcome)
+        else:
+            cell.write(outcome)
+            print(f"{cell.name}: done", flush=True)
+    return failed
+
+
+def run(jobs: Mapping[Any, tuple[Any, ...]], workers: int, packages: Sequence[str] = ()) -> Iterator[tuple[Any, Any]]:
+    """
+    Call functions in processes. Where a process is killed, what was not finished is tried again.
+
+    :param jobs: Function and arguments, by key.
+    :param workers: Processes at a time; 1 is this process.
+    :param packages: Packages that are imported first.
+    :return: Keys and what the functions returned, or a :class:`Failure`, as they come.
+    """
+    left = dict(jobs)
+    for _ in range(N_ATTEMPTS):
+        calls = [delayed(_call)(key, packages, *job) for key, job in left.items()]
+        try:
+            for key, outcome in Parallel(workers, backend="loky", batch_size=1, return_as="generator_unordered")(calls):
+                left.pop(key)
+                yield key, outcome
+            return
+        except BrokenProcessPool:
+            print("A process was killed: what it had not finished is tried again.", file=sys.stderr, flush=True)
+    for key in left:
+        yield key, Failure(f"its process was killed {N_ATTEMPTS} times")
+
+
+def _call(key: Any, packages: Sequence[str], function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        try:
+            import_packages(packages)
+            return key, function(*arguments)
+        except Exception:  # told by the process that reads it
+            return key, Failure(output.getvalue() + traceback.format_exc())
+
+
+def _tell(name: str, failure: Failure) -> None:
+    last = "\n".join(f"    {line}" for line in failure.text.splitlines()[-N_LAST_LINES:])
+    print(f"{name}: failed.\n{last}", file=sys.stderr, flush=True)
