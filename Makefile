@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(shell find sb3_elmur envs zoo_configs -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-slow test-mikasa mikasa-system lint types format clean
+.PHONY: demo test test-slow test-mikasa mikasa-system lint types docs format clean
 
 demo: $(VENV)/.demo  ## train ELMUR on T-Maze and compare it to PPO without memory
 	$(BIN)/python benchmarks/demo.py
@@ -30,6 +30,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev  ## outside the checkout, on the installed package
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p sb3_elmur
 
+docs: $(VENV)/.docs  ## the documentation, into docs/_build/html
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -45,4 +48,4 @@ $(VENV)/.%: $(VENV)/.torch $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/api
