@@ -12,7 +12,6 @@ from gymnasium import spaces
 from ..arguments import check_integer
 
 REWARDS = ("sparse", "penalty", "eased")
-NOISE_BLOCK = 1024
 
 
 class Action(IntEnum):
@@ -122,23 +121,3 @@ def make_spaces() -> tuple[spaces.Box, spaces.Discrete]:
     """Build new observation and action spaces, whose samplers are shared with no other environment."""
     low = np.array([-1, -1, 0, -1], dtype=np.float32)
     return spaces.Box(low=low, high=np.ones(4, dtype=np.float32)), spaces.Discrete(len(Action))
-
-
-def make_noise_generator(rng: np.random.Generator) -> np.random.Generator:
-    """
-    Split the generator of the noise off the one of goals and corridors.
-
-    :param rng: Generator of goals and corridors.
-    :return: Generator of the noise.
-    """
-    return np.random.default_rng(rng.integers(2**63))
-
-
-def draw_noise(rng: np.random.Generator) -> np.ndarray:
-    """
-    Draw the next noise values, uniform in {-1, 0, 1}.
-
-    :param rng: Generator of the noise.
-    :return: Int8 of shape (NOISE_BLOCK,).
-    """
-    return rng.integers(-1, 2, size=NOISE_BLOCK, dtype=np.int8)

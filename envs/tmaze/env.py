@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from ..drawing import Window
-from .config import DX, DY, NOISE_BLOCK, Action, TMazeConfig, draw_noise, make_noise_generator, make_spaces
+from .config import DX, DY, Action, TMazeConfig, make_spaces
+from .noise import Noise
 from .render import Scene, draw
 
 
@@ -115,9 +116,7 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._informed = False
         self._running = False
         self._last_action: Action | None = None
-        self._noise_rng: np.random.Generator | None = None
-        self._noise = np.empty(0, dtype=np.int8)
-        self._cursor = NOISE_BLOCK
+        self._noise: Noise | None = None
         self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -129,9 +128,8 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         :return: The first observation, shape (4,), and an empty info.
         """
         super().reset(seed=seed)
-        if seed is not None or self._noise_rng is None:
-            self._noise_rng = make_noise_generator(self.np_random)
-            self._cursor = NOISE_BLOCK
+        if seed is not None or self._noise is None:
+            self._noise = Noise(self.np_random)
         self.turns = self.correct_turns = 0
         self._start_corridor()
         self._running = True
@@ -246,15 +244,8 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self.goal if visible else 0
 
     def _observe(self) -> np.ndarray:
-        return np.array([self.y, self._hint(), self.x == self.corridor, self._next_noise()], dtype=np.float32)
-
-    def _next_noise(self) -> np.int8:
-        assert self._noise_rng is not None
-        if self._cursor == NOISE_BLOCK:
-            self._noise = draw_noise(self._noise_rng)
-            self._cursor = 0
-        self._cursor += 1
-        return self._noise[self._cursor - 1]
+        assert self._noise is not None
+        return np.array([self.y, self._hint(), self.x == self.corridor, self._noise.next()], dtype=np.float32)
 
     def _shaping(self, progress: bool) -> float:
         if self.config.reward == "penalty" and self.x < self.steps - self.config.detour:

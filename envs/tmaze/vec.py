@@ -9,8 +9,9 @@ import numpy as np
 
 from ..arguments import check_integer
 from ..native import NativeVecEnv
-from .config import DX, DY, NOISE_BLOCK, Action, TMazeConfig, draw_noise, make_noise_generator, make_spaces
+from .config import DX, DY, Action, TMazeConfig, make_spaces
 from .env import TMazeEnv
+from .noise import NoiseBatch
 from .render import Scene, draw
 
 NO_ACTION = -1
@@ -61,13 +62,10 @@ class TMazeVecEnv(NativeVecEnv):
         self._informed = np.zeros(self.num_envs, dtype=bool)
         self._last_action = np.full(self.num_envs, NO_ACTION)
         self._dx, self._dy = np.array(DX), np.array(DY)
-        self._noise_rngs = [make_noise_generator(rng) for rng in self._rngs]
-        self._noise = np.empty((self.num_envs, NOISE_BLOCK), dtype=np.int8)
-        self._cursor = np.full(self.num_envs, NOISE_BLOCK - 1)
+        self._noise = NoiseBatch(self._rngs)
 
     def _seeded(self, i: int) -> None:
-        self._noise_rngs[i] = make_noise_generator(self._rngs[i])
-        self._cursor[i] = self._noise.shape[1] - 1
+        self._noise.restart(i, self._rngs[i])
 
     def _start(self, rows: np.ndarray) -> np.ndarray:
         self.turns[rows] = 0
@@ -128,12 +126,11 @@ class TMazeVecEnv(NativeVecEnv):
         :raises ValueError: In an active maze, or if an episode ends on the way.
         """
         n_steps = self._check_walk(n_steps, spare=0)
-        self._extend_noise(n_steps)
         ahead = np.arange(n_steps)
         observations = np.zeros((self.num_envs, n_steps, 4), dtype=np.float32)
         observations[:, :, 1] = self.goal[:, None] * (self.steps[:, None] + ahead < self.config.hint_steps)
         observations[:, :, 2] = self.x[:, None] + ahead >= self.corridor[:, None]
-        observations[:, :, 3] = self._noise[self._all[:, None], self._cursor[:, None] + ahead]
+        observations[:, :, 3] = self._noise.ahead(n_steps)
         return observations
 
     def move_right(self, n_steps: int) -> np.ndarray:
@@ -148,10 +145,7 @@ class TMazeVecEnv(NativeVecEnv):
         :raises ValueError: In an active maze, or if an episode ends on the way.
         """
         n_steps = self._check_walk(n_steps, spare=1)
-        for start in range(0, n_steps, NOISE_BLOCK):
-            n_values = min(NOISE_BLOCK, n_steps - start)
-            self._extend_noise(n_values + 1)
-            self._cursor += n_values
+        self._noise.skip(n_steps)
         self.x = np.minimum(self.x + n_steps, self.corridor)
         self.steps += n_steps
         self._last_action = np.full(self.num_envs, Action.RIGHT)
@@ -209,27 +203,12 @@ class TMazeVecEnv(NativeVecEnv):
         observations = np.zeros((len(rows), 4), dtype=np.float32)
         observations[:, 1] = self._hint(rows)
         observations[:, 2] = self.x[rows] == self.corridor[rows]
-        observations[:, 3] = self._noise[rows, self._cursor[rows]]
+        observations[:, 3] = self._noise.present(rows)
         return observations
 
     def _next_observations(self, rows: np.ndarray) -> np.ndarray:
-        self._cursor[rows] += 1
-        self._extend_noise(1)
+        self._noise.advance(rows)
         return self._observe(rows)
-
-    def _extend_noise(self, n_values: int) -> None:
-        """Hold the next ``n_values`` of every environment, from its cursor on, at the right end of the array."""
-        missing = NOISE_BLOCK + n_values - 1 - self._noise.shape[1]
-        if missing > 0:
-            self._noise = np.pad(self._noise, ((0, 0), (missing, 0)))
-            self._cursor += missing
-        first_lacking = self._noise.shape[1] - n_values + 1
-        for i in (self._cursor >= first_lacking).nonzero()[0].tolist():
-            n_blocks = 1 + (int(self._cursor[i]) - first_lacking) // NOISE_BLOCK
-            n_new = n_blocks * NOISE_BLOCK
-            self._noise[i, :-n_new] = self._noise[i, n_new:]
-            self._noise[i, -n_new:] = np.concatenate([draw_noise(self._noise_rngs[i]) for _ in range(n_blocks)])
-            self._cursor[i] -= n_new
 
     def _shaping(self, progress: np.ndarray) -> np.ndarray | float:
         if self.config.reward == "penalty":

@@ -29,7 +29,8 @@ from maze_helpers import (
 )
 from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv
 from sb3_elmur.envs.tmaze import render as tmaze_render
-from sb3_elmur.envs.tmaze.config import NOISE_BLOCK, REWARDS
+from sb3_elmur.envs.tmaze.config import REWARDS
+from sb3_elmur.envs.tmaze.noise import NOISE_BLOCK
 
 endless_arguments = st.builds(dict.__or__, arguments(), st.fixed_dictionaries({"n_corridors": st.integers(1, 4)}))
 seeds = st.integers(0, 2**32 - 10)

@@ -33,7 +33,8 @@ from maze_helpers import (
     started,
 )
 from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, drawing, register_envs
-from sb3_elmur.envs.tmaze.config import NOISE_BLOCK, REWARDS
+from sb3_elmur.envs.tmaze.config import REWARDS
+from sb3_elmur.envs.tmaze.noise import NOISE_BLOCK
 
 IDS = sorted(env_id for env_id in gymnasium.registry if env_id.startswith("TMaze"))
 
