@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -25,6 +26,32 @@ class Action(IntEnum):
 
 DX = (1, 0, -1, 0)
 DY = (0, 1, 0, -1)
+
+
+def check_corridor(cells: Any, default: int, longest: int, length: int) -> tuple[int, int]:
+    """
+    Check the argument ``corridor_length`` of a maze.
+
+    :param cells: Number of cells, an inclusive range of them, or None.
+    :param default: What None stands for.
+    :param longest: The longest corridor that can be finished.
+    :param length: The step limit, for the error.
+    :return: The shortest and the longest corridor.
+    :raises ValueError: For something else, or a corridor that cannot be finished.
+    """
+    if cells is None:
+        return default, default
+    pair = cells if isinstance(cells, tuple | list) else (cells, cells)
+    if len(pair) != 2 or not all(isinstance(bound, Integral) for bound in pair):
+        raise ValueError(f"`corridor_length` must be an integer or a pair (low, high). Received {cells!r}.")
+    low, high = (check_integer("corridor_length", bound, minimum=1) for bound in pair)
+    if low > high:
+        raise ValueError(f"`corridor_length` must be a pair (low, high) with low <= high. Received {cells!r}.")
+    if high > longest:
+        raise ValueError(
+            f"`corridor_length` must be at most {longest} to be finished within {length} steps. Received {cells!r}."
+        )
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -66,24 +93,8 @@ class TMazeConfig:
         object.__setattr__(self, "length", length)
         object.__setattr__(self, "hint_steps", hint_steps)
         object.__setattr__(self, "n_corridors", check_integer("n_corridors", self.n_corridors, minimum=1))
-        object.__setattr__(self, "corridor_range", self._check_corridor())
-
-    def _check_corridor(self) -> tuple[int, int]:
-        cells = self.corridor_length
-        if cells is None:
-            return (self.length - 2 - self.detour,) * 2
-        pair = cells if isinstance(cells, tuple | list) else (cells, cells)
-        if len(pair) != 2 or not all(isinstance(bound, Integral) for bound in pair):
-            raise ValueError(f"`corridor_length` must be an integer or a pair (low, high). Received {cells!r}.")
-        low, high = (check_integer("corridor_length", bound, minimum=1) for bound in pair)
-        if low > high:
-            raise ValueError(f"`corridor_length` must be a pair (low, high) with low <= high. Received {cells!r}.")
-        longest = self.length - 1 - self.detour
-        if high > longest:
-            raise ValueError(
-                f"`corridor_length` must be at most {longest} to be finished within {self.length} steps. Received {cells!r}."
-            )
-        return low, high
+        default = length - 2 - self.detour
+        object.__setattr__(self, "corridor_range", check_corridor(self.corridor_length, default, default + 1, length))
 
     @property
     def detour(self) -> int:

@@ -52,6 +52,8 @@ class Scene(NamedTuple):
     :param correct_turns: How many of them were right.
     :param n_corridors: Corridors of the episode.
     :param last_action: Name of the last action, None right after a reset.
+    :param cues: In a maze of several cues, all of them, else ().
+    :param asked: Number of the cue that the next junction asks for.
     """
 
     x: int
@@ -66,6 +68,8 @@ class Scene(NamedTuple):
     correct_turns: int
     n_corridors: int
     last_action: str | None
+    cues: tuple[int, ...] = ()
+    asked: int = 0
 
     @property
     def outcome(self) -> str | None:
@@ -87,6 +91,7 @@ def draw(scene: Scene) -> np.ndarray:
     _draw_header(surface, scene)
     _draw_maze(surface, scene)
     _draw_bar(surface, scene)
+    _draw_cues(surface, scene)
     if scene.n_corridors > 1:
         _draw_progress(surface, scene)
     return pixels(surface)
@@ -144,8 +149,25 @@ def _draw_bubble(surface: Surface, agent: Point, scene: Scene) -> None:
         pygame.draw.circle(surface, INK, tail, radius, width=2)
     pygame.draw.circle(surface, BUBBLE, (x, y), 26)
     pygame.draw.circle(surface, INK, (x, y), 26, width=2)
+    _draw_arrow(surface, (x, y), scene.hint, 1.0)
+
+
+def _draw_arrow(surface: Surface, center: Point, direction: int, scale: float) -> None:
     shape = ((0, -16), (13, 1), (5, 1), (5, 16), (-5, 16), (-5, 1), (-13, 1))
-    pygame.draw.polygon(surface, GOAL, [(x + dx, y + dy * scene.hint) for dx, dy in shape])
+    x, y = center
+    import_pygame().draw.polygon(surface, GOAL, [(x + dx * scale, y + dy * scale * direction) for dx, dy in shape])
+
+
+def _draw_cues(surface: Surface, scene: Scene) -> None:
+    """Draw all cues in a row, the one that is asked for in a frame."""
+    pygame = import_pygame()
+    for i, cue in enumerate(scene.cues):
+        center = WIDTH / 2 + 26 * (i - (len(scene.cues) - 1) / 2), BAR_Y + 26
+        if i == scene.asked:
+            frame = pygame.Rect(0, 0, 24, 28)
+            frame.center = center
+            pygame.draw.rect(surface, ORACLE, frame, border_radius=5)
+        _draw_arrow(surface, center, cue, 0.6)
 
 
 def _draw_bar(surface: Surface, scene: Scene) -> None:

@@ -36,7 +36,7 @@ from sb3_elmur.envs import TMazeConfig, TMazeEnv, TMazeVecEnv, drawing, register
 from sb3_elmur.envs.tmaze.config import REWARDS
 from sb3_elmur.envs.tmaze.noise import NOISE_BLOCK
 
-IDS = sorted(env_id for env_id in gymnasium.registry if env_id.startswith("TMaze"))
+IDS = sorted(id for id, spec in gymnasium.registry.items() if spec.entry_point == "sb3_elmur.envs.tmaze:TMazeEnv")
 
 
 def rewards_of(env: TMazeEnv, actions: list[int]) -> list[float]:
@@ -283,14 +283,14 @@ def test_registering_again_changes_nothing() -> None:
 
 
 @given(st.integers(1, 4), st.integers(0, 2**32 - 10), arguments())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_batch_equals_singles(n_envs: int, seed: int, arguments: dict[str, Any]) -> None:
     assert_batch_equals_singles(n_envs, seed, n_steps=60, arguments=arguments)
 
 
 def test_batch_equals_singles_across_noise_blocks() -> None:
     arguments = {"length": 9, "corridor_length": (1, 6), "active": True, "reward": "eased"}
-    assert_batch_equals_singles(2, seed=5, n_steps=2 * NOISE_BLOCK, arguments=arguments)
+    assert_batch_equals_singles(2, seed=5, n_steps=NOISE_BLOCK + 100, arguments=arguments)
 
 
 def test_batch_restarts_its_streams_only_when_seeded() -> None:
