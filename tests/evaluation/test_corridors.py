@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from corridor_helpers import N_AGENTS, SPACES, corridor_policy, stepped, walked
 from helpers import VECTOR, make_policy
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.envs.tmaze import config as maze_config
-from sb3_elmur.envs.tmaze import env as maze_env
-from sb3_elmur.envs.tmaze import vec as maze_vec
-from sb3_elmur.envs.tmaze.env import NOISE_BLOCK
+from sb3_elmur.envs.tmaze import noise as maze_noise
+from sb3_elmur.envs.tmaze.noise import NOISE_BLOCK
 from sb3_elmur.evaluation import Corridors, run_episodes
 from sb3_elmur.evaluation import corridors as evaluation
 from sb3_elmur.evaluation.record import load_walk, save_walk
@@ -69,8 +67,7 @@ def test_lengths_around_segment_borders_equal_stepping(
 
 
 def test_known_segments_are_looked_up_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (maze_config, maze_env, maze_vec):
-        monkeypatch.setattr(module, "NOISE_BLOCK", NOISE_BLOCK // 8)
+    monkeypatch.setattr(maze_noise, "NOISE_BLOCK", NOISE_BLOCK // 8)
     length = NOISE_BLOCK // 8 + 5
     policy = corridor_policy(right=20.0, lru_blend=0.0, segment_length=2, n_layers=1)
     expected = stepped(policy, length, 3, seed=2)
