@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
@@ -127,8 +128,8 @@ class Killed(BaseException):
     """Stands for a signal: nothing catches it."""
 
 
-def kill_at(owner: Any, name: str, call: int) -> None:
-    """Let the given call of a method die when its work is done, but not that of its caller."""
+def train_until(trainer: BC, folder: Path, owner: Any, name: str, call: int) -> None:
+    """Train until the given call of a method has done its work, but not its caller."""
     method, calls = getattr(owner, name), []
 
     def dying(*args: Any, **kwargs: Any) -> Any:
@@ -138,4 +139,7 @@ def kill_at(owner: Any, name: str, call: int) -> None:
             raise Killed
         return result
 
-    setattr(owner, name, dying)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, dying)
+        with pytest.raises(Killed):
+            trainer.train(folder)

@@ -12,16 +12,18 @@ from torch import distributed as dist
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.callback import CloningMemoryCallback
+from sb3_elmur.bc.checkpoint import CHECKPOINT
 from sb3_elmur.bc.distributed import Group, join_group
-from sb3_elmur.bc.options import Command, Options, parse
-from sb3_elmur.bc.runs import PROGRAM, new_run_folder, record_run, run_name
-from sb3_elmur.bc.trainer import BC, CHECKPOINT
+from sb3_elmur.bc.options import Command, Options, make_settings, parse
+from sb3_elmur.bc.runs import ARGUMENTS_FILE, PROGRAM, SETTINGS_FILE, new_run_folder, record_run, recorded_command, run_name
+from sb3_elmur.bc.trainer import BC
 from sb3_elmur.command_line import import_packages, told_in_one_line
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.models import STATISTICS_FILE
+from sb3_elmur.monitoring.monitor import memory_of
 from sb3_elmur.ppo import RecurrentPPO
-from sb3_elmur.settings import with_classes
+from sb3_elmur.settings import read_file, with_classes
 
 
 @told_in_one_line
@@ -53,7 +55,15 @@ def train(command: Command, group: Group, device: str) -> None:
     options, first = command.options, group.rank == 0
     trainer, env = make_trainer(options, device, verbose=int(first))
     name = run_name(options.env)
-    folder: Path = group.from_first(lambda: options.run or new_run_folder(options.log_folder, options.env))
+
+    def claim() -> Path:
+        if options.run is None:
+            return new_run_folder(options.log_folder, options.env)
+        if (options.run / CHECKPOINT).exists():
+            check_settings(options.run, options)
+        return options.run
+
+    folder: Path = group.from_first(claim)
     if first:
         n_steps = int(trainer.episodes.lengths.sum())
         print(f"{len(trainer.episodes)} episodes, {n_steps} steps. Run folder: {folder}")
@@ -91,8 +101,27 @@ def make_trainer(options: Options, device: str, verbose: int) -> tuple[BC, VecEn
         settings.policy, env, policy_kwargs=with_classes(settings.policy_kwargs), seed=options.seed, device=device,
         tensorboard_log=options.tensorboard_log, verbose=verbose,
     )  # fmt: skip
+    if options.monitor:
+        memory_of(model.policy)  # raises if there is none, before anything is trained
     on_epoch = CloningMemoryCallback() if options.monitor else None
     return BC(model, episodes, settings.training, env, on_epoch), env
+
+
+def check_settings(run: Path, options: Options) -> None:
+    """
+    Refuse to go on with a run with other settings than those that it began with.
+
+    :param run: Its folder.
+    :param options: What it would go on with.
+    :raises ValueError: If the environment, the seed or a hyper-parameter is another.
+    """
+    folder = recorded_command(run).parent
+    arguments = read_file(folder / ARGUMENTS_FILE)
+    settings = make_settings(read_file(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE)).as_dict()
+    began = settings | {name: arguments.get(name) for name in ("env", "seed")}
+    goes_on = options.settings.as_dict() | {"env": options.env, "seed": options.seed}
+    if different := [f"{name}={value!r}" for name, value in began.items() if value != goes_on[name]]:
+        raise ValueError(f"{run} is a run with {', '.join(different)}. Continue with the same, or begin another run.")
 
 
 def record(folder: Path, command: Command) -> None:

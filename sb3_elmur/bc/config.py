@@ -22,6 +22,8 @@ class BCConfig:
     :param label_smoothing: Share of a discrete target that is spread over all choices.
     :param max_grad_norm: Largest norm of the gradient.
     :param mixed_precision: Whether to compute in bfloat16 where autocast deems it safe.
+    :param validation: Share of the episodes that is held out. The model with the smallest loss on them is kept as the best,
+        instead of the one with the largest mean reward.
     :param eval_freq: Epochs between evaluations.
     :param n_eval_episodes: Episodes of an evaluation.
     :param save_freq: Batches between checkpoints.
@@ -39,6 +41,7 @@ class BCConfig:
     label_smoothing: float = 0.0
     max_grad_norm: float = 1.0
     mixed_precision: bool = False
+    validation: float = 0.0
     eval_freq: int = 10
     n_eval_episodes: int = 100
     save_freq: int = 100
@@ -48,7 +51,7 @@ class BCConfig:
             check_count(name, getattr(self, name), 1)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
             check_range(name, getattr(self, name), 0.0, float("inf"))
-        for name in ("warmup", "beta1", "beta2", "label_smoothing"):
+        for name in ("warmup", "beta1", "beta2", "label_smoothing", "validation"):
             check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
         if not isinstance(self.mixed_precision, bool):
             raise ValueError(f"`mixed_precision` must be True or False. Received {self.mixed_precision!r}.")

@@ -13,7 +13,7 @@ from sb3_elmur.command_line import SettingsError
 
 ALGORITHM = "bc_elmur"
 PROGRAM = "sb3-elmur bc"
-COMMAND_FILE = "command.txt"
+SETTINGS_FILE, ARGUMENTS_FILE, COMMAND_FILE = "config.yml", "args.yml", "command.txt"  # rl_zoo3's names
 BEGINNINGS = (PROGRAM.split(), ["python", "-m", "sb3_elmur.bc"])  # of recorded commands; older versions wrote the second
 
 
@@ -65,22 +65,34 @@ def unfinished_run(log_folder: Path, env: str, arguments: Sequence[str]) -> Path
     return next((run for run in reversed(runs) if not (run / f"{name}.zip").exists()), None)
 
 
+def recorded_command(run: Path) -> Path:
+    """
+    Where a run's command stands, beside its settings.
+
+    :param run: Its folder.
+    :return: The file.
+    :raises SettingsError: If it is no folder of a run.
+    """
+    record = next(run.glob(f"*/{COMMAND_FILE}"), None)
+    if record is None:
+        raise SettingsError(f"`--continue` must be the folder of a run. Received '{run}', without {COMMAND_FILE}.")
+    return record
+
+
 def recorded_arguments(run: Path) -> list[str]:
     """
     The command line that began a run.
 
     :param run: Its folder.
     :return: The arguments of the command.
-    :raises SettingsError: If it is no folder of a run.
+    :raises SettingsError: If it is no folder of a run of this command.
     """
-    record = next(run.glob(f"*/{COMMAND_FILE}"), None)
-    words = [] if record is None else shlex.split(record.read_text())
+    record = recorded_command(run)
+    words = shlex.split(record.read_text())
     for beginning in BEGINNINGS:
         if words[: len(beginning)] == beginning:
             return words[len(beginning) :]
-    raise SettingsError(
-        f"`--continue` must be the folder of a run of {PROGRAM}. Received '{run}', without its {COMMAND_FILE}."
-    )
+    raise SettingsError(f"{record} must begin with `{PROGRAM}`. It holds {' '.join(words)!r:.80}.")
 
 
 def record_run(folder: Path, settings: Mapping[str, Any], options: Mapping[str, Any], arguments: Sequence[str]) -> None:
@@ -94,8 +106,8 @@ def record_run(folder: Path, settings: Mapping[str, Any], options: Mapping[str, 
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "config.yml": yaml.safe_dump(dict(settings)),
-        "args.yml": yaml.safe_dump(
+        SETTINGS_FILE: yaml.safe_dump(dict(settings)),
+        ARGUMENTS_FILE: yaml.safe_dump(
             {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
         ),
         COMMAND_FILE: shlex.join([*PROGRAM.split(), *arguments]) + "\n",

@@ -9,9 +9,8 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -24,64 +23,17 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.bc.chains import Batch, ChainLoss, cut_chains
+from sb3_elmur.bc.checkpoint import CHECKPOINT, identity, no_checkpoint, read_checkpoint, write_checkpoint
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.distributed import Group, current_group
-from sb3_elmur.bc.loss import CloningLoss, fit_log_std, make_cloning_loss
+from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
 from sb3_elmur.core.memory import Memory
-from sb3_elmur.datasets.episodes import Episode, Episodes
-from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.datasets.episodes import Episodes
 from sb3_elmur.ppo import RecurrentPPO
 
-CHECKPOINT, BEST_MODEL = "checkpoint.pt", "best_model.zip"
-PROGRESS = ("batches_done", "updates", "steps", "best_reward", "epoch_sums")  # attributes of `BC`, to be restored
-
-
-class Batch(NamedTuple):
-    """
-    Chains of consecutive segments, one of each of C episodes; their R steps are laid out in segment-major order.
-
-    :param obs: Observations, (R, ...).
-    :param actions: Recorded actions, (R, ...).
-    :param lengths: Steps of each chain, (C,) int64, on the CPU, none larger than the one before.
-    """
-
-    obs: Any
-    actions: Tensor
-    lengths: Tensor
-
-
-class ChainLoss(nn.Module):
-    """
-    One pass over chains, as a module, so that ``DistributedDataParallel`` can wrap it.
-
-    :param policy: What is trained.
-    :param cloning_loss: For its action space.
-    :param group: Processes that make each pass together.
-    """
-
-    def __init__(self, policy: ElmurPolicy, cloning_loss: CloningLoss, group: Group) -> None:
-        super().__init__()
-        self.policy, self.cloning_loss, self.group = policy, cloning_loss, group
-
-    def forward(self, batch: Batch, memory: Memory, need_memory: bool) -> tuple[Tensor, Tensor, Memory]:
-        """
-        :param batch: C chains.
-        :param memory: Memory before them.
-        :param need_memory: Whether the returned memory is used.
-        :return: The sum of the steps' losses; the number of steps and sums over them, (3 + m,): of losses, of the squared
-            length of the action network's input, and of the m measures of the loss; and memory after the last segment,
-            detached, of the chains that reach it.
-        """
-        pool = self.group.pool
-        latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=need_memory, pool=pool)
-        outputs = self.policy.action_net(latent).float()
-        loss = self.cloning_loss.loss(outputs, batch.actions).sum()
-        measured = self.cloning_loss.measure(outputs.detach(), batch.actions).sum(0)
-        square = latent.detach().float().square().sum()
-        sums = th.cat((th.stack((loss.new_tensor(len(latent)), loss.detach(), square)), measured))
-        if self.group.size > 1:  # so that every process gives all parameters a gradient, whatever its share is
-            loss = loss + 0.0 * th.stack([parameter.sum() for parameter in self.policy.parameters()]).sum()
-        return loss, sums, memory._replace(slots=memory.slots.detach())
+BEST_MODEL = "best_model.zip"
+PROGRESS = ("batches_done", "updates", "steps", "best_score", "epoch_sums")  # attributes of `BC`, to be restored
 
 
 class BC:
@@ -124,17 +76,19 @@ class BC:
         self.metric = cloning_loss.metric
         chain_loss = ChainLoss(policy, cloning_loss, self.group)
         self.chain_loss = DistributedDataParallel(chain_loss) if self.group.size > 1 else chain_loss
+        self.held_out, self.trained = split(len(episodes), self.config.validation, self.seed)
 
         self.batches_done = self.updates = self.steps = 0
-        self.best_reward = -math.inf
+        self.best_score = -math.inf
         # Of the present epoch: updates, and sums over them of gradient norm and load-balancing loss; then what `ChainLoss`
         # sums over steps.
         self.epoch_sums: Tensor | None = None
+        self._own_identity: dict[str, Any] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches that cover the data set once."""
-        return math.ceil(len(self.episodes) / self.config.batch_size)
+        """Batches that cover the episodes that are trained on once."""
+        return math.ceil(len(self.trained) / self.config.batch_size)
 
     @property
     def total_batches(self) -> int:
@@ -186,75 +140,48 @@ class BC:
         """
         rank, size = self.group
         epoch, batch = divmod(self.batches_done, self.batches_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.episodes))
-        chosen = order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
-        chosen = chosen[np.argsort(-self.episodes.lengths[chosen], kind="stable")]
-        lengths = self.episodes.lengths[chosen]
+        order = self.trained[np.random.default_rng((self.seed, epoch)).permutation(len(self.trained))]
+        chosen = self._longest_first(order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size])
         own = [self.episodes[int(i)] for i in chosen[rank::size]]
-        own_lengths = lengths[rank::size]
 
         th.manual_seed(int(np.random.SeedSequence((self.seed, self.batches_done, rank)).generate_state(1)[0]))
         if not self.policy.training:
             self.policy.set_training_mode(True)
         memory = self.policy.initial_memories(len(own)).pi
         sums = []
-        for begin in range(0, int(lengths[0]), self.chain_length):
-            n_steps = int((lengths - begin).clip(0, self.chain_length).sum())
-            rows = int((own_lengths > begin).sum())
-            chains = self._chains(own[:rows], own_lengths[:rows], begin)
-            goes_on = begin + self.chain_length < lengths[0]
-            memory, summed = self._update(chains, memory.rows(slice(rows)), n_steps, goes_on)
+        for chains in cut_chains(self.policy, own, self.episodes.lengths[chosen], self.chain_length):
+            memory, summed = self._update(chains, memory.rows(slice(len(chains.lengths))))
             sums.append(summed)
         total = self.group.total(th.stack(sums).sum(0)).cpu().double()  # all numbers of the batch leave the device at once
-        if not total.isfinite().all():
+        if not (total.isfinite().all() and nn.utils.get_total_norm(self.parameters).isfinite()):
             raise FloatingPointError(
-                f"Loss or gradient is not finite in batch {self.batches_done + 1}. Lower `learning_rate`. "
+                f"Loss, gradient or weights are not finite in batch {self.batches_done + 1}. Lower `learning_rate`. "
                 f"Received {self.config.learning_rate:g}."
             )
         self.epoch_sums = total if self.epoch_sums is None or batch == 0 else self.epoch_sums + total
         self.batches_done += 1
 
-    def _chains(self, episodes: list[Episode], lengths: np.ndarray, begin: int) -> Batch:
-        """The next chain of each episode, from step ``begin`` on."""
-        ends = np.minimum(lengths, begin + self.chain_length)
-        parts = [
-            (episode, slice(start, min(start + self.segment_length, end)))
-            for start in range(begin, begin + self.chain_length, self.segment_length)
-            for episode, end in zip(episodes, ends.tolist(), strict=True)
-            if start < end
-        ]
-        space = self.policy.observation_space
-        if isinstance(space, spaces.Dict):
-            obs: Any = {key: _join([e.observations[key][part] for e, part in parts], space[key]) for key in space}
-        else:
-            obs = _join([e.observations[part] for e, part in parts], space)  # type: ignore[index]
-        actions = _join([e.actions[part] for e, part in parts], self.policy.action_space)
-        if self.policy.squash_output:
-            actions = self.policy.scale_action(actions)
-        return Batch(
-            self.policy.obs_to_tensor(obs)[0], th.as_tensor(actions, device=self.model.device), th.as_tensor(ends - begin)
-        )
+    def _longest_first(self, indices: np.ndarray) -> np.ndarray:
+        return indices[np.argsort(-self.episodes.lengths[indices], kind="stable")]
 
-    def _update(self, batch: Batch, memory: Memory, n_steps: int, need_memory: bool) -> tuple[Memory, Tensor]:
+    def _update(self, batch: Batch, memory: Memory) -> tuple[Memory, Tensor]:
         """
         One optimiser step.
 
         :param batch: This process's chains.
         :param memory: Memory before them.
-        :param n_steps: Steps of the chains of all processes.
-        :param need_memory: Whether the returned memory is used.
         :return: Memory after the chains, and this process's share of what ``epoch_sums`` sums.
         """
         for options in self.optimizer.param_groups:
             options["lr"] = self._learning_rate()
         self.optimizer.zero_grad(set_to_none=False)
         with th.autocast(self.model.device.type, th.bfloat16, enabled=self.config.mixed_precision):
-            loss, sums, memory = self.chain_loss(batch, memory, need_memory)
-        (loss * (self.group.size / n_steps)).backward()  # the mean over processes is then that over steps
+            loss, sums, memory = self.chain_loss(batch, memory)
+        (loss * (self.group.size / batch.n_steps)).backward()  # the mean over processes is then that over steps
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
-        self.steps += n_steps
+        self.steps += batch.n_steps
         aux_loss = self.policy.backbone.core.aux_loss
         common = th.stack((th.ones_like(norm), norm, th.zeros_like(norm) if aux_loss is None else aux_loss))
         return memory, th.cat((common / self.group.size, sums))
@@ -271,12 +198,23 @@ class BC:
         epoch, within = divmod(self.batches_done, self.batches_per_epoch)
         ended = self.batches_done == self.total_batches
         if within == 0:
-            if self.eval_env is not None and (ended or epoch % self.config.eval_freq == 0):
-                self._evaluate(self.eval_env, folder)
+            if ended or epoch % self.config.eval_freq == 0:
+                self._evaluate(folder)
             self._log(epoch)
         if folder is not None and (ended or self.batches_done % self.config.save_freq == 0):
-            with atomic_path(folder / CHECKPOINT) as temporary:
-                th.save(self._state(), temporary)
+            write_checkpoint(folder / CHECKPOINT, self._identity(), self._state())
+
+    def _evaluate(self, folder: Path | None) -> None:
+        """Evaluate in the environment and on held-out episodes, and keep the model if it is the best so far."""
+        scores = []
+        if self.eval_env is not None:
+            scores.append(self._evaluate_in(self.eval_env))
+        if len(self.held_out):
+            scores.append(-self.validate())
+        if scores and scores[-1] > self.best_score:
+            self.best_score = scores[-1]
+            if folder is not None:
+                self.save(folder / BEST_MODEL)
 
     def _log(self, epoch: int) -> None:
         """Log an epoch that is complete."""
@@ -295,8 +233,8 @@ class BC:
             self.on_epoch(self)
         logger.dump(self.updates)
 
-    def _evaluate(self, env: VecEnv, folder: Path | None) -> None:
-        """Evaluate in the environment, always in the same episodes, and keep the model if it is the best so far."""
+    def _evaluate_in(self, env: VecEnv) -> float:
+        """The mean reward in the environment, always in the same episodes."""
         successes: list[bool] = []
 
         def collect(variables: dict[str, Any], _: dict[str, Any]) -> None:
@@ -311,25 +249,45 @@ class BC:
         self.model.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
         if successes:
             self.model.logger.record("eval/success_rate", float(np.mean(successes)))
-        if np.mean(rewards) > self.best_reward:
-            self.best_reward = float(np.mean(rewards))
-            if folder is not None:
-                self.save(folder / BEST_MODEL)
+        return float(np.mean(rewards))
+
+    @th.no_grad()
+    def validate(self) -> float:
+        """
+        Measure the loss on the held-out episodes, in this process alone, and log it.
+
+        :return: Its mean over their steps.
+        """
+        chain_loss = ChainLoss(self.policy, make_cloning_loss(self.policy, self.config.label_smoothing), Group(0, 1))
+        training = self.policy.training
+        self.policy.set_training_mode(False)
+        total: Tensor | float = 0.0
+        for start in range(0, len(self.held_out), self.config.batch_size):
+            chosen = self._longest_first(self.held_out[start : start + self.config.batch_size])
+            memory = self.policy.initial_memories(len(chosen)).pi
+            episodes = [self.episodes[int(i)] for i in chosen]
+            for chains in cut_chains(self.policy, episodes, self.episodes.lengths[chosen], self.chain_length):
+                _, sums, memory = chain_loss(chains, memory.rows(slice(len(chains.lengths))))
+                total = total + sums.double()
+        self.policy.set_training_mode(training)
+        steps, loss, _, *measured = total.tolist()  # type: ignore[union-attr]
+        self.model.logger.record("validation/loss", loss / steps)
+        self.model.logger.record(f"validation/{self.metric}", float(np.mean(measured)) / steps)
+        return loss / steps
 
     def _fit_spread(self) -> None:
         if isinstance(self.policy.action_space, spaces.Box) and self.epoch_sums is not None:
             steps, _, latent_square, *squared_errors = self.epoch_sums[3:]
             fit_log_std(self.policy, th.stack(squared_errors) / steps, latent_square / steps)
 
-    def _run(self) -> dict[str, Any]:
-        """What a run must have in common with a checkpoint to continue it."""
-        data = {"seed": self.seed, "episodes": len(self.episodes), "steps": int(self.episodes.lengths.sum())}
-        return {**asdict(self.config), **asdict(self.policy.config), **data}
+    def _identity(self) -> dict[str, Any]:
+        if self._own_identity is None:
+            self._own_identity = identity(self.model, self.config, self.episodes)
+        return self._own_identity
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
-            "run": self._run(),
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": {name: getattr(self, name) for name in PROGRESS},
@@ -338,8 +296,11 @@ class BC:
     def _set_state(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
+        progress = state["progress"]
+        if "best_reward" in progress:  # its name in version 0.1
+            progress = {**progress, "best_score": progress["best_reward"]}
         for name in PROGRESS:
-            setattr(self, name, state["progress"][name])
+            setattr(self, name, progress[name])
 
     def _restore(self, folder: Path) -> None:
         """Restore the checkpoint of a folder, which is made, if it has one. All of it is restored, or nothing."""
@@ -347,20 +308,7 @@ class BC:
 
         def read() -> dict[str, Any] | None:
             folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                return None
-            try:
-                state = th.load(path, map_location="cpu", weights_only=True)
-                run = dict(state)["run"]
-                different = [f"{key}={run.get(key)!r}" for key, value in self._run().items() if run.get(key) != value]
-            except Exception as error:  # whatever torch, zipfile and pickle make of damaged and foreign files
-                raise _no_checkpoint(path, error) from error
-            if different:
-                raise ValueError(
-                    f"{path} is the checkpoint of a run with {', '.join(different)}. "
-                    "Continue with the same, or in another folder."
-                )
-            return state
+            return read_checkpoint(path, self._identity()) if path.exists() else None
 
         state = self.group.from_first(read)
         if state is None:
@@ -370,14 +318,21 @@ class BC:
             self._set_state(state)
         except Exception as error:
             self._set_state(before)
-            raise _no_checkpoint(path, error) from error
+            raise no_checkpoint(path, error) from error
 
 
-def _no_checkpoint(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())
-    return ValueError(f"{path} is not a checkpoint of this policy. {type(error).__name__}: {reason:.200}")
+def split(n_episodes: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Hold out a share of the episodes.
 
-
-def _join(parts: list[np.ndarray], space: spaces.Space) -> np.ndarray:
-    """Arrays of steps one after another; without any, none."""
-    return np.concatenate(parts) if parts else np.empty((0, *space.shape), dtype=space.dtype)  # type: ignore[misc]
+    :param n_episodes: How many there are.
+    :param share: How many of them to hold out, at least one unless it is 0.
+    :param seed: Which ones.
+    :return: Indices of those held out and of the others, in order.
+    :raises ValueError: If no episode is left to train on.
+    """
+    n_held_out = max(1, round(share * n_episodes)) if share else 0
+    if n_held_out == n_episodes:
+        raise ValueError(f"`validation` must leave an episode to train on. Received {share} of {n_episodes}.")
+    shuffled = np.random.default_rng((seed, n_episodes, n_held_out)).permutation(n_episodes)
+    return np.sort(shuffled[:n_held_out]), np.sort(shuffled[n_held_out:])

@@ -219,11 +219,31 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     return text
 
 
-def test_continuing_with_other_settings_is_refused(data: Path, capsys: pytest.CaptureFixture) -> None:
-    main(command(data, "--no-progress"))
-    before = (run_folder(data) / ENV / "config.yml").read_text()
-    assert "learning_rate=0.0003" in fails(["--continue", str(run_folder(data)), "--learning-rate", "1e-3"], capsys)
-    assert (run_folder(data) / ENV / "config.yml").read_text() == before
+def test_continuing_another_run_is_refused(data: Path, capsys: pytest.CaptureFixture) -> None:
+    """What is another is named, with the value that it had."""
+    main(command(data, "--no-progress", "--n-epochs", "1"))
+    run, other = run_folder(data), data.parent / "other data"
+    shutil.copytree(data, other)
+    stored = dict(np.load(other / "train_data_3.npz"))
+    np.savez(other / "train_data_3.npz", **stored | {"action": (stored["action"] + 1) % 4})
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for more, was in {
+        ("--learning-rate", "1e-3"): "learning_rate=0.0003",
+        ("--normalize",): "normalize=False",
+        ("--env", "TMazePassive30-v0"): f"env='{ENV}'",
+        ("--env-kwargs", "reward:eased"): "env_kwargs={}",
+        ("--policy-kwargs", "activation_fn:torch.nn.ELU"): "policy_kwargs=",
+        ("--seed", "3"): "seed=0",
+        ("--data", str(other)): "data=",
+    }.items():
+        assert was in fails(["--continue", str(run), *more], capsys)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_held_out_episodes_choose_the_best_model(data: Path, capsys: pytest.CaptureFixture) -> None:
+    main(command(data, "--no-progress", "--validation", "0.2"))
+    assert "validation/" in capsys.readouterr().out
+    assert (run_folder(data) / BEST_MODEL).exists()
 
 
 @pytest.mark.parametrize(
@@ -275,6 +295,8 @@ def test_a_foreign_run_folder_chooses_no_imports(
         (["--log-folder", "plain.yml"], "plain.yml"),
         (["--env", "MountainCar-v0"], "`observation` (T, 2)"),
         (["--seed", "-1"], "eed -1"),
+        (["--validation", "1.0"], "`validation` 1.0"),
+        (["--monitor", "--policy-kwargs", "core:lstm"], "`core='lstm'`"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

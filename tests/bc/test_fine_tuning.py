@@ -29,7 +29,7 @@ def test_log_std_is_the_residuals(use_sde: bool, policy_kwargs: dict) -> None:
 
     trainer = make_bc(
         spaces.Box(-1, 1, (2,)), lengths=[17] * 40, expert=expert, model={"use_sde": use_sde},
-        policy_kwargs=policy_kwargs, n_epochs=10, batch_size=8, bptt_segments=5,
+        policy_kwargs=policy_kwargs, n_epochs=4, batch_size=8, bptt_segments=5,
     )  # fmt: skip
     trainer.train()
     policy = trainer.policy

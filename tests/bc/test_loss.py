@@ -54,7 +54,7 @@ def slow_chains(trainer: BC, smoothing: float) -> list[list[th.Tensor]]:
     chains: list[list[th.Tensor]] = [[] for _ in range(0, longest, trainer.chain_length)]
     no_start, no_tokens = th.zeros(1, dtype=th.bool), th.zeros(1, 0, core.config.d_model)
     for episode in trainer.episodes.made:
-        memory = policy.initial_memories(1)[0]
+        memory = policy.initial_memories(1).pi
         for t in range(len(episode)):
             if t % trainer.chain_length == 0:
                 memory = memory._replace(slots=memory.slots.detach())
@@ -124,6 +124,7 @@ def test_other_episodes_do_not_matter() -> None:
         trainer = make_bc(lengths=LENGTHS, batch_size=len(lengths), learning_rate=0.0)
         made = [episode for episode in trainer.episodes.made if len(episode) in lengths]
         trainer.episodes.made, trainer.episodes.lengths = made, np.array([len(episode) for episode in made])
+        trainer.trained = np.arange(len(made))
         if poisoned:
             for episode in made:
                 if len(episode) != 14:

@@ -1,15 +1,18 @@
 """Determinism, checkpoints and interruptions: a run that was killed ends as if it had not been."""
 
 import copy
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from torch import nn
 
 import sb3_elmur
-from cloning_helpers import DROPOUT, LENGTHS, dumped, equal, make_bc, parameters
+from cloning_helpers import DROPOUT, LENGTHS, dumped, equal, make_bc, parameters, train_until
 from helpers import ACTION_SPACES
 from sb3_elmur.bc.trainer import BC, BEST_MODEL, CHECKPOINT
 
@@ -28,24 +31,6 @@ def test_same_seed_same_parameters() -> None:
     assert not th.equal(trained(1), first)
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
-
-
-def kill_at(owner: Any, name: str, call: int) -> None:
-    """Let the given call of a method die when half of its work is done."""
-    method, calls = getattr(owner, name), []
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        result = method(*args, **kwargs)
-        if len(calls) == call:
-            raise Killed
-        return result
-
-    setattr(owner, name, dying)
-
-
 def interruptible() -> BC:
     return make_bc(ACTION_SPACES[1], evaluate=True, n_epochs=3, n_eval_episodes=2, save_freq=2, policy_kwargs=DROPOUT)
 
@@ -57,18 +42,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[BC, list[dict[str, 
     return trainer, dumped(trainer, folder), folder
 
 
+EVENTS: dict[str, Callable[[BC], tuple[Any, str]]] = {
+    "update": lambda trainer: (trainer.optimizer, "step"),
+    "step of an evaluation": lambda trainer: (trainer.eval_env, "step"),
+    "line of the log": lambda trainer: (trainer.model.logger, "record"),
+    "best model": lambda trainer: (trainer.model, "save"),
+    "file": lambda trainer: (os, "replace"),
+}
+
+
 @pytest.mark.parametrize(
-    ("place", "call"), [("_update", 4), ("_update", 13), ("_evaluate", 2), ("_log", 1), ("_state", 3), ("_fit_spread", 1)]
+    ("event", "call"),
+    [("update", 4), ("update", 13), ("step of an evaluation", 9), ("line of the log", 14), ("best model", 1), ("file", 4)],
 )
 def test_resuming_gives_what_an_uninterrupted_run_gives(
-    tmp_path: Path, whole: tuple[BC, list[dict[str, Any]], Path], place: str, call: int
+    tmp_path: Path, whole: tuple[BC, list[dict[str, Any]], Path], event: str, call: int
 ) -> None:
-    """Bit for bit: weights, optimiser, running sums, the best reward and the best model; checkpoints fall within epochs."""
+    """Bit for bit: weights, optimiser, running sums, the best score and the best model; checkpoints fall within epochs."""
     uninterrupted, logged, folder = whole
     killed, resumed = interruptible(), interruptible()
-    kill_at(killed, place, call)
-    with pytest.raises(Killed):
-        killed.train(tmp_path)
+    train_until(killed, tmp_path, *EVENTS[event](killed), call)
     relogged = dumped(resumed, tmp_path)
     assert equal(resumed._state(), uninterrupted._state())
     assert relogged
@@ -91,7 +84,7 @@ def damaged(trainer: BC, kind: str) -> Any:
     if kind == "no optimiser":
         del state["optimizer"]
     elif kind == "no progress":
-        del state["progress"]["best_reward"]
+        del state["progress"]["best_score"]
     elif kind == "other shape":
         state["policy"]["action_net.weight"] = th.zeros(9, 9)
     elif kind == "missing weights":
@@ -163,25 +156,82 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, other: dict, n
     make_bc(**other).train(tmp_path)
     trainer = make_bc()
     before = copy.deepcopy(trainer._state())
-    with pytest.raises(ValueError, match=rf"{CHECKPOINT} is the checkpoint of a run with {named}\."):
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT} is the checkpoint of a run with {named}"):
         trainer.train(tmp_path)
     assert equal(trainer._state(), before)
 
 
-def test_what_is_not_finite_stops_training_before_it_is_saved(tmp_path: Path) -> None:
-    trainer = make_bc(ACTION_SPACES[1], n_epochs=3, save_freq=1)
-    update = trainer._update
-    kill_at(trainer, "_update", 10**9)
+@pytest.mark.parametrize("explodes", ["the loss", "weights in the last update"])
+def test_what_is_not_finite_stops_training_before_it_is_saved(tmp_path: Path, explodes: str) -> None:
+    trainer = make_bc(ACTION_SPACES[1], n_epochs=2, save_freq=1, evaluate=True)
+    bias = trainer.policy.action_net.bias
+    n_batches = trainer.total_batches if explodes != "the loss" else 4
 
-    def explode(*arguments: Any) -> Any:
-        if trainer.batches_done == 4:
+    def explode(*_: Any) -> None:
+        if trainer.batches_done == n_batches - 1:
             with th.no_grad():
-                trainer.policy.action_net.bias.fill_(1e30)
-        return update(*arguments)
+                bias.fill_(1e30 if explodes == "the loss" else float("nan"))
 
-    trainer._update = explode
-    with pytest.raises(FloatingPointError, match=r"not finite in batch 5\. Lower `learning_rate`\. Received 0\.01\."):
+    if explodes == "the loss":
+        trainer.optimizer.register_step_pre_hook(lambda *_: None)
+        trainer.chain_loss.register_forward_pre_hook(explode)
+    else:
+        trainer.optimizer.register_step_post_hook(explode)
+    with pytest.raises(FloatingPointError, match=rf"not finite in batch {n_batches}\..*0\.01"):
         trainer.train(tmp_path)
-    again = make_bc(ACTION_SPACES[1], n_epochs=3, save_freq=1)
+    best = sb3_elmur.RecurrentPPO.load(tmp_path / BEST_MODEL)
+    assert nn.utils.parameters_to_vector(best.policy.parameters()).isfinite().all()
+    again = make_bc(ACTION_SPACES[1], n_epochs=2, save_freq=1, evaluate=True)
     again.train(tmp_path)
     assert parameters(again).isfinite().all()
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    trainer = make_bc(n_epochs=1)
+    trainer.train(tmp_path)
+    content = bytearray((tmp_path / CHECKPOINT).read_bytes())
+    before = copy.deepcopy(trainer._state())
+    place = bytes(content).index(trainer.policy.action_net.weight.detach().numpy().tobytes())
+    content[place] ^= 1
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(ValueError, match=CHECKPOINT):
+        trainer.train(tmp_path)
+    assert equal(trainer._state(), before)
+
+
+def other_data(trainer: BC) -> None:
+    trainer.episodes.made[3].actions[0] += 1
+
+
+def other_observations(trainer: BC) -> None:
+    for episode in trainer.episodes.made:
+        episode.observations[:] *= 2  # as a normalisation would
+
+
+@pytest.mark.parametrize("change", [other_data, other_observations])
+def test_another_data_set_of_equal_counts_is_refused(tmp_path: Path, change: Callable[[BC], None]) -> None:
+    make_bc().train(tmp_path)
+    trainer = make_bc()
+    change(trainer)
+    with pytest.raises(ValueError, match="data="):
+        trainer.train(tmp_path)
+
+
+def test_another_activation_is_refused(tmp_path: Path) -> None:
+    make_bc(policy_kwargs={"net_arch": [5]}).train(tmp_path)
+    with pytest.raises(ValueError, match="activation_fn=None"):
+        make_bc(policy_kwargs={"net_arch": [5], "activation_fn": nn.ELU}).train(tmp_path)
+
+
+def test_checkpoints_of_version_0_1_continue(tmp_path: Path) -> None:
+    """They knew less of their run, and another name of the best score."""
+    killed, resumed, whole = make_bc(save_freq=1), make_bc(save_freq=1), make_bc()
+    train_until(killed, tmp_path, killed.optimizer, "step", 8)
+    state = th.load(tmp_path / CHECKPOINT)
+    for name in ("policy", "use_sde", "observation_space", "action_space", "data", "validation"):
+        del state["run"][name]
+    state["progress"]["best_reward"] = state["progress"].pop("best_score")
+    th.save(state, tmp_path / CHECKPOINT)
+    resumed.train(tmp_path)
+    whole.train()
+    assert th.equal(parameters(resumed), parameters(whole))

@@ -1,6 +1,5 @@
 """Several processes that train one model."""
 
-import contextlib
 import multiprocessing
 import os
 import socket
@@ -14,7 +13,7 @@ from torch import distributed as dist
 from torch import nn
 
 import sb3_elmur
-from cloning_helpers import MOE, Killed, kill_at, make_bc, parameters
+from cloning_helpers import MOE, make_bc, parameters, train_until
 from helpers import ACTION_SPACES, DICT, make_model, random_envs
 from sb3_elmur.bc.distributed import Group, join_group
 from sb3_elmur.bc.trainer import BC
@@ -62,11 +61,10 @@ def train_together(rank: int, size: int, port: int, folder: Path) -> None:
         losses = curve(trainer)
         results[name] = {"losses": losses, "parameters": parameters(trainer), "sums": trainer.epoch_sums}
     own_folder = folder / f"of rank {rank}"  # as on two machines: the second one's stays empty
-    for call in (8, 10**9):
-        trainer = make_bc(**TOGETHER["moe"])
-        kill_at(trainer, "_chains", call)
-        with contextlib.suppress(Killed):
-            trainer.train(own_folder)
+    trainer = make_bc(**TOGETHER["moe"])
+    train_until(trainer, own_folder, trainer.optimizer, "step", 8)
+    trainer = make_bc(**TOGETHER["moe"])
+    trainer.train(own_folder)
     results["resumed"] = {"parameters": parameters(trainer)}
     with pytest.raises(ValueError, match="of a run with seed=0"):
         make_bc(**TOGETHER["moe"], model={"seed": 1}).train(own_folder)

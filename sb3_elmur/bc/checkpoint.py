@@ -1,0 +1,126 @@
+"""Checkpoints of behaviour cloning: whose they are, and how one is read that may be damaged, or another run's."""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.datasets.episodes import Episodes
+from sb3_elmur.ppo import RecurrentPPO
+
+CHECKPOINT = "checkpoint.pt"
+Identity = dict[str, Any]
+
+
+def identity(model: RecurrentPPO, config: BCConfig, episodes: Episodes) -> Identity:
+    """
+    What two runs must have in common for one to continue the other.
+
+    :param model: What is trained.
+    :param config: Hyper-parameters.
+    :param episodes: The data set, which is read once.
+    :return: Plain values by name.
+    """
+    policy = model.policy
+    given = {name: _plain(value) for name, value in model.policy_kwargs.items()}
+    return {
+        "policy": _plain(type(policy)),
+        **given,
+        **asdict(config),
+        **asdict(policy.config),
+        "use_sde": model.use_sde,
+        "observation_space": str(policy.observation_space),
+        "action_space": str(policy.action_space),
+        "seed": 0 if model.seed is None else model.seed,
+        "episodes": len(episodes),
+        "steps": int(episodes.lengths.sum()),
+        "data": fingerprint(episodes),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as numbers and texts, which a checkpoint can hold without pickles of classes."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def fingerprint(episodes: Episodes) -> str:
+    """
+    A digest of all steps of a data set.
+
+    :param episodes: The data set, which is read once.
+    :return: 16 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for index in range(len(episodes)):
+        episode = episodes[index]
+        observations = episode.observations
+        parts = observations if isinstance(observations, dict) else {"observation": observations}
+        for name, array in (*sorted(parts.items()), ("action", episode.actions), ("reward", episode.rewards)):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def write_checkpoint(path: Path, run: Identity, state: Mapping[str, Any]) -> None:
+    """
+    Write a checkpoint, whole or not at all.
+
+    :param path: The file.
+    :param run: Of :func:`identity`.
+    :param state: What is restored from it.
+    """
+    with atomic_path(path) as temporary:
+        th.save({"run": run, **state}, temporary)
+
+
+def read_checkpoint(path: Path, run: Identity) -> dict[str, Any]:
+    """
+    Read a checkpoint. Nothing is unpickled but tensors and plain values.
+
+    :param path: The file.
+    :param run: Of :func:`identity`.
+    :return: The state that :func:`write_checkpoint` was given.
+    :raises ValueError: If the file is damaged, foreign, or of another run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
+        state = dict(th.load(path, map_location="cpu", weights_only=True))
+        stored = dict(state.pop("run"))
+    except Exception as error:  # whatever torch, zipfile and pickle make of damaged and foreign files
+        raise no_checkpoint(path, error) from error
+    names = {**stored, **run} if "data" in stored else stored  # those of version 0.1 say less
+    different = [f"{name}={stored.get(name)!r}" for name in names if stored.get(name) != run.get(name)]
+    if different:
+        raise ValueError(
+            f"{path} is the checkpoint of a run with {', '.join(different)}. Continue with the same, or in another folder."
+        )
+    return state
+
+
+def no_checkpoint(path: Path, error: Exception) -> ValueError:
+    """
+    The error of a file that cannot be restored.
+
+    :param path: The file.
+    :param error: What went wrong.
+    :return: An error of one line.
+    """
+    return ValueError(
+        f"{path} is not a checkpoint of this policy. {type(error).__name__}: {' '.join(str(error).split()):.200}"
+    )
