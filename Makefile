@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(shell find sb3_elmur envs zoo_configs -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-slow test-mikasa mikasa-system lint types docs format clean
+.PHONY: demo test test-slow test-campaign test-mikasa mikasa-system lint types docs format clean
 
 demo: $(VENV)/.demo  ## train ELMUR on T-Maze and compare it to PPO without memory
 	$(BIN)/python benchmarks/demo.py
@@ -15,6 +15,9 @@ test: $(VENV)/.dev  ## all tests but the slow ones, on the installed package
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-campaign: $(VENV)/.dev  ## damaged files, commands killed at random, long runs: at most an hour; benchmarks/results/campaign.json
+	PYTHONPATH=tests $(BIN)/python -m campaign
 
 mikasa-system:  ## what the simulator of MIKASA-Robo needs from Debian, as root: Mesa's Vulkan driver, libGL
 	.ci/mikasa-system

@@ -1,0 +1,1 @@
+"""A long campaign against damage and interruptions, apart from the tests: ``make test-campaign``."""
