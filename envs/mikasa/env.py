@@ -53,13 +53,15 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
     Drawn by the suite. ``reset(seed=s)`` plays the suite's episode of that seed.
 
     ## Episode End
-    Truncated after 60 to 180 steps, as the suite does; success ends nothing. The infos say `is_success`, whether the task has
-    been solved at any step so far, and `success_at_end`, whether it is at this one.
+    Truncated after 60 to 180 steps, as the suite does (`delta_time` moves that); success ends nothing. The infos say
+    `is_success`, whether the task has been solved at any step so far, and `success_at_end`, whether it is at this one.
 
     ## Arguments
     - `task`: name of the task.
     - `obs_mode` ("state_cue"), `reward_mode` ("dense"): see above.
     - `camera_size` (128): height and width of the images in pixels.
+    - `delta_time` (None): steps between the cue and the choice in the nine Remember tasks, 5 in the suite; the step limit
+      moves along. The other tasks' phases are fixed.
     - `render_mode` (None): "rgb_array", a picture of the table beside those of the two cameras.
 
     ## Version History
@@ -69,6 +71,7 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
     :param obs_mode: "state_cue", "state", "rgb" or "rgb_joints".
     :param reward_mode: "dense" or "sparse".
     :param camera_size: Height and width of the images in pixels.
+    :param delta_time: Steps between the cue and the choice, or None.
     :param render_mode: None or "rgb_array".
     :raises ValueError: For an argument that is none of these.
     :raises DependencyNotInstalled: Without ManiSkill, the suite, the shell games' mug, or a Vulkan driver where one is needed.
@@ -82,11 +85,12 @@ class MikasaEnv(gymnasium.Env[Observation, np.ndarray]):
         obs_mode: str = "state_cue",
         reward_mode: str = "dense",
         camera_size: int = 128,
+        delta_time: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"`render_mode` must be None or 'rgb_array'. Received {render_mode!r}.")
-        self.config = MikasaConfig(task, obs_mode, reward_mode, camera_size)
+        self.config = MikasaConfig(task, obs_mode, reward_mode, camera_size, delta_time)
         self.render_mode = render_mode
         self.episodes = Episodes(self.config, 1, None if render_mode is None else "all")
         self.observation_space = self.episodes.observation_space

@@ -30,6 +30,7 @@ class MikasaConfig:
     :param obs_mode: One of ``OBS_MODES``.
     :param reward_mode: "dense" or "sparse".
     :param camera_size: Height and width of images in pixels.
+    :param delta_time: Steps between the cue and the choice; None stands for the suite's.
     :raises ValueError: For another value.
     """
 
@@ -37,6 +38,7 @@ class MikasaConfig:
     obs_mode: str = "state_cue"
     reward_mode: str = "dense"
     camera_size: int = 128
+    delta_time: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("task", TASKS), ("obs_mode", OBS_MODES), ("reward_mode", REWARDS)):
@@ -44,11 +46,24 @@ class MikasaConfig:
             if value not in choices:
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.")
         object.__setattr__(self, "camera_size", check_integer("camera_size", self.camera_size, minimum=SMALLEST_IMAGE))
+        if self.delta_time is None:
+            object.__setattr__(self, "delta_time", self.spec.delta_time)
+        elif self.spec.delta_time is None:
+            raise ValueError(
+                f"`delta_time` must be None in {self.task}, whose phases are fixed. Received {self.delta_time!r}."
+            )
+        else:
+            object.__setattr__(self, "delta_time", check_integer("delta_time", self.delta_time, minimum=1))
 
     @property
     def spec(self) -> Task:
         """The task's own facts."""
         return TASKS[self.task]
+
+    @property
+    def limit(self) -> int:
+        """Steps of an episode, of which there are as many more as the cue must be kept longer than in the suite."""
+        return self.spec.limit + (self.delta_time or 0) - (self.spec.delta_time or 0)
 
 
 class Step(NamedTuple):
@@ -81,7 +96,9 @@ class Episodes:
     def __init__(self, config: MikasaConfig, n_envs: int, render_mode: str | None = None) -> None:
         self.config, self.task = config, config.spec
         images = config.obs_mode in IMAGE_MODES
-        self.simulation = make_simulation(config.task, n_envs, config.reward_mode, images, config.camera_size, render_mode)
+        self.simulation = make_simulation(
+            config.task, n_envs, config.reward_mode, images, config.camera_size, config.delta_time, render_mode
+        )
         on_gpu = self.simulation.gpu_sim_enabled
         self.stage = Stage(self.simulation) if not on_gpu or (images and self.simulation._hidden_objects) else None
         self.elapsed = 0
@@ -92,7 +109,7 @@ class Episodes:
     @property
     def ended(self) -> bool:
         """Whether all steps are taken."""
-        return self.elapsed == self.task.limit
+        return self.elapsed == self.config.limit
 
     def reset(self, seeds: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
         """

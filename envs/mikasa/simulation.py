@@ -57,7 +57,13 @@ def require_mug() -> None:
 
 
 def make_simulation(
-    task: str, n_envs: int, reward_mode: str, images: bool, camera_size: int, render_mode: str | None = None
+    task: str,
+    n_envs: int,
+    reward_mode: str,
+    images: bool,
+    camera_size: int,
+    delta_time: int | None = None,
+    render_mode: str | None = None,
 ) -> Any:
     """
     Make the suite's own environment of a task.
@@ -67,6 +73,7 @@ def make_simulation(
     :param reward_mode: One of ``REWARDS``.
     :param images: Whether observations are the two cameras' images, rather than the state.
     :param camera_size: Height and width of these images in pixels.
+    :param delta_time: Steps between the cue and the choice, where the suite lets one choose them, else None.
     :param render_mode: Of ManiSkill.
     :return: It, without any of ManiSkill's or the suite's wrappers.
     :raises DependencyNotInstalled: If ManiSkill, the suite, the mug, or what renders is missing.
@@ -84,6 +91,8 @@ def make_simulation(
         "render_backend": ("gpu" if th.cuda.is_available() else "cpu") if rendering else "none",
         "reconfiguration_freq": 0,  # the shell games would build the scene anew for every episode, with the same mugs
     }
+    if delta_time is not None:
+        arguments["delta_time"] = delta_time
     if not rendering:
         with _without_materials():
             return specification.cls(**arguments)

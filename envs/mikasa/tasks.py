@@ -15,6 +15,7 @@ class Task:
     :param oriented: Those of them whose orientation matters, too.
     :param covers: Those of them that hide others by standing over them.
     :param readings: What the task itself tells besides, one number each.
+    :param delta_time: Steps between the cue and the choice, where the suite lets one choose them, else None.
     :param needs_mug: Whether a mug of the YCB objects must be supplied.
     """
 
@@ -23,10 +24,11 @@ class Task:
     oriented: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
     readings: tuple[str, ...] = ()
+    delta_time: int | None = None
     needs_mug: bool = False
 
 
-CUBES, SHAPES = Task(60, ("cubes",)), Task(60, ("shapes",))
+CUBES, SHAPES = Task(60, ("cubes",), delta_time=5), Task(60, ("shapes",), delta_time=5)
 COLORS = Task(120, ("cubes",))
 MUGS = ("mug_left", "mug_center", "mug_right")
 SHELL_GAME = Task(90, (*MUGS, "red_ball"), covers=MUGS, needs_mug=True)

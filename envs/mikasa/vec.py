@@ -31,6 +31,7 @@ class MikasaVecEnv(VecEnv):
     :param obs_mode: See ``MikasaEnv``, as for the next two.
     :param reward_mode: "dense" or "sparse".
     :param camera_size: Height and width of images in pixels.
+    :param delta_time: Steps between the cue and the choice, or None.
     :param seed: Seed of the first environment; None seeds from the operating system.
     :raises ValueError: For an argument that is none of these, or several environments without a GPU.
     :raises DependencyNotInstalled: See ``MikasaEnv``.
@@ -45,10 +46,11 @@ class MikasaVecEnv(VecEnv):
         obs_mode: str = "state_cue",
         reward_mode: str = "dense",
         camera_size: int = 128,
+        delta_time: int | None = None,
         seed: int | None = None,
     ) -> None:
         n_envs = check_integer("n_envs", n_envs, minimum=1)
-        self.config = MikasaConfig(task, obs_mode, reward_mode, camera_size)
+        self.config = MikasaConfig(task, obs_mode, reward_mode, camera_size, delta_time)
         if n_envs > 1 and not self.supports():
             raise ValueError(
                 f"`n_envs` must be 1 without an NVIDIA GPU; a SubprocVecEnv of MikasaEnv plays several. Received {n_envs}."

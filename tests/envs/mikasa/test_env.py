@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -34,11 +35,39 @@ def test_there_are_32_ids() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("task", "Juggle"), ("obs_mode", "smell"), ("reward_mode", "big"), ("camera_size", 8), ("render_mode", "human")],
+    [
+        ("task", "Juggle"),
+        ("obs_mode", "smell"),
+        ("reward_mode", "big"),
+        ("camera_size", 8),
+        ("delta_time", 0),
+        ("render_mode", "human"),
+    ],
 )
 def test_other_arguments_are_refused_by_name(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"`{argument}`.* {value!r}"):
         MikasaEnv(**{"task": "RememberColor3", argument: value})
+
+
+def test_a_longer_empty_phase_moves_the_limit_and_is_told_to_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: dict[str, Any] = {}
+
+    def build(**arguments: Any) -> FakeSimulation:
+        received.update(arguments)
+        return FakeSimulation(1)
+
+    specification = SimpleNamespace(cls=build)
+    monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"RememberShape5-v0": specification})
+    monkeypatch.setattr(mikasa_simulation, "_without_materials", nullcontext)
+    env = MikasaEnv("RememberShape5", obs_mode="state", delta_time=20)
+    assert received["delta_time"] == 20
+    env.reset(seed=0)
+    assert [env.step(np.zeros(8))[3] for _ in range(75)] == [False] * 74 + [True]
+
+
+def test_a_task_with_fixed_phases_refuses_another_empty_phase() -> None:
+    with pytest.raises(ValueError, match=r"`delta_time`.* 20"):
+        MikasaEnv("SeqOfColors3", delta_time=20)
 
 
 @pytest.mark.parametrize("missing", ["mani_skill", "mikasa_robo_suite"])

@@ -125,6 +125,23 @@ def test_remember_shows_the_cue_then_nothing_then_everything_where_it_belongs(ta
         assert not info["is_success"]
 
 
+@pytest.mark.parametrize("task", ["RememberColor3", "RememberShape3", "RememberShapeAndColor3x2"])
+@pytest.mark.parametrize("delta_time", [5, 20])
+def test_the_table_is_empty_as_long_as_it_is_told_to_be(task: str, delta_time: int) -> None:
+    env, own = MikasaEnv(task, delta_time=delta_time), MikasaEnv(task)
+    observation, other = env.reset(seed=1)[0], own.reset(seed=1)[0]
+    n = len(env.episodes.simulation.masks)
+    empty, success, truncated, step = 0, False, False, 0
+    while not truncated:
+        if step < 10 or delta_time == 5:  # the same episode up to the suite's choice
+            np.testing.assert_array_equal(observation, other)
+            other = own.step(env.oracle_action())[0]
+        empty += not seen(observation, n).any()
+        observation, _, _, truncated, info = env.step(env.oracle_action())
+        success, step = info["is_success"], step + 1
+    assert (empty, step, success) == (delta_time, 55 + delta_time, True)
+
+
 @pytest.mark.parametrize("task", [task for task in TASKS if "OfColors" in task])
 def test_colors_are_shown_at_once_or_one_by_one(task: str) -> None:
     env = MikasaEnv(task)
