@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
@@ -60,6 +61,13 @@ def make_env(env_id: str) -> gym.Env:
     if env_id.startswith("Mikasa"):
         return RandomEnv(spaces.Box(-np.inf, np.inf, (25,)), spaces.Box(-1, 1, (8,)))
     return gym.make(env_id)
+
+
+def without_simulator(env_id: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the id of a task of MIKASA-Robo make what :func:`make_env` makes."""
+    if env_id.startswith("Mikasa"):
+        spec = gym.envs.registration.EnvSpec(env_id, lambda **_: make_env(env_id), max_episode_steps=60)
+        patch.setitem(gym.registry, env_id, spec)
 
 
 def make_model(cls: type[RecurrentPPO], env: VecEnv, policy: str = "ElmurPolicy", **arguments: Any) -> Any:

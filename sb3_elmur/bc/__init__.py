@@ -1,4 +1,4 @@
-"""Behaviour cloning: supervised training of a policy on recorded episodes. ``python -m sb3_elmur.bc`` runs it."""
+"""Behaviour cloning: supervised training of a policy on recorded episodes. ``sb3-elmur bc`` runs it."""
 
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC

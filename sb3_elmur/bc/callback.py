@@ -10,6 +10,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.core.config import check_count
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.monitoring.monitor import MemoryMonitor
+from sb3_elmur.observations import map_observations
 
 N_SEGMENTS = 32  # of a measurement
 
@@ -61,19 +62,13 @@ def sample_segments(trainer: BC) -> tuple[Any, Memory, Tensor]:
     def cut(begins: np.ndarray, ends: np.ndarray) -> Any:
         """The steps from ``begins`` to ``ends`` of all, row by row, filled up with zeros."""
 
-        def stack(arrays: list[np.ndarray]) -> np.ndarray:
+        def stack(*arrays: np.ndarray) -> np.ndarray:
             rows = np.zeros((len(arrays), (ends - begins).max(), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
             for row, array, begin, end in zip(rows, arrays, begins, ends, strict=True):
                 row[: end - begin] = array[begin:end]
-            return rows.reshape(-1, *rows.shape[2:])
+            return rows.reshape(-1, *rows.shape[2:])  # (rows, T, ...) -> (rows * T, ...)
 
-        first: Any = observations[0]
-        stacked: Any = (
-            {key: stack([each[key] for each in observations]) for key in first}
-            if isinstance(first, dict)
-            else stack(observations)  # type: ignore[arg-type]
-        )
-        return policy.obs_to_tensor(stacked)[0]
+        return policy.obs_to_tensor(map_observations(stack, *observations))[0]
 
     def tensor(array: np.ndarray) -> Tensor:
         return th.as_tensor(array, device=policy.device)

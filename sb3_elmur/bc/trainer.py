@@ -1,5 +1,5 @@
 """
-Behaviour cloning: supervised training of an ELMUR policy on recorded episodes. ``python -m sb3_elmur.bc`` runs it.
+Behaviour cloning: supervised training of an ELMUR policy on recorded episodes. ``sb3-elmur bc`` runs it.
 
 Episodes are trained on from their starts in chains of ``bptt_segments`` segments. Every chain is one optimiser step, through
 which gradients flow; the memory after it, detached, begins the episode's next chain. Nothing is padded.

@@ -23,6 +23,7 @@ from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_elmur
+from helpers import without_simulator
 from sb3_elmur.cli import main
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.core.config import ElmurConfig
@@ -91,10 +92,11 @@ def saved_model(number: int) -> sb3_elmur.RecurrentPPO:
 
 @pytest.mark.parametrize("env_id", [env_id for env_id in SETTINGS[ALGORITHM] if env_id != "default"])
 @pytest.mark.parametrize("algo", SETTINGS)
-def test_every_key_of_the_settings_trains(algo: str, env_id: str, tmp_path: Path) -> None:
+def test_every_key_of_the_settings_trains(algo: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
     if env_id not in gymnasium.registry:
         pytest.skip(f"{env_id} is not registered")
+    without_simulator(env_id, monkeypatch)
     manager = make_manager(env_id, tmp_path, algo)
     try:
         model, _ = manager.setup_experiment()
