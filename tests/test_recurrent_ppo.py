@@ -10,7 +10,7 @@ import pytest
 import sb3_contrib.common.recurrent.buffers as host_buffers
 import torch as th
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import EvalCallback
@@ -26,11 +26,11 @@ DICT = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})
 make_model = partial(make_model, RecurrentPPO)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     n_envs=st.integers(1, 4),
     n_steps=st.integers(2, 20),
-    batch_size=st.integers(2, 40),
+    batch_size=st.integers(5, 40),
     segment_length=st.integers(1, 6),
     mean_length=st.sampled_from([1.5, 6.0, 50.0]),
     separate_critic=st.booleans(),
@@ -39,10 +39,7 @@ def test_training_replays_what_the_rollout_saw(
     n_envs: int, n_steps: int, batch_size: int, segment_length: int, mean_length: float, separate_critic: bool
 ) -> None:
     """Ratio 1 in the first epoch with the host's own buffer, also where minibatches split segments and episodes."""
-    if n_steps * n_envs % batch_size == 1:
-        batch_size += 1  # the host turns weights NaN on a minibatch of one step
-    if n_steps * n_envs % batch_size == 1:
-        return
+    assume(n_steps * n_envs % batch_size != 1)  # the host turns weights NaN on a minibatch of one step
     model = make_model(
         random_envs(n_envs, mean_length=mean_length), n_steps=n_steps, batch_size=batch_size, n_epochs=1,
         policy_kwargs={"segment_length": segment_length, "separate_critic": separate_critic},

@@ -199,7 +199,7 @@ def test_load_balancing_loss_reaches_the_gradient_of_any_loss(variant: str) -> N
         th.testing.assert_close(p.grad, expected[name], atol=1e-9, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_step_by_step_equals_sequence(data: st.DataObject) -> None:
     """Random configurations, batch sizes, phases and episode boundaries, forward and in any cut into chunks."""
