@@ -10,10 +10,11 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from sb3_contrib import RecurrentPPO as HostRecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -25,11 +26,22 @@ from sb3_elmur.ppo import RecurrentPPO
 
 STATISTICS_FILE = "vecnormalize.pkl"
 _SEED = 0  # of the slots that are added
+_SPACES = (spaces.Box, spaces.Dict, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 _NUMPY = {  # what arrays and numbers are pickled with, by NumPy 1 and 2
     *(("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar")),
     *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
     *((module, "_frombuffer") for module in ("numpy.core.numeric", "numpy._core.numeric")),
     *(("numpy", name) for name in ("ndarray", "dtype")),
+}
+
+_OF_STATISTICS = _NUMPY | {  # all that `VecNormalize.save` names, where observations and actions are of common spaces
+    ("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"),
+    ("stable_baselines3.common.running_mean_std", "RunningMeanStd"),
+    ("collections", "OrderedDict"),
+    *((space.__module__, space.__name__) for space in _SPACES),
+    *(("numpy.random._pickle", name) for name in ("__generator_ctor", "__bit_generator_ctor")),
+    *(("numpy.random.bit_generator", name) for name in ("SeedSequence", "__pyx_unpickle_SeedSequence")),
+    ("numpy.random._pcg64", "PCG64"),
 }
 
 
@@ -105,7 +117,7 @@ def normalized(env: VecEnv, statistics: Path) -> VecNormalize:
     :return: The wrapped environments.
     :raises ValueError: If the file is damaged, or its statistics are of other observations.
     """
-    saved = _read_statistics(statistics)
+    saved = _load(statistics)[0].state
     try:
         keys, norm_obs = saved["norm_obs_keys"], saved["norm_obs"]
         for name in ("epsilon", "clip_obs"):
@@ -126,6 +138,19 @@ def normalized(env: VecEnv, statistics: Path) -> VecNormalize:
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise ValueError(f"{statistics} must be of the environment's observations: {error}") from error
     return wrapped
+
+
+def check_statistics(path: Path) -> None:
+    """
+    Make sure that ``VecNormalize.load`` of a file runs no code that the file brings.
+
+    :param path: A file that ``VecNormalize.save`` wrote.
+    :raises ValueError: If it is damaged, or names anything but statistics, arrays and spaces.
+    """
+    unpickler = _load(path)[1]
+    if foreign := sorted(unpickler.names - _OF_STATISTICS):
+        names = ", ".join(f"{module}.{name}" for module, name in foreign)
+        raise ValueError(f"{path} must hold the statistics of a VecNormalize alone. It names {names}.")
 
 
 def _set_moments(rms: RunningMeanStd, saved: Any, name: str) -> None:
@@ -162,26 +187,30 @@ class _Inert:
 
 
 class _NumbersUnpickler(pickle._Unpickler):  # C's takes memory as a damaged file says
-    """Makes arrays and built-in values, and nothing else."""
+    """Makes arrays and built-in values, and nothing else; it notes what classes and functions a file names."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.names: set[tuple[str, str]] = set()
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
+        self.names.add((module_name, global_name))
         if (module_name, global_name) in _NUMPY:
             return super().find_class(module_name, global_name)
         return type(global_name, (_Inert,), {})
 
 
-def _read_statistics(path: Path) -> dict[str, Any]:
-    """The attributes of a pickled ``VecNormalize``, without any code of the file."""
-    try:
-        with path.open("rb") as file:
-            saved = _NumbersUnpickler(file).load()
-    except OSError:
-        raise
-    except Exception as error:  # there is no end to what a damaged pickle may raise
-        raise ValueError(f"{path} does not hold statistics of a VecNormalize: {error!r}") from error
+def _load(path: Path) -> tuple[Any, _NumbersUnpickler]:
+    """What a pickle holds, without any code of the file, and what has read it."""
+    with path.open("rb") as file:
+        unpickler = _NumbersUnpickler(file)
+        try:
+            saved = unpickler.load()
+        except Exception as error:  # there is no end to what a damaged pickle may raise
+            raise ValueError(f"{path} does not hold statistics of a VecNormalize: {error!r}") from error
     if type(saved).__name__ != "VecNormalize" or not isinstance(saved.state, dict):
         raise ValueError(f"{path} does not hold statistics of a VecNormalize.")
-    return saved.state
+    return saved, unpickler
 
 
 def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_elmur
 from helpers import DICT, RandomEnv, make_model, random_envs
 from sb3_elmur import RecurrentPPO, resize_memory
-from sb3_elmur.models import find_statistics, load_model, normalized
+from sb3_elmur.models import check_statistics, find_statistics, load_model, normalized
 from sb3_elmur.recording import record
 
 SAVED = Path(__file__).parent / "saved"
@@ -127,6 +127,7 @@ def saved_statistics(path: Path, space: spaces.Space = FAR, **arguments: Any) ->
 )
 def test_observations_are_normalised_as_by_the_host(space: spaces.Space, arguments: dict[str, Any], tmp_path: Path) -> None:
     saved = saved_statistics(tmp_path / "vecnormalize.pkl", space, **arguments)
+    check_statistics(tmp_path / "vecnormalize.pkl")
     env = normalized(random_envs(2, space), tmp_path / "vecnormalize.pkl")
     observations: Any = saved.get_original_obs()
     np.testing.assert_equal(env.normalize_obs(observations), saved.normalize_obs(observations))
@@ -149,6 +150,8 @@ def test_statistics_run_no_code(tmp_path: Path) -> None:
     env.reset_infos = [Bomb(tmp_path / "boom")]
     env.save(str(path))
     assert normalized(random_envs(2, FAR), path).obs_rms.count > 0
+    with pytest.raises(ValueError, match=r"vecnormalize\.pkl.*mkdir"):
+        check_statistics(path)
     env.obs_rms = Bomb(tmp_path / "boom")
     env.save(str(path))
     with pytest.raises(ValueError, match=r"vecnormalize\.pkl"):

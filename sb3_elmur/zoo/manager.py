@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.envs.batch import native_batch
-from sb3_elmur.models import find_statistics
+from sb3_elmur.models import check_statistics, find_statistics
 from sb3_elmur.settings import DEFAULT, as_literal, check_type, read_file
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
@@ -144,6 +144,8 @@ class CheckedExperimentManager(ExperimentManager):
         """The zoo's, but with the statistics that belong to the trained agent by name, or none."""
         statistics = find_statistics(Path(self.trained_agent)) if self.continue_training else None
         if statistics is not None:
+            with told(ValueError):
+                check_statistics(statistics)
             print(f"Loading saved VecNormalize stats of {statistics}")
             env = VecNormalize.load(str(statistics), env)
         elif self.normalize and self.continue_training:

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_elmur.command_line import SettingsError
-from sb3_elmur.models import STATISTICS_FILE, find_statistics
+from sb3_elmur.models import STATISTICS_FILE, check_statistics, find_statistics
 from sb3_elmur.settings import UNREADABLE, as_literal
 from sb3_elmur.zoo.checks import CLASSES, checked_classes
 
@@ -114,6 +114,10 @@ def statistics_of(model: Path, settings: dict[str, Any]) -> Iterator[None]:
     originals = [place.create_test_env for place in places]
     with TemporaryDirectory() as folder:
         if statistics is not None:
+            try:
+                check_statistics(statistics)
+            except ValueError as error:
+                raise SettingsError(str(error)) from error
             shutil.copy(statistics, Path(folder) / STATISTICS_FILE)  # the name that the zoo looks for
 
         def with_statistics(create: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
