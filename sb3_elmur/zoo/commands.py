@@ -7,6 +7,7 @@ a user gives comes after what is added here, and so replaces it.
 
 import argparse
 import difflib
+import keyword
 import os
 import runpy
 import sys
@@ -29,6 +30,7 @@ from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_para
 
 ALGORITHM = "ppo_elmur"
 LOG_FOLDER = "logs"  # where the zoo's `train` writes; its other commands look elsewhere
+PAIRS = ("--env-kwargs", "--eval-env-kwargs", "-params", "--hyperparams")  # options of key:value
 PLOTS = {
     "train": ("plot_train", ["-a", ALGORITHM, "-f", LOG_FOLDER]),
     "all": ("all_plots", ["-a", ALGORITHM, "-f", LOG_FOLDER]),
@@ -242,7 +244,18 @@ def _settings_file(options: argparse.Namespace) -> list[str]:
     return ["--conf-file", str(ours)]
 
 
+def _quoted(arguments: Sequence[str]) -> list[str]:
+    """Bare words among the values of settings in quotes, which the zoo would look up as names of variables."""
+    quoted, option = [], ""
+    for argument in arguments:
+        option = argument if argument.startswith("-") else option
+        key, colon, value = argument.partition(":")
+        bare = all(word.isidentifier() and not keyword.iskeyword(word) for word in value.split("."))
+        quoted.append(f"{key}:{value!r}" if option in PAIRS and colon and bare else argument)
+    return quoted
+
+
 def _run(module: str, arguments: Sequence[str], name: str | None = None) -> None:
     """Run a module of rl_zoo3 as the program, under the command line ``arguments``."""
-    sys.argv = [f"sb3-elmur {name or module.replace('_', '-')}", "--algo", ALGORITHM, *arguments]
+    sys.argv = [f"sb3-elmur {name or module.replace('_', '-')}", "--algo", ALGORITHM, *_quoted(arguments)]
     runpy.run_module(f"rl_zoo3.{module}", run_name="__main__")

@@ -1,8 +1,10 @@
 """Properties of batches made by id."""
 
+import pickle
 from collections.abc import Iterator
 
 import gymnasium
+import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -53,6 +55,19 @@ def test_time_limit_is_kept(limited: str) -> None:
     batch.reset()
     dones = [batch.step([0, 0])[2].tolist() for _ in range(4)]
     assert dones == [[False, False]] * 3 + [[True, True]]
+
+
+@pytest.mark.parametrize("env_id", ["TMazeEndless3x10-v0", "TMazeActive10-v0", "TMazeCues4x30-v0"])
+def test_a_pickled_maze_batch_goes_on_as_the_batch_itself(env_id: str) -> None:
+    batch = make_batch(env_id, 3)
+    batch.seed(0)
+    batch.reset()
+    batch.step(np.zeros(3, dtype=np.int64))
+    copy = pickle.loads(pickle.dumps(batch))
+    for _ in range(40):
+        actions = np.array(batch.env_method("oracle_action"))
+        for one, other in zip(batch.step(actions)[:3], copy.step(actions)[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_unknown_id_is_refused() -> None:
