@@ -144,8 +144,8 @@ class NpzEpisodes(Episodes):
             except DataError as error:
                 problems.append(str(error))
         if problems:
-            shown = "\n".join(problems[:SHOWN_PROBLEMS])
-            raise DataError(f"{len(problems)} of {len(self.paths)} files cannot be used. The first are:\n{shown}")
+            first = "\n".join(problems[:SHOWN_PROBLEMS])
+            raise DataError(f"{len(problems)} of {len(self.paths)} files cannot be used. The first are:\n{first}")
         self.lengths = np.array(lengths, dtype=np.int64)
 
     def _check(self, arrays: dict[str, StoredArray]) -> int:
@@ -163,8 +163,8 @@ class NpzEpisodes(Episodes):
             field.check_header(arrays[key].shape, arrays[key].dtype)
         lengths = {key: arrays[key].shape[0] for key in fields}
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{length} in `{key}`" for key, length in lengths.items())
-            raise DataError(f"All arrays must have the same number of steps. Found {found}.")
+            counts = ", ".join(f"{length} in `{key}`" for key, length in lengths.items())
+            raise DataError(f"All arrays must have the same number of steps. Found {counts}.")
         return lengths["action"]
 
     def _load(self, index: int) -> Episode:
@@ -204,8 +204,8 @@ class MinariEpisodes(Episodes):
                 raise DataError("The Minari data set must have at least one episode. Found none.")
             self._check_spaces(int(self.lengths.min()))
             if problems := list(self._bad_rows()):
-                shown = "\n".join(problems[:SHOWN_PROBLEMS])
-                raise DataError(f"{len(problems)} of {len(self)} episodes cannot be used. The first are:\n{shown}")
+                first = "\n".join(problems[:SHOWN_PROBLEMS])
+                raise DataError(f"{len(problems)} of {len(self)} episodes cannot be used. The first are:\n{first}")
 
     def _check_spaces(self, length: int) -> None:
         """Compare the data set's spaces to ours; the shortest episode has ``length`` steps."""

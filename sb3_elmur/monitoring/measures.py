@@ -28,6 +28,7 @@ def measure_slots(memory: Memory, initial_slots: Tensor) -> Measures:
 
     :param memory: Memory of B rows, of different environments or times.
     :param initial_slots: Contents of empty slots, (N, M, D).
+    :return: Measures by name.
     """
     written = memory.anchors != EMPTY  # (B, M)
     norms = memory.slots.norm(dim=-1)  # (B, N, M)
@@ -66,6 +67,7 @@ def measure_reads(trace: SegmentTrace) -> Measures:
     Where tokens read: attention on slots, the mean over layers, heads and tokens.
 
     :param trace: Of B rows.
+    :return: Measures by name.
     """
     rows = trace.lengths > 0
     read, anchors = trace.read[rows].mean((1, 2)), trace.before.anchors[rows]  # (B, T, M), (B, M)
@@ -88,6 +90,7 @@ def measure_writes(trace: SegmentTrace) -> Measures:
     Where written slots look, how often they replace something, and how much of it.
 
     :param trace: With b rows that wrote.
+    :return: Measures by name.
     """
     full, length = ~trace.empty, trace.write.shape[-1]
     measures = _known(overwrite_rate=full.float(), blend=trace.blend[full])
@@ -106,6 +109,7 @@ def measure_experts(trace: SegmentTrace, n_chosen: int) -> Measures:
 
     :param trace: Of a stack with a mixture of experts; routers with too few tokens are left out.
     :param n_chosen: Routed experts per token (k).
+    :return: Measures by name.
     """
     loads, aux_losses = [], []
     for probabilities in trace.routers:
@@ -135,6 +139,7 @@ def measure_gradient(core: Elmur, parameters: Iterable[th.nn.Parameter]) -> Meas
 
     :param core: A stack with memory.
     :param parameters: All that the update trained.
+    :return: Measures by name.
     """
     last = [parameter for layer in core.layers for parameter in layer.write_outputs()]
     total = _gradient_norm(parameters)
@@ -145,7 +150,7 @@ def measure_gradient(core: Elmur, parameters: Iterable[th.nn.Parameter]) -> Meas
 
 
 def _gradient_norm(parameters: Iterable[th.nn.Parameter]) -> float:
-    norms = [each.grad.norm() for each in parameters if each.grad is not None]
+    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
     return th.stack(norms).norm().item() if norms else 0.0
 
 

@@ -33,6 +33,7 @@ def memory_of(policy: Any) -> Elmur:
     The actor's stack of a policy.
 
     :param policy: A policy.
+    :return: The stack.
     :raises ValueError: If it has no memory to look into.
     """
     if not isinstance(policy, ElmurPolicy):
@@ -47,10 +48,11 @@ def memory_of(policy: Any) -> Elmur:
 @th.no_grad()
 def embed_observations(policy: ElmurPolicy, obs: Any) -> Tensor:
     """
-    What the actor's stack gets to see, (R, D).
+    What the actor's stack gets to see.
 
     :param policy: A policy.
     :param obs: R observations, as tensors.
+    :return: Tokens, (R, D).
     """
     return policy.backbone.embed(BasePolicy.extract_features(policy, obs, policy.pi_features_extractor))
 
@@ -63,6 +65,7 @@ def trace_observations(policy: ElmurPolicy, obs: Any, memory: Memory, lengths: T
     :param obs: Observations as tensors, (B * T, ...), row by row, of which row b has ``lengths[b]``.
     :param memory: Memory before the segment.
     :param lengths: (B,) int64.
+    :return: What happened.
     """
     training = policy.training
     policy.set_training_mode(False)
@@ -85,7 +88,7 @@ class MemoryMonitor:
 
     def __init__(self, policy: ElmurPolicy, logger: Logger, panels_every: int) -> None:
         self.policy, self.core, self.logger = policy, memory_of(policy), logger
-        draws = panels_every and any(isinstance(each, TensorBoardOutputFormat) for each in logger.output_formats)
+        draws = panels_every and any(isinstance(output, TensorBoardOutputFormat) for output in logger.output_formats)
         if draws:
             require_drawing()
         self.panels_every = panels_every if draws else 0

@@ -17,16 +17,19 @@ from corridor_helpers import corridor_policy
 from helpers import ACTION_SPACES, TURN, UNBOUNDED, VECTOR, RandomEnv, episode_arrays, make_model, random_envs
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.options import parse
+from sb3_elmur.comparison.cells import GREEDY, make_cells
+from sb3_elmur.comparison.matrix import read_matrix
 from sb3_elmur.datasets import NpzEpisodes, open_episodes
 from sb3_elmur.evaluation import Corridors
 from sb3_elmur.evaluation.record import Record, load_walk, save_walk, summarise
 from sb3_elmur.models import load_model, normalized
 from sb3_elmur.recording import record
 from sb3_elmur.recording.writers import SETTINGS
-from sb3_elmur.settings import packaged, read_settings
-from sb3_elmur.zoo.checks import check_settings
+from sb3_elmur.settings import find_class, packaged, read_settings
+from sb3_elmur.zoo.checks import checked_policy_arguments, checked_settings
 
 TMAZE = "TMazePassive30-v0"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def make_targets(folder: Path, scale: float) -> list[Target]:
@@ -36,12 +39,18 @@ def make_targets(folder: Path, scale: float) -> list[Target]:
     :param folder: Where the originals are made.
     :param scale: Share of the full numbers of files.
     """
-    makers = (_npz, _minari, _bc_yaml, _zoo_yaml, _records, _walks, _recordings, _statistics, _checkpoints, _models)
+    data = (_npz, _minari, _records, _walks, _recordings, _results, _statistics, _checkpoints, _models)
+    settings = (_bc_yaml, _zoo_yaml, _matrix_yaml)
     targets = []
-    for maker in makers:
+    for maker in (*data, *settings):
         place = folder / maker.__name__
         place.mkdir()
         target = maker(place)
+        for original in target.originals:
+            path = place / f"original{target.suffix}"
+            path.write_bytes(original)
+            assert target.read(path), target.name
+            path.unlink()
         targets.append(target._replace(count=max(1, round(scale * target.count))))
     return targets
 
@@ -90,7 +99,9 @@ def _bc_yaml(folder: Path) -> Target:
 
 def _zoo_yaml(folder: Path) -> Target:
     def read(path: Path) -> bool:
-        check_settings(RecurrentPPO, read_settings(path, TMAZE))
+        settings = checked_settings(RecurrentPPO, read_settings(path, TMAZE))
+        policy = find_class(settings["policy"]) or settings["policy"]
+        checked_policy_arguments(RecurrentPPO, policy, settings.get("policy_kwargs"))
         return True
 
     return Target("zoo_yaml", [_part(packaged("ppo_elmur.yml"), TMAZE)], ".yml", read, 5_000, text=True)
@@ -148,6 +159,28 @@ def _recordings(folder: Path) -> Target:
         return True
 
     return Target("recording_json", [(folder / SETTINGS).read_bytes()], ".json", read, 2_000, text=True)
+
+
+def _results(folder: Path) -> Target:
+    matrix = read_matrix(BENCHMARKS / "matrices" / "tmaze_online.yml")
+    original = next(cell.path for cell in make_cells(matrix, BENCHMARKS / "results") if cell.path.exists())
+    (cell,) = (cell for cell in make_cells(matrix, folder) if cell.path.name == original.name)
+    cell.path.parent.mkdir()
+
+    def read(path: Path) -> bool:
+        shutil.copy(path, cell.path)
+        report = cell.read()
+        return report is not None and np.isfinite(report[GREEDY][cell.env.evaluate[0]][cell.env.score.measure])
+
+    return Target("comparison_result", [original.read_bytes()], ".json", read, 2_000, text=True)
+
+
+def _matrix_yaml(folder: Path) -> Target:
+    def read(path: Path) -> bool:
+        make_cells(read_matrix(path), folder)
+        return True
+
+    return Target("matrix_yaml", [(BENCHMARKS / "matrices" / "tmaze_online.yml").read_bytes()], ".yml", read, 500, text=True)
 
 
 def _statistics(folder: Path) -> Target:
