@@ -23,6 +23,7 @@ MODEL_HINTS: dict[str, Any] = {
     "policy_kwargs": dict[str, Any],
     "n_eval_envs": int,
     "normalize": bool | dict[str, Any],
+    "normalize_kwargs": dict[str, Any],
 }
 TRIAL = 0.05  # share of a budget of CPU seconds that predicts the rest
 
@@ -48,7 +49,8 @@ class Cloning:
         assert job.demonstrations is not None
         env = make_batch(job.env_id, 1)
         episodes: Episodes = NpzEpisodes(job.demonstrations, env.observation_space, env.action_space)
-        wrap = Wrappers(job.settings.get("normalize", False))
+        normalize = job.settings.get("normalize", False)
+        wrap = Wrappers(job.settings.get("normalize_kwargs", True) if normalize is True else normalize)
         if wrap.normalize:
             env = fit_normalization(env, episodes, **wrap.normalize_kwargs)
             episodes = NormalizedEpisodes(episodes, env)

@@ -1,6 +1,7 @@
 """Cells in processes of their own, several at a time, whose results this process writes."""
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +80,7 @@ def run(jobs: Mapping[Any, tuple[Any, ...]], workers: int, packages: Sequence[st
     """
     left = dict(jobs)
     for _ in range(N_ATTEMPTS):
-        calls = [delayed(_call)(key, packages, *job) for key, job in left.items()]
+        calls = [delayed(_call)(key, Path.cwd(), packages, *job) for key, job in left.items()]
         try:
             for key, outcome in Parallel(workers, backend="loky", batch_size=1, return_as="generator_unordered")(calls):
                 left.pop(key)
@@ -91,8 +92,9 @@ def run(jobs: Mapping[Any, tuple[Any, ...]], workers: int, packages: Sequence[st
         yield key, Failure(f"its process was killed {N_ATTEMPTS} times")
 
 
-def _call(key: Any, packages: Sequence[str], function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+def _call(key: Any, folder: Path, packages: Sequence[str], function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
     output = io.StringIO()
+    os.chdir(folder)  # a worker may have begun elsewhere
     with redirect_stdout(output), redirect_stderr(output):
         try:
             import_packages(packages)
