@@ -48,8 +48,11 @@ READ_BY_ZOO: dict[str, Any] = {
 SET_BY_ZOO = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
 SET_BY_ALGORITHM = ("observation_space", "action_space", "lr_schedule", "use_sde")
 COUNTS = ("n_envs", "frame_stack", "n_steps", "batch_size", "n_epochs")
+MOST_LAYERS = 1000  # more would be built for hours before memory ends
 RANGES = {
     "n_timesteps": (1.0, 2.0**53),
+    "n_envs": (1.0, 2.0**16),
+    "frame_stack": (1.0, 2.0**16),
     **dict.fromkeys(("gamma", "gae_lambda"), (0.0, 1.0)),
     **dict.fromkeys(("learning_rate", "clip_range", "ent_coef", "vf_coef", "max_grad_norm"), (0.0, inf)),
 }
@@ -149,6 +152,7 @@ def checked_policy_arguments(
     for name, value in resolved.items():
         check_type(f"`{name}`", value, types[name])
     check_policy_ranges(policy, resolved)
+    check_range("n_layers", resolved.get("n_layers", 1), 1.0, MOST_LAYERS)
     return resolved
 
 
