@@ -29,7 +29,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 default_role = "code"  # a single backtick in a docstring is code
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
+suppress_warnings = ["ref.python"]  # two rooms may each have a class of one name, such as `Task`
 autodoc_mock_imports = ["mani_skill", "mikasa_robo_suite", "sapien"]  # the simulator is large and not needed to read about it
 python_maximum_signature_line_length = 100
 

@@ -85,10 +85,20 @@ def shorten(words: list[str]) -> list[str]:
     return [command, *words, *(["--no-render"] if command == "enjoy" and "--no-render" not in words else [])]
 
 
+MY_PACKAGE = """
+import gymnasium
+from sb3_elmur.envs import TMazeEnv
+
+gymnasium.register("MyEnv-v0", lambda: TMazeEnv(length=10))
+"""
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for the commands of all pages, which use each other's data and models."""
-    return tmp_path_factory.mktemp("pages")
+    """One folder for the commands of all pages, which use each other's data and models, with an environment of one's own."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "my_package.py").write_text(MY_PACKAGE)
+    return folder
 
 
 DONE: set[str] = set()
