@@ -1,5 +1,6 @@
 """Sphinx configuration: Markdown pages, and an API reference made from the docstrings of every module."""
 
+import re
 import shutil
 import sys
 from importlib import import_module
@@ -86,7 +87,7 @@ def write_api_pages(*_: object) -> None:
     rooms = modules_by_room()
     order = [room for room in ROOMS if room in rooms] + sorted(rooms.keys() - ROOMS.keys())
     for room in order:
-        lines = [f"# sb3_elmur.{room}", ""]
+        lines = [f"# {room}", ""]
         for name in rooms[room]:
             if name.count(".") > 1:
                 lines += [f"## {name.removeprefix('sb3_elmur.')}", ""]
@@ -118,7 +119,15 @@ def from_markdown(app: object, what: str, name: str, value: object, options: obj
     lines[:] = converted
 
 
+def short_defaults(
+    app: object, what: str, name: str, value: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """A class as a default value is written by its name; otherwise Sphinx cannot read the signature and break its lines."""
+    return signature and re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", signature), returned
+
+
 def setup(app: object) -> None:
     """Sphinx calls this first."""
     app.connect("builder-inited", write_api_pages)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-signature", short_defaults)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", from_markdown)  # type: ignore[attr-defined]
