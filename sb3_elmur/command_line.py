@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 
-MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError, gymnasium.error.Error)
+MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError, OverflowError, gymnasium.error.Error)
 Main = Callable[..., None]  # of the command line, or of nothing for that of the process
 
 

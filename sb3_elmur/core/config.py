@@ -1,7 +1,9 @@
 """Hyper-parameters of the memory core, checked once, when they are given."""
 
+import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,10 @@ def check_count(name: str, value: object, smallest: int) -> None:
         raise ValueError(f"`{name}` must be an integer of at least {smallest}. Received {value!r}.")
 
 
-def check_range(name: str, value: object, low: float, high: float, open_end: bool = False) -> None:
+def check_range(name: str, value: Any, low: float, high: float, open_end: bool = False) -> None:
     allowed = f"[{low:g}, {high:g}" + (")" if open_end or high == float("inf") else "]")
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
-    if not low <= number <= high or number == float("inf") or (open_end and number == high):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and low <= value <= min(high, sys.float_info.max)) or (open_end and value == high):
         raise ValueError(f"`{name}` must be a number in {allowed}. Received {value!r}.")
 
 

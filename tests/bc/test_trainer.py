@@ -138,6 +138,7 @@ def test_a_config_is_checked() -> None:
         "batch_size": 1.5,
         "warmup": 1.0,
         "learning_rate": "1e-3",
+        "weight_decay": 10**400,
         "mixed_precision": 1,
     }.items():
         with pytest.raises(ValueError, match=rf"`{name}` must be .*\. Received {value!r}\."):
