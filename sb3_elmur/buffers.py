@@ -65,7 +65,8 @@ class _SegmentStorage(RolloutBuffer):
         self._fresh = fresh
         self._chain_memories = fresh.map(lambda memory: Memory(*(field.clone() for field in memory)))
         self._next_position = np.zeros(n_envs, dtype=np.int64)
-        self._timeline: Any = None
+        self._timeline: Any = None  # observations of `_reach` steps before the rollout, and of the rollout
+        self._reach = 0
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
     @property
@@ -76,19 +77,17 @@ class _SegmentStorage(RolloutBuffer):
         return sum(field.numel() * field.element_size() for field in fields)
 
     def reset(self) -> None:
-        """Empty the buffer, but keep the observations that open chains may need: the last ``k * L - 1`` steps."""
-        reach = self.chain_length - 1
-        carried, position = self._timeline, getattr(self, "pos", 0)
+        """Empty the buffer, but keep the observations that open chains may need: up to the last ``k * L - 1`` steps."""
+        reach = int((self._next_position % self.chain_length).max())
+        carried, end = self._timeline, self._reach + getattr(self, "pos", 0)
         super().reset()
 
         def extend(empty: np.ndarray) -> np.ndarray:
             return np.zeros((reach + len(empty), *empty.shape[1:]), dtype=empty.dtype)
 
-        self._timeline = map_observations(extend, self.observations)
-        if carried is not None:
-            map_observations(
-                lambda new, old: new.__setitem__(slice(reach), old[position : position + reach]), self._timeline, carried
-            )
+        self._timeline, self._reach = map_observations(extend, self.observations), reach
+        if reach:
+            map_observations(lambda new, old: new.__setitem__(slice(reach), old[end - reach : end]), self._timeline, carried)
         self.observations = map_observations(lambda timeline: timeline[reach:], self._timeline)
         self.positions = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self._record_of = np.full((self.buffer_size, self.n_envs), -1)
@@ -146,7 +145,7 @@ class _SegmentStorage(RolloutBuffer):
         position = np.where(episode_starts, 0, self._next_position)
         length = position % self.chain_length
         time = np.arange(length.max())
-        index = np.minimum(self.chain_length - 1 - length[:, None] + time, self.chain_length - 2)
+        index = np.minimum(self._reach - length[:, None] + time, self._reach - 1)
         env = np.arange(self.n_envs)[:, None]
         observations = map_observations(
             lambda timeline: self.to_torch(timeline[index, env].reshape(-1, *timeline.shape[2:])), self._timeline
@@ -219,9 +218,7 @@ class _SegmentStorage(RolloutBuffer):
         assert self._table is not None
         memories = self._table.map(lambda memory: memory.rows(rows))
         return RecurrentRolloutBufferSamples(
-            observations=map_observations(
-                lambda timeline: self.to_torch(timeline[time + self.chain_length - 1, env]), self._timeline
-            ),
+            observations=map_observations(lambda timeline: self.to_torch(timeline[time + self._reach, env]), self._timeline),
             actions=self.to_torch(self.actions[real]),
             old_values=self.to_torch(self.values[real]),
             old_log_prob=self.to_torch(self.log_probs[real]),

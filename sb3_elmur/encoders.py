@@ -15,8 +15,8 @@ class FourLayerCNN(BaseFeaturesExtractor):
     """
     Four convolutions of 32, 64, 64 and 128 channels, each of which halves height and width, and a linear layer.
 
-    An alternative to :class:`stable_baselines3.common.torch_layers.NatureCNN`, for images of any number of channels, and of 16
-    or more pixels in height and width.
+    An alternative to :class:`stable_baselines3.common.torch_layers.NatureCNN`, which needs images of at least 36 x 36 pixels:
+    this one takes any size, such as MiniGrid's 7 x 7, and any number of channels.
 
     :param observation_space: Of images (C, H, W).
     :param features_dim: Number of features.

@@ -21,35 +21,18 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from sb3_elmur import policy_checks
+from sb3_elmur.core import states
 from sb3_elmur.core.backbone import Backbone
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.memory import Memory
-from sb3_elmur.core.states import (
-    Chains,
-    CoreState,
-    LiveState,
-    Memories,
-    PackedState,
-    Pair,
-    PolicyState,
-    RememberingPair,
-    StateShape,
-)
-from sb3_elmur.policy_checks import (
-    check_episode_start,
-    check_finite,
-    check_packed_state,
-    check_pair,
-    check_step_state,
-    refuse_unknown_arguments,
-    shows_fields_of,
-)
+from sb3_elmur.spaces import check_spaces, from_zero, shifts, to_space
 
-State = TypeVar("State", LiveState, CoreState)
+State = TypeVar("State", states.LiveState, states.CoreState)
 
 
-@shows_fields_of(ElmurConfig)
+@policy_checks.shows_fields_of(ElmurConfig)
 class ElmurPolicy(RecurrentActorCriticPolicy):
     """
     Actor-critic policy whose recurrent state is the memory of an ELMUR transformer (arXiv 2510.07151).
@@ -109,112 +92,114 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         separate_critic: bool = False,
         **elmur: Any,
     ) -> None:
-        refuse_unknown_arguments(type(self), elmur)
-        takes_dict = self.default_features_extractor_class is CombinedExtractor
-        if features_extractor_class is None and isinstance(observation_space, spaces.Dict) != takes_dict:
-            kind = type(observation_space).__name__
-            suited = "ElmurPolicy or ElmurCnnPolicy" if takes_dict else "ElmurMultiInputPolicy"
-            raise ValueError(f"{type(self).__name__} does not take {kind} observations. Use {suited}.")
-        for name, flag in (("separate_critic", separate_critic), ("detach_memory", detach_memory)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"`{name}` must be True or False. Received {flag!r}.")
-        if not share_features_extractor and not separate_critic:
-            raise ValueError(
-                "`share_features_extractor=False` needs `separate_critic=True`. Received `separate_critic=False`."
-            )
+        policy_checks.refuse_unknown_arguments(type(self), elmur)
+        check_spaces(observation_space, action_space)
+        if features_extractor_class is None:
+            takes_dict = self.default_features_extractor_class is CombinedExtractor
+            policy_checks.check_policy_class(type(self), takes_dict, observation_space)
+        policy_checks.check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
+        policy_checks.check_sharing(share_features_extractor, separate_critic)
         self.config = ElmurConfig(**elmur)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}  # the host's eps; one kernel for all parameters
+        self._observation_shift, self._action_shift = shifts(observation_space), shifts(action_space)
         self.detach_memory = detach_memory
         self.separate_critic = separate_critic
         self.lstm_output_dim = self.config.d_model
         # The parent's constructor would build LSTMs and their optimizer; its own parent calls `_build` below.
         ActorCriticPolicy.__init__(
-            self,
-            observation_space,
-            action_space,
-            lr_schedule,
-            [] if net_arch is None else net_arch,
-            activation_fn,
-            ortho_init,
-            use_sde,
-            log_std_init,
-            full_std,
-            use_expln,
-            squash_output,
-            features_extractor_class or self.default_features_extractor_class,
-            features_extractor_kwargs,
-            share_features_extractor,
-            normalize_images,
-            optimizer_class,
-            optimizer_kwargs,
-        )
+            self, observation_space, action_space, lr_schedule, [] if net_arch is None else net_arch, activation_fn,
+            ortho_init, use_sde, log_std_init, full_std, use_expln, squash_output,
+            features_extractor_class or self.default_features_extractor_class, features_extractor_kwargs,
+            share_features_extractor, normalize_images, optimizer_class, optimizer_kwargs,
+        )  # fmt: skip
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.backbone = Backbone(self.features_dim, self.config)
         self.critic_backbone = Backbone(self.features_dim, self.config) if self.separate_critic else None
-        shape = StateShape(num_layers=1, hidden_size=self.backbone.layout.hidden_size)
-        self.lstm_actor = shape  # type: ignore[assignment]
-        self.lstm_hidden_state_shape = (1, 1, shape.hidden_size)
+        self.lstm_actor = states.StateShape(1, self.backbone.layout.hidden_size)  # type: ignore[assignment]
+        self.lstm_hidden_state_shape = (1, 1, self.backbone.layout.hidden_size)
         super()._build(lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return (
-            super()._get_constructor_parameters()
-            | asdict(self.config)
-            | {
-                "share_features_extractor": self.share_features_extractor,
-                "detach_memory": self.detach_memory,
-                "separate_critic": self.separate_critic,
-            }
-        )
+        own = ("share_features_extractor", "detach_memory", "separate_critic")
+        arguments = asdict(self.config) | {name: getattr(self, name) for name in own}
+        return super()._get_constructor_parameters() | arguments
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the graph of the last actions, which PyTorch cannot copy."""
+        return self.__dict__ | {"action_dist": policy_checks.without_graph(self.action_dist)}
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Make the features extractor, or say which others there are, if the observations do not suit it."""
+        try:
+            return super().make_features_extractor()
+        except RuntimeError as error:  # of a convolution that is larger than the image
+            raise policy_checks.unsuited_extractor(self.features_extractor_class, self.observation_space, error) from error
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """As the host's, for discrete observations that may begin anywhere."""
+        return super().extract_features(from_zero(obs, self._observation_shift), features_extractor)
+
+    def actor_features(self, obs: PyTorchObs) -> Tensor:
+        """The actor's features of observations (B, ...), each (features_dim,)."""
+        return BasePolicy.extract_features(self, from_zero(obs, self._observation_shift), self.pi_features_extractor)
 
     def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Features for actor and critic, each (B, features_dim)."""
         features = self.extract_features(obs)
         return features if isinstance(features, tuple) else (features, features)
 
-    def _latents(self, obs: PyTorchObs, states: Any, episode_starts: Tensor) -> tuple[Tensor, Tensor, Any]:
+    def _latents(self, obs: PyTorchObs, before: Any, episode_starts: Tensor) -> tuple[Tensor, Tensor, Any]:
         """
         Inputs of the policy and of the value network, each (B, latent_dim), and the states afterwards.
 
-        :param states: A :class:`PolicyState`, :class:`Chains` or :class:`PackedState`, which knows how it runs.
+        :param before: A ``PolicyState``, ``Chains`` or ``PackedState``, which knows how it runs.
         """
         pi_features, vf_features = self._features(obs)
-        pi, pi_state = vf, vf_state = states.run(self.backbone, pi_features, states.pi, episode_starts)
+        pi, pi_state = vf, vf_state = before.run(self.backbone, pi_features, before.pi, episode_starts)
         if self.critic_backbone is not None:
-            vf, vf_state = states.run(self.critic_backbone, vf_features, states.vf, episode_starts)
+            vf, vf_state = before.run(self.critic_backbone, vf_features, before.vf, episode_starts)
         latents = self.mlp_extractor.forward_actor(pi), self.mlp_extractor.forward_critic(vf)
-        return *latents, states._replace(pi=pi_state, vf=vf_state)
+        return *latents, before._replace(pi=pi_state, vf=vf_state)
 
-    def _packed(self, states: Any, need_state: bool) -> Any:
+    def _packed(self, before: Any, need_state: bool) -> Any:
         """The host's states in a form that knows how it runs; others as they are."""
-        return PackedState(*states, self.detach_memory, need_state) if isinstance(states, RNNStates) else states
+        policy_checks.check_recurrent(type(self), before)
+        if not isinstance(before, RNNStates | states.PackedState):
+            return before
+        policy_checks.check_host_actions(self.action_space, self.squash_output)
+        return states.PackedState(before.pi, before.vf, self.detach_memory, need_state)
 
     def forward(  # type: ignore[override]
-        self, obs: PyTorchObs, lstm_states: RNNStates | PolicyState, episode_starts: Tensor, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, RNNStates | PolicyState]:
+        self,
+        obs: PyTorchObs,
+        lstm_states: RNNStates | states.PolicyState | None = None,
+        episode_starts: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, RNNStates | states.PolicyState]:
         """
         Act and estimate values, one step per environment.
 
         :param obs: Observations of B environments.
-        :param lstm_states: Packed states, which are left as they are, or a :class:`PolicyState`, which is updated in place.
+        :param lstm_states: Packed states, which are left as they are, or a ``PolicyState``, which is updated in place.
         :param episode_starts: (B,), 1 where an episode begins.
         :param deterministic: Take the most probable action instead of sampling.
         :return: Actions (B, ...), values (B, 1), log-probabilities (B,), and the states after the step.
+        :raises TypeError: If an algorithm without recurrent state calls it.
         """
-        latent_pi, latent_vf, states = self._latents(obs, self._packed(lstm_states, need_state=True), episode_starts)
+        latent_pi, latent_vf, after = self._latents(obs, self._packed(lstm_states, need_state=True), episode_starts)
         distribution = self._get_action_dist_from_latent(latent_pi)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
-        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        return actions, self.value_net(latent_vf), log_prob, states
+        actions = to_space(actions, self._action_shift).reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return actions, self.value_net(latent_vf), log_prob, after
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates | Chains, episode_starts: Tensor
+        self, obs: PyTorchObs, actions: Tensor, lstm_states: RNNStates | states.Chains, episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """
-        Replay B sequences of equal length T, or :class:`Chains`.
+        Replay B sequences of equal length T, or :class:`~sb3_elmur.core.states.Chains`.
 
         :param obs: Observations, (B * T, ...), sequence by sequence; of chains (R, ...).
         :param actions: (B * T, ...); of chains one for each token that is ``counted``.
@@ -227,45 +212,48 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         distribution = self._get_action_dist_from_latent(latent_pi)
         if isinstance(self.action_space, spaces.MultiBinary):
             actions = actions.float()  # the host's buffer returns int8, which torch's Bernoulli refuses
-        return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
+        log_prob = distribution.log_prob(from_zero(actions, self._action_shift))
+        return self.value_net(latent_vf), log_prob, distribution.entropy()
 
-    def get_distribution(self, obs: PyTorchObs, lstm_states: Pair, episode_starts: Tensor) -> tuple[Distribution, Pair]:  # type: ignore[override]
+    def get_distribution(  # type: ignore[override]
+        self, obs: PyTorchObs, lstm_states: states.Pair, episode_starts: Tensor
+    ) -> tuple[Distribution, states.Pair]:
         """
         Action distribution, one step per environment.
 
         :param obs: Observations of B environments.
         :param lstm_states: The actor's packed state; left as it is.
         :param episode_starts: (B,), 1 where an episode begins.
-        :return: The distribution, and the actor's packed state after the step.
+        :return: The distribution, of discrete actions counted from 0, and the actor's packed state after the step.
         """
         features, _ = self._features(obs)
-        state = PackedState(lstm_states, lstm_states, self.detach_memory, need_state=True)
-        latent, pair = state.run(self.backbone, features, lstm_states, episode_starts)
+        latent, pair = self.backbone.unroll(
+            features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True
+        )
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), pair
 
     def predict_values(  # type: ignore[override]
-        self, obs: PyTorchObs, lstm_states: Pair | PolicyState, episode_starts: Tensor
+        self, obs: PyTorchObs, lstm_states: states.Pair | states.PolicyState, episode_starts: Tensor
     ) -> Tensor:
         """
         Estimate values, one step per environment.
 
         :param obs: Observations of B environments.
-        :param lstm_states: The critic's packed state, or a :class:`PolicyState`; left as it is.
+        :param lstm_states: The critic's packed state, or a ``PolicyState``; left as it is.
         :param episode_starts: (B,), 1 where an episode begins.
         :return: (B, 1).
         """
         _, features = self._features(obs)
         backbone = self.backbone if self.critic_backbone is None else self.critic_backbone
-        if isinstance(lstm_states, PolicyState):
+        if isinstance(lstm_states, states.PolicyState):
             latent, _ = backbone.step(features, lstm_states.vf, episode_starts)
         else:
-            state = PackedState(lstm_states, lstm_states, self.detach_memory, need_state=False)
-            latent, _ = state.run(backbone, features, lstm_states, episode_starts)
+            latent, _ = backbone.unroll(features, lstm_states, episode_starts, detach_memory=False, need_state=False)
         return self.value_net(self.mlp_extractor.forward_critic(latent))
 
-    def reopen(self, obs: PyTorchObs, memories: Memories, lengths: Tensor) -> PolicyState:
+    def reopen(self, obs: PyTorchObs, memories: states.Memories, lengths: Tensor) -> states.PolicyState:
         """
-        Make a state for stepping after the beginnings of chains, with the present weights.
+        Make a state for stepping after the beginnings of chains.
 
         :param obs: Observations, (B * T, ...), environment by environment; row b has ``lengths[b]`` of them.
         :param memories: Memory before the chains, B rows.
@@ -275,8 +263,8 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         pi_features, vf_features = self._features(obs)
         pi = self.backbone.reopen(pi_features, memories.pi, lengths)
         if self.critic_backbone is None:
-            return PolicyState(pi, pi)
-        return PolicyState(pi, self.critic_backbone.reopen(vf_features, memories.vf, lengths))
+            return states.PolicyState(pi, pi)
+        return states.PolicyState(pi, self.critic_backbone.reopen(vf_features, memories.vf, lengths))
 
     def replay(
         self, obs: PyTorchObs, memory: Memory, lengths: Tensor, *, need_memory: bool = False, pool: Pool | None = None
@@ -291,8 +279,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param pool: See :meth:`sb3_elmur.core.base.MemoryCore.replay`.
         :return: (R, latent_dim), and memory after the last segment, of the chains that reach it.
         """
-        features = BasePolicy.extract_features(self, obs, self.pi_features_extractor)
-        latent, memory = self.backbone.replay(features, memory, lengths, need_memory=need_memory, pool=pool)
+        latent, memory = self.backbone.replay(self.actor_features(obs), memory, lengths, need_memory=need_memory, pool=pool)
         return self.mlp_extractor.forward_actor(latent), memory
 
     @property
@@ -300,15 +287,10 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         """The shared backbone, or the actor's and the critic's."""
         return (self.backbone,) if self.critic_backbone is None else (self.backbone, self.critic_backbone)
 
-    def initial_memories(self, batch: int) -> Memories:
-        """
-        Make memory for episodes that are about to begin.
-
-        :param batch: Number of rows B.
-        :return: Of actor and critic.
-        """
+    def initial_memories(self, batch: int) -> states.Memories:
+        """Memory of actor and critic in ``batch`` episodes that are about to begin."""
         pi = self.backbone.core.initial_memory(batch)
-        return Memories(pi, pi if self.critic_backbone is None else self.critic_backbone.core.initial_memory(batch))
+        return states.Memories(pi, pi if self.critic_backbone is None else self.critic_backbone.core.initial_memory(batch))
 
     def predict(
         self,
@@ -324,36 +306,37 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         have changed since.
 
         :param observation: Observation of one environment, or of B of them.
-        :param state: What the previous call returned, two float32 arrays (1, B, hidden_size), left as they are.
-            ``None`` and zeros are an episode's start.
-        :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
+        :param state: What the previous call returned, two float32 arrays (1, B, hidden_size), left as they are; lists and
+            tensors of the same numbers will do. ``None`` and zeros are an episode's start.
+        :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere. For one
+            environment a single flag will do, here and in :meth:`step`.
         :param deterministic: Take the most probable action instead of sampling.
         :return: Actions, and the state for the next call.
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
-        check_pair(state)
+        pair = policy_checks.as_pair(state)
         fingerprint = self.backbone.fingerprint()
 
-        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, LiveState]:
+        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, states.LiveState]:
             shape = (1, len(features), self.lstm_actor.hidden_size)
-            given = (np.zeros(shape, dtype=np.float32),) * 2 if state is None else state
-            check_packed_state(given, shape)
-            live = given.live(fingerprint) if isinstance(given, RememberingPair) else None
+            packed = (np.zeros(shape, dtype=np.float32),) * 2 if pair is None else pair
+            policy_checks.check_packed_state(packed, shape)
+            live = packed.live(fingerprint) if isinstance(packed, states.RememberingPair) else None
             if live is None:
-                live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in given))
+                live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in packed))
             return self.backbone.live_step(features, live, starts)
 
         actions, live = self._act(observation, advance, episode_start, deterministic)
         arrays = [part.cpu().numpy() for part in self.backbone.pack(live)]
-        return actions, RememberingPair(arrays, live, fingerprint)
+        return actions, states.RememberingPair(arrays, live, fingerprint)
 
     def step(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
-        state: CoreState | None = None,
+        state: states.CoreState | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, CoreState]:
+    ) -> tuple[np.ndarray, states.CoreState]:
         """
         Act as :meth:`predict`, but with a state of tensors that is never packed, which saves time with large memories.
 
@@ -366,12 +349,19 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
         """
 
-        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, CoreState]:
-            given = self.backbone.core.initial_state(len(features)) if state is None else state
-            check_step_state(given, (len(features), *self.backbone.core.initial_slots.shape))
-            return self.backbone.step(features, given, starts)
+        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, states.CoreState]:
+            before = self.backbone.core.initial_state(len(features)) if state is None else state
+            policy_checks.check_step_state(before, (len(features), *self.backbone.core.initial_slots.shape))
+            return self.backbone.step(features, before, starts)
 
         return self._act(observation, advance, episode_start, deterministic)
+
+    def to_bounds(self, actions: np.ndarray) -> np.ndarray:
+        """Continuous actions (B, ...) as the environment takes them: rescaled if they are squashed, else clipped."""
+        assert isinstance(self.action_space, spaces.Box)
+        if self.squash_output:
+            return self.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
 
     def _act(
         self,
@@ -381,21 +371,18 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         deterministic: bool,
     ) -> tuple[np.ndarray, State]:
         """Actions for the environments; ``advance(features, starts)`` gives the actor's latents and the next state."""
-        check_finite(observation)
+        policy_checks.check_observation(observation)
         if self.training:
             self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features, _ = self._features(obs)
-            starts = th.zeros(len(features), dtype=th.bool) if episode_start is None else th.as_tensor(episode_start)
-            check_episode_start(starts, len(features))
-            latent, state = advance(features, starts.to(features.device))
+            latent, state = advance(features, policy_checks.as_episode_start(episode_start, len(features)).to(features.device))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
-            actions = distribution.get_actions(deterministic=deterministic)
+            actions = to_space(distribution.get_actions(deterministic=deterministic), self._action_shift)
         array = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
         if isinstance(self.action_space, spaces.Box):
-            squashed = self.squash_output
-            array = self.unscale_action(array) if squashed else np.clip(array, self.action_space.low, self.action_space.high)
+            array = self.to_bounds(array)
         return array if vectorized else array.squeeze(axis=0), state
 
 

@@ -1,5 +1,6 @@
 """What users hand to a policy, checked: each error names the argument, what was received and what is allowed."""
 
+import copy
 import difflib
 import inspect
 import re
@@ -8,6 +9,9 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 
 from sb3_elmur.core.states import CoreState
@@ -68,11 +72,101 @@ def as_dict(observation: Any) -> dict[str, Any]:
     return observation if isinstance(observation, dict) else {"observation": observation}
 
 
-def check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
+def check_flags(**flags: object) -> None:
     """
-    :param observation: Observations, which the policy will convert to float32.
-    :raises ValueError: If one is not finite then.
+    Refuse flags that are something else.
+
+    :param flags: Arguments by name.
+    :raises ValueError: If one is neither True nor False.
     """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"`{name}` must be True or False. Received {flag!r}.")
+
+
+def check_recurrent(cls: type, states: object) -> None:
+    """
+    Refuse algorithms that know of no recurrent state.
+
+    :param cls: The policy's class.
+    :param states: What the algorithm gave as states.
+    :raises TypeError: If it gave none.
+    """
+    if states is None:
+        raise TypeError(f"{cls.__name__} has a recurrent state: train it in sb3_elmur.RecurrentPPO, or in sb3_contrib's.")
+
+
+def check_host_actions(action_space: spaces.Space, squash_output: bool) -> None:
+    """
+    Refuse squashed actions that sb3-contrib's class would send to the environment without rescaling them.
+
+    :param action_space: The policy's.
+    :param squash_output: Whether actions are squashed to [-1, 1].
+    :raises ValueError: If they are, and the environment's have other bounds.
+    """
+    if squash_output and isinstance(action_space, spaces.Box):
+        if (action_space.low == -1).all() and (action_space.high == 1).all():
+            return
+        raise ValueError(
+            "`squash_output=True` needs actions in [-1, 1] in sb3_contrib.RecurrentPPO, which does not rescale them. "
+            f"Received {action_space}: use sb3_elmur.RecurrentPPO."
+        )
+
+
+def unsuited_extractor(cls: type, observation_space: spaces.Space, error: Exception) -> ValueError:
+    """
+    Say which other features extractors there are.
+
+    :param cls: The features extractor that could not be built.
+    :param observation_space: For which.
+    :param error: Why not.
+    :return: What to raise.
+    """
+    return ValueError(
+        f"`features_extractor_class` must take {observation_space}. Received {cls.__name__}: {str(error).rstrip('.')}. "
+        "sb3_elmur.encoders.FourLayerCNN, and FourLayerExtractor for Dict observations, take images of any size."
+    )
+
+
+def check_sharing(share_features_extractor: bool, separate_critic: bool) -> None:
+    """
+    Refuse two features extractors for one stack.
+
+    :param share_features_extractor: Whether there is one.
+    :param separate_critic: Whether there are two stacks.
+    :raises ValueError: If there are two extractors and one stack.
+    """
+    if not share_features_extractor and not separate_critic:
+        raise ValueError("`share_features_extractor=False` needs `separate_critic=True`. Received `separate_critic=False`.")
+
+
+def check_policy_class(cls: type, takes_dict: bool, observation_space: spaces.Space) -> None:
+    """
+    Refuse a policy class whose default features extractor is for other observations.
+
+    :param cls: The class.
+    :param takes_dict: Whether it is for Dict observations.
+    :param observation_space: What it is to observe.
+    :raises ValueError: With the class to use.
+    """
+    if isinstance(observation_space, spaces.Dict) != takes_dict:
+        kind = type(observation_space).__name__
+        suited = "ElmurPolicy or ElmurCnnPolicy" if takes_dict else "ElmurMultiInputPolicy"
+        raise ValueError(f"{cls.__name__} does not take {kind} observations. Use {suited}.")
+
+
+def check_observation(observation: Any) -> None:
+    """
+    Refuse observations that a policy cannot act on.
+
+    :param observation: What ``predict`` or ``step`` received, which the policy will convert to float32.
+    :raises ValueError: If it is a pair of observation and info, as Gymnasium's ``reset`` returns, or not finite in float32.
+    """
+    if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+        raise ValueError(
+            "`observation` must be an array or a dictionary. Received a tuple of observation and info, which `env.reset()` of "
+            "Gymnasium returns: use `observation, info = env.reset()`."
+        )
     for name, value in as_dict(observation).items():
         array = np.asarray(value)
         if not np.issubdtype(array.dtype, np.floating):
@@ -84,28 +178,48 @@ def check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
             raise ValueError(f"`{name}` must be finite in float32. Received {array[index]} at index {index}.")
 
 
-def check_episode_start(episode_start: Tensor, n_envs: int) -> None:
+def as_episode_start(episode_start: Any, n_envs: int) -> Tensor:
     """
-    :param episode_start: Where episodes begin.
+    Flags of where episodes begin.
+
+    :param episode_start: One flag for each environment, a single one if there is one environment, or ``None`` for nowhere.
     :param n_envs: Number of observations.
+    :return: (n_envs,).
     :raises ValueError: If there is not one flag for each observation.
     """
-    if episode_start.shape != (n_envs,):
-        raise ValueError(f"`episode_start` must have the shape ({n_envs},). Received {tuple(episode_start.shape)}.")
+    if episode_start is None:
+        return th.zeros(n_envs, dtype=th.bool)
+    starts = th.as_tensor(np.asarray(episode_start))
+    if n_envs == 1 and starts.dim() == 0:
+        starts = starts[None]
+    if starts.shape != (n_envs,):
+        raise ValueError(f"`episode_start` must have the shape ({n_envs},). Received {tuple(starts.shape)}.")
+    return starts
 
 
-def check_pair(state: Any) -> None:
+def as_pair(state: Any) -> tuple[np.ndarray, ...] | None:
     """
-    :param state: Given to ``predict``.
-    :raises ValueError: If it is neither ``None`` nor a pair of arrays.
+    The packed state given to ``predict`` as arrays.
+
+    :param state: A pair of arrays, lists or tensors, or ``None``.
+    :return: The same object if it is a tuple of arrays.
+    :raises ValueError: If it is something else.
     """
-    if state is None or (isinstance(state, tuple | list) and [isinstance(part, np.ndarray) for part in state] == [True] * 2):
-        return
-    raise ValueError(f"`state` must be what `predict` returned, a pair of arrays. Received {state!r:.80}.")
+    if state is None:
+        return None
+    if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, np.ndarray) for part in state):
+        return state
+    try:
+        hidden, cell = (np.asarray(part.cpu() if isinstance(part, Tensor) else part, dtype=np.float32) for part in state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`state` must be what `predict` returned, a pair of arrays. Received {state!r:.80}.") from error
+    return hidden, cell
 
 
 def check_packed_state(pair: tuple[np.ndarray, ...], shape: tuple[int, int, int]) -> None:
     """
+    Refuse a packed state that does not fit.
+
     :param pair: Packed state given to ``predict``.
     :param shape: Of each half, (1, n_envs, hidden_size).
     :raises ValueError: If it is that of other environments or of another policy.
@@ -120,6 +234,8 @@ def check_packed_state(pair: tuple[np.ndarray, ...], shape: tuple[int, int, int]
 
 def check_step_state(state: Any, shape: tuple[int, ...]) -> None:
     """
+    Refuse a state that does not fit.
+
     :param state: Given to ``step``.
     :param shape: Of its slots, (n_envs, N, M, D).
     :raises ValueError: If it is that of other environments or of another policy.
@@ -130,3 +246,21 @@ def check_step_state(state: Any, shape: tuple[int, ...]) -> None:
             f"`state` must be what `step` returned for {shape[0]} environment(s), with slots of shape {shape}. "
             f"Received {received}."
         )
+
+
+def without_graph(distribution: Any) -> Any:
+    """
+    Copy a distribution of actions without the graph that its tensors hang on.
+
+    :param distribution: Of Stable-Baselines3 or of PyTorch, or what these consist of.
+    :return: The copy; what is no tensor is shared.
+    """
+    if isinstance(distribution, Tensor):
+        return distribution.detach()
+    if isinstance(distribution, list):
+        return [without_graph(part) for part in distribution]
+    if isinstance(distribution, Distribution | th.distributions.Distribution):
+        copied = copy.copy(distribution)
+        vars(copied).update({name: without_graph(part) for name, part in vars(distribution).items()})
+        return copied
+    return distribution

@@ -133,7 +133,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         )
 
     def _setup_model(self) -> None:
-        check_count("bptt_segments", self.bptt_segments, 1)
+        for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if self.batch_size is not None else ()):
+            check_count(name, getattr(self, name), 1)
+        if self.normalize_advantage and self.n_steps * self.n_envs == 1:
+            raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps
@@ -200,50 +203,87 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
         with th.no_grad():
-            state = self.state = self.policy.reopen(*rollout_buffer.open_chains(starts))
+            lstm_states = self.policy.reopen(*rollout_buffer.open_chains(starts))
+        self.state = lstm_states
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             with th.no_grad():
-                tensors, values, log_probs, state = self.policy(
-                    obs_as_tensor(obs, self.device), state, th.as_tensor(starts, device=self.device)
-                )
-            self.state = state
-            actions = tensors.cpu().numpy()
+                obs_tensor = obs_as_tensor(obs, self.device)
+                episode_starts = th.as_tensor(starts, device=self.device)
+                actions, values, log_probs, lstm_states = self.policy(obs_tensor, lstm_states, episode_starts)
+            self.state = lstm_states
+            actions = actions.cpu().numpy()
             clipped_actions = actions
             if isinstance(self.action_space, spaces.Box):
-                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+                clipped_actions = self.policy.to_bounds(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-
+            rewards = rewards.astype(np.result_type(rewards, np.float32))  # a copy: the environment's array stays as it is
             self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
+            self._check_rewards(rewards)
+
+            callback.update_locals(locals())  # under the host's names
             continue_training = callback.on_step()
             self._update_info_buffer(infos, dones)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
-            self._bootstrap_timeouts(rewards, dones, infos, state)
-            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, state.memories)
+            self._bootstrap_timeouts(rewards, dones, infos, lstm_states)
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, lstm_states.memories)
             obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             if not continue_training:
                 return False
 
         with th.no_grad():
-            last_values = self.policy.predict_values(
-                obs_as_tensor(obs, self.device), state, th.as_tensor(starts, device=self.device)
-            )
-        rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=starts)
+            obs_tensor = obs_as_tensor(obs, self.device)
+            episode_starts = th.as_tensor(starts, device=self.device)
+            values = self.policy.predict_values(obs_tensor, lstm_states, episode_starts)
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=starts)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
+    def _check_rewards(self, rewards: np.ndarray) -> None:
+        finite = np.isfinite(rewards)
+        if not finite.all():
+            env = int(np.flatnonzero(~finite)[0])
+            raise FloatingPointError(
+                f"Rewards must be finite. Received {rewards[env]} from environment {env}, within {self.num_timesteps} steps."
+            )
+
     def train(self) -> None:
-        """Update the policy from the rollout buffer, as the host does, and log the load-balancing loss of experts."""
-        super().train()
+        """
+        Update the policy from the rollout buffer, as the host does, and log the load-balancing loss of experts.
+
+        :raises FloatingPointError: If weights are not finite afterwards.
+        """
+        try:
+            super().train()
+        except ValueError:  # what PyTorch's distributions raise when weights are not finite
+            self._check_weights()
+            raise
+        self._check_weights()
         losses = [backbone.core.aux_loss for backbone in self.policy.backbones]
         balanced = [loss.item() for loss in losses if loss is not None]
         if balanced:
             self.logger.record("train/aux_loss", float(np.mean(balanced)))
+
+    def _check_weights(self) -> None:
+        for name, parameter in self.policy.named_parameters():
+            if not parameter.isfinite().all():
+                raise FloatingPointError(
+                    f"Weights must be finite. Those of `{name}` are not after update {self._n_updates}, within "
+                    f"{self.num_timesteps} steps. Lower `learning_rate`, or look for large rewards and observations."
+                )
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Save the model; arguments as the host's.
+
+        :raises FloatingPointError: If its weights are not finite; a file of before is left as it is.
+        """
+        self._check_weights()
+        super().save(*args, **kwargs)
 
     def _bootstrap_timeouts(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict], state: PolicyState) -> None:
         """Add the value of the last observation to the rewards of episodes that a time limit cut, in one call."""

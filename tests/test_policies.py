@@ -1,6 +1,10 @@
 """``ElmurPolicy`` as a policy of Stable-Baselines3: spaces, state, prediction, saving and errors."""
 
+import copy
+import dataclasses
+import inspect
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +12,16 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import polyak_update
 
 from helpers import ACTION_SPACES, SMALL, VECTOR, RandomEnv, make_policy
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+from sb3_elmur.core.config import ElmurConfig
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
+SMALL_IMAGE = spaces.Box(0, 255, (7, 7, 3), dtype=np.uint8)
 
 
 def run(policy: ElmurPolicy, observations: np.ndarray, starts: np.ndarray, how: str) -> tuple[list[np.ndarray], object]:
@@ -143,6 +151,127 @@ def test_predict_notices_changed_arrays_and_weights() -> None:
     policy.load_from_vector(policy.parameters_to_vector() + 0.1)
     assert (act(state) == act(tuple(part.copy() for part in state))).all()
     assert type(pickle.loads(pickle.dumps(state))) is tuple
+
+
+def _fused_adam(policy: ElmurPolicy) -> None:
+    for parameter in policy.parameters():
+        parameter.grad = th.ones_like(parameter)
+    policy.optimizer.step()
+
+
+def _average(policy: ElmurPolicy) -> None:
+    others = [th.randn_like(parameter) for parameter in policy.parameters()]
+    polyak_update(others, policy.parameters(), 0.1)
+
+
+def _one_weight(policy: ElmurPolicy) -> None:
+    policy.backbone.core.layers[0].attention.qkv.weight.data[-1, -1] += 0.5
+
+
+def _swapped_rows(policy: ElmurPolicy) -> None:
+    weight = policy.backbone.core.layers[0].token_ffn.down.weight.data
+    weight.copy_(weight.flip(0))
+
+
+def _turned_signs(policy: ElmurPolicy) -> None:
+    policy.backbone.core.layers[1].read.key_value.weight.data.neg_()
+
+
+@pytest.mark.parametrize(
+    ("core", "change"),
+    [("elmur", change) for change in (_fused_adam, _average, _one_weight, _swapped_rows, _turned_signs)]
+    + [("lstm", change) for change in (_fused_adam, _average)],
+)
+def test_predict_notices_weights_that_were_changed_in_any_way(core: str, change: Callable[[ElmurPolicy], None]) -> None:
+    policy = make_policy(VECTOR, spaces.Box(-9, 9, (2,)), core=core, log_std_init=-9.0)
+    observations = np.random.default_rng(0).uniform(-1, 1, (7, 2, 3)).astype(np.float32)
+    _, state = run(policy, observations, np.zeros((7, 2), bool), "predict")
+    plain = tuple(part.copy() for part in state)
+    change(policy)
+    expected, _ = policy.predict(observations[0], plain, deterministic=True)
+    np.testing.assert_allclose(policy.predict(observations[0], state, deterministic=True)[0], expected, atol=1e-6)
+
+
+def test_predict_keeps_its_caches_while_nothing_changes() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(2))
+    observation = np.ones((2, 3), np.float32)
+    _, state = policy.predict(observation)
+    _, state = policy.predict(observation, state)
+    assert state.live(policy.backbone.fingerprint()) is not None
+
+
+def test_a_model_loaded_in_inference_mode_acts(tmp_path: Path) -> None:
+    model = RecurrentPPO("ElmurPolicy", RandomEnv(VECTOR, spaces.Discrete(2)), n_steps=8, batch_size=8, policy_kwargs=SMALL)
+    model.save(tmp_path / "model")
+    with th.inference_mode():
+        loaded = RecurrentPPO.load(tmp_path / "model")
+        _, state = loaded.predict(np.ones((2, 3), np.float32))
+    for _ in range(5):
+        _, state = loaded.predict(np.ones((2, 3), np.float32), state)
+
+
+@pytest.mark.parametrize(("action_space", "use_sde"), [*((space, False) for space in ACTION_SPACES), (ACTION_SPACES[1], True)])
+def test_a_policy_is_copied_right_after_training(action_space: spaces.Space, use_sde: bool) -> None:
+    env = RandomEnv(VECTOR, action_space)
+    model = RecurrentPPO("ElmurPolicy", env, n_steps=8, batch_size=8, use_sde=use_sde, policy_kwargs=SMALL).learn(8)
+    observation = np.ones((2, 3), np.float32)
+    expected, _ = model.policy.predict(observation, deterministic=True)
+    assert np.array_equal(copy.deepcopy(model.policy).predict(observation, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("convert", [lambda part: part.tolist(), th.as_tensor, list], ids=["lists", "tensors", "rows"])
+def test_a_state_may_be_of_lists_or_tensors(convert: Callable[[np.ndarray], object]) -> None:
+    policy = make_policy(VECTOR, spaces.Box(-9, 9, (2,)))
+    observation = np.ones((2, 3), np.float32)
+    _, state = policy.predict(observation)
+    expected, _ = policy.predict(observation, state, deterministic=True)
+    action, _ = policy.predict(observation, [convert(part) for part in state], deterministic=True)
+    np.testing.assert_allclose(action, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["predict", "step"])
+def test_one_environment_may_have_one_flag(how: str) -> None:
+    policy = make_policy(VECTOR, spaces.Box(-9, 9, (2,)))
+    act, observation = getattr(policy, how), np.ones(3, np.float32)
+    expected, state = act(observation, deterministic=True)
+    for start in (True, np.True_, np.array(True)):
+        np.testing.assert_allclose(act(observation, state, start, deterministic=True)[0], expected, atol=1e-6)
+
+
+def test_what_reset_of_gymnasium_returns_is_refused_with_a_hint() -> None:
+    policy = make_policy(VECTOR, spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"observation, info = env.reset\(\)"):
+        policy.predict(RandomEnv(VECTOR, spaces.Discrete(2)).reset())
+
+
+def test_an_algorithm_without_recurrent_state_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"sb3_elmur\.RecurrentPPO"):
+        PPO(ElmurPolicy, RandomEnv(VECTOR, spaces.Discrete(2)), n_steps=8, batch_size=8, policy_kwargs=SMALL).learn(8)
+
+
+def test_squashed_actions_of_other_bounds_are_refused_under_the_unmodified_class() -> None:
+    env = RandomEnv(VECTOR, spaces.Box(0, 10, (1,)))
+    kwargs = SMALL | {"squash_output": True}
+    model = RecurrentPPO("ElmurPolicy", env, n_steps=8, batch_size=8, use_sde=True, policy_kwargs=kwargs)
+    with pytest.raises(ValueError, match=r"`squash_output=True`.*sb3_elmur\.RecurrentPPO"):
+        model.learn(8)
+
+
+@pytest.mark.parametrize(
+    ("policy", "space"), [("ElmurCnnPolicy", SMALL_IMAGE), ("ElmurMultiInputPolicy", spaces.Dict({"image": SMALL_IMAGE}))]
+)
+def test_images_that_are_too_small_for_the_extractor_are_refused_with_one_that_takes_them(
+    policy: str, space: spaces.Space
+) -> None:
+    with pytest.raises(ValueError, match=r"`features_extractor_class`.*FourLayer"):
+        RecurrentPPO(policy, RandomEnv(space, spaces.Discrete(2)), policy_kwargs=SMALL)
+
+
+def test_help_and_signature_know_all_hyper_parameters() -> None:
+    names = {field.name for field in dataclasses.fields(ElmurConfig)}
+    for cls in (ElmurPolicy, ElmurCnnPolicy, ElmurMultiInputPolicy):
+        assert names <= set(inspect.signature(cls).parameters)
+    assert all(f":param {name}:" in (ElmurPolicy.__doc__ or "") for name in names)
 
 
 def test_predict_leaves_the_state_that_it_receives_as_it_is() -> None:

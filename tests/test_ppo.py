@@ -12,7 +12,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import helpers
 from helpers import ACTION_SPACES, SMALL, VECTOR, StopAt, make_model, random_envs, replay_differences
@@ -227,6 +227,104 @@ def test_expert_balance_is_logged() -> None:
 def test_native_tmaze_batch_trains() -> None:
     model = make_model(TMazeVecEnv(8, length=9, seed=0)).learn(256)
     assert np.isfinite(model.policy.parameters_to_vector()).all()
+
+
+class GivenRewards(VecEnvWrapper):
+    """Environments that end by a time limit at every fourth step, with rewards as they are given; they keep what they got."""
+
+    def __init__(self, rewards: np.ndarray, action_space: spaces.Space = ACTION_SPACES[0]) -> None:
+        super().__init__(random_envs(len(rewards), action_space=action_space, mean_length=1e9))
+        self.rewards, self.time = rewards, 0
+        self.received: list[np.ndarray] = []
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.received.append(actions.copy())
+        super().step_async(actions)
+
+    def step_wait(self) -> Any:
+        obs, _, dones, infos = self.venv.step_wait()
+        self.time += 1
+        if self.time % 4 == 0:
+            dones = np.ones_like(dones)
+            infos = [{"terminal_observation": row, "TimeLimit.truncated": True} for row in obs]
+        return obs, self.rewards, dones, infos
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool, np.float32, np.float64], ids=lambda dtype: np.dtype(dtype).name)
+def test_rewards_of_any_kind_are_bootstrapped_and_left_as_they_are(dtype: type) -> None:
+    rewards = np.array([1, 0], dtype)
+    rewards.setflags(write=False)
+    model = make_model(GivenRewards(rewards))
+    model.learn(32)
+    assert rewards.tolist() == [1, 0]
+    expected = make_model(GivenRewards(np.array([1, 0], np.float32)))
+    expected.learn(32)
+    np.testing.assert_allclose(model.rollout_buffer.rewards, expected.rollout_buffer.rewards, atol=1e-6)
+    assert (model.rollout_buffer.rewards[3] % 1 != 0).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rewards_that_are_not_finite_stop_training_with_environment_and_step(value: float) -> None:
+    with pytest.raises(FloatingPointError, match=rf"{value}.*environment 1.* 2 steps"):
+        make_model(GivenRewards(np.array([0.0, value]))).learn(32)
+
+
+def test_weights_that_are_not_finite_stop_training_and_are_not_saved(tmp_path: Path) -> None:
+    model = make_model(random_envs(2))
+    model.save(tmp_path / "model")
+    before = (tmp_path / "model.zip").read_bytes()
+    model.vf_coef = float("nan")
+    with pytest.raises(FloatingPointError, match=r"Weights must be finite.*32 steps"):
+        model.learn(64)
+    with pytest.raises(FloatingPointError, match="Weights must be finite"):
+        model.save(tmp_path / "model")
+    assert (tmp_path / "model.zip").read_bytes() == before
+
+
+def test_squashed_actions_are_rescaled_in_training_as_in_predict() -> None:
+    env = GivenRewards(np.zeros(2), spaces.Box(0, 10, (1,)))
+    model = make_model(env, use_sde=True, policy_kwargs={"squash_output": True, "log_std_init": -6.0}, learning_rate=0.0)
+    model.learn(32)
+    with th.no_grad():
+        model.policy.action_net.bias.fill_(np.arctanh(0.4))
+        model.policy.action_net.weight.zero_()
+    env.received.clear()
+    model.learn(32)
+    played = np.concatenate(env.received)
+    np.testing.assert_allclose(played, 7.0, atol=0.1)
+    np.testing.assert_allclose(model.predict(np.zeros((2, 3), np.float32))[0], 7.0, atol=0.1)
+
+
+def test_callbacks_see_the_hosts_names() -> None:
+    names: list[set[str]] = []
+    make_model(random_envs(2)).learn(32, callback=lambda variables, _: names.append(set(variables)) or True)
+    expected = ["obs_tensor", "lstm_states", "episode_starts", "actions", "clipped_actions", "values", "log_probs", "rewards"]
+    assert set(expected) <= names[0]
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": -5}, {"batch_size": 0}, {"n_epochs": 0}, {"n_steps": 0}], ids=str)
+def test_numbers_out_of_range_are_refused(arguments: dict[str, int]) -> None:
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=rf"`{name}`.*Received {value}"):
+        make_model(random_envs(2), **arguments)
+
+
+def test_a_rollout_of_one_step_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`n_steps`.*Received 1"):
+        make_model(random_envs(1), n_steps=1)
+    make_model(random_envs(1), n_steps=1, normalize_advantage=False).learn(2)
+
+
+def test_no_more_observations_are_kept_than_open_chains_need() -> None:
+    model = make_model(random_envs(2, mean_length=1e9), bptt_segments=1000)
+    sizes = []
+    for _ in range(3):
+        model.learn(32, reset_num_timesteps=False)
+        sizes.append(len(model.rollout_buffer._timeline))
+    assert sizes == [16, 32, 48]
 
 
 def test_detach_memory_is_refused_with_the_argument_to_use() -> None:

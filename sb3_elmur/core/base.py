@@ -145,6 +145,8 @@ class MemoryCore(nn.Module, ABC):
         own = reset_memory(memory.rows(row), self.initial_slots, begin % time != 0)
         index = begin[:, None] + th.arange(int(lengths.max()), device=x.device)  # (P, T')
         pieces = x.flatten(0, 1)[index.clamp(max=batch * time - 1)]  # (P, T', D)
+        beyond = index >= (begin + lengths)[:, None]  # tokens of other pieces, which may be NaN
+        pieces = pieces.masked_fill(beyond[..., None], 0.0)
         y, own, tokens = self._run_pieces(pieces, own, tokens[row], lengths, detach_memory, need_state, load)
 
         piece = cuts.flatten().cumsum(0) - 1  # (B T,) the piece of each token

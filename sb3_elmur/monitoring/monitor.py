@@ -4,7 +4,6 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.logger import Figure, Logger, TensorBoardOutputFormat
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from sb3_elmur.core.elmur import Elmur
@@ -54,7 +53,7 @@ def embed_observations(policy: ElmurPolicy, obs: Any) -> Tensor:
     :param obs: R observations, as tensors.
     :return: Tokens, (R, D).
     """
-    return policy.backbone.embed(BasePolicy.extract_features(policy, obs, policy.pi_features_extractor))
+    return policy.backbone.embed(policy.actor_features(obs))
 
 
 def trace_observations(policy: ElmurPolicy, obs: Any, memory: Memory, lengths: Tensor) -> SegmentTrace:

@@ -267,6 +267,23 @@ def test_batch_rows_are_independent(poison: float) -> None:
         assert th.equal(run(elmur, x, starts)[0][::2], run(elmur, poisoned, starts)[0][::2])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("how", [unroll, step_through])
+def test_rows_that_are_not_finite_leave_the_others_and_their_gradients_as_they_are(value: float, how) -> None:
+    elmur, _ = build(BASE)
+    x = th.randn(4, 14, 8).double()
+    starts = th.rand(4, 14, generator=th.Generator().manual_seed(0)) < 0.3
+    results = []
+    for row in (x[1], th.full_like(x[1], value)):
+        x[1] = row
+        tokens = x.clone().requires_grad_()
+        y = how(elmur, tokens, starts)[0][[0, 2, 3]]
+        (gradient,) = th.autograd.grad(y.square().sum(), tokens)
+        results.append((y, gradient[[0, 2, 3]]))
+    for clean, other in zip(*results, strict=True):
+        th.testing.assert_close(clean, other, atol=1e-12, rtol=0)
+
+
 def test_padding_beyond_the_lengths_changes_nothing() -> None:
     elmur, _ = build(BASE)
     lengths = th.tensor([3, 1, 2])

@@ -1,0 +1,91 @@
+"""The spaces that the policies take: checked when a policy is built, and counted from 0 where they begin elsewhere."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import Tensor
+
+from sb3_elmur.observations import map_observations
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    Refuse spaces that would fail in training, or train something else than they say.
+
+    :param observation_space: What the policy observes.
+    :param action_space: What it chooses from.
+    :raises ValueError: With the space and what to use instead.
+    """
+    observed = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    if not observed:
+        _refuse("observation_space", observation_space, "have at least one key")
+    for key, space in observed.items():
+        if "." in key or (not key and isinstance(observation_space, spaces.Dict)):
+            _refuse("observation_space", repr(key), "have keys that are not empty and have no dot, which name modules")
+        name = f"observation_space[{key!r}]" if isinstance(observation_space, spaces.Dict) else "observation_space"
+        _check_sizes(name, space)
+        if isinstance(space, spaces.Box) and not space.shape:
+            _refuse(name, space, "have a shape; a single number is a Box of the shape (1,)")
+    _check_sizes("action_space", action_space)
+    if isinstance(action_space, spaces.Box) and not np.issubdtype(action_space.dtype, np.floating):
+        _refuse("action_space", f"{action_space} of {action_space.dtype}", "be a Box of floats; integers are a MultiDiscrete")
+    if isinstance(action_space, spaces.MultiBinary) and len(action_space.shape) > 1:
+        _refuse("action_space", action_space, "have one dimension; flatten it")
+
+
+def _check_sizes(name: str, space: spaces.Space) -> None:
+    if isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete) and 0 in space.shape:
+        _refuse(name, space, "hold at least one number")
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
+        _refuse(name, space, "have one dimension; flatten it")
+
+
+def _refuse(name: str, received: object, allowed: str) -> None:
+    raise ValueError(f"`{name}` must {allowed}. Received {received}.")
+
+
+def shifts(space: spaces.Space) -> Any:
+    """
+    Tell where discrete values begin: networks count from 0, an environment from ``start``.
+
+    :param space: Any space.
+    :return: First and last value, or arrays of them for MultiDiscrete; ``None`` if there is nothing to shift; by key for Dict.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: shifts(entry) for key, entry in space.items()}
+    if not np.any(getattr(space, "start", 0)):
+        return None
+    count = space.n if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
+    return space.start, space.start + count - 1  # type: ignore[attr-defined]
+
+
+def from_zero(values: Any, shift: Any) -> Any:
+    """
+    Count discrete values from 0.
+
+    :param values: Tensor (B, ...), or a dictionary of tensors for Dict observations.
+    :param shift: Of their space, see :func:`shifts`.
+    :return: As ``values``.
+    """
+    return map_observations(_from_zero, values, shift)
+
+
+def _from_zero(values: Tensor, shift: Any) -> Tensor:
+    if shift is None:
+        return values
+    first, last = (th.as_tensor(bound, device=values.device) for bound in shift)
+    # sb3-contrib pads minibatches with 0, which may lie outside of the space
+    return values.clamp(first, last) - first
+
+
+def to_space(values: Tensor, shift: Any) -> Tensor:
+    """
+    Undo :func:`from_zero`.
+
+    :param values: Tensor (B, ...), counted from 0.
+    :param shift: Of the space, see :func:`shifts`.
+    :return: Values of the space.
+    """
+    return values if shift is None else values + th.as_tensor(shift[0], device=values.device)
