@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import sys
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -54,12 +53,12 @@ def test_a_longer_empty_phase_moves_the_limit_and_is_told_to_the_suite(monkeypat
 
     def build(**arguments: Any) -> FakeSimulation:
         received.update(arguments)
-        return FakeSimulation(1)
+        return FakeSimulation(1, images=True)
 
     specification = SimpleNamespace(cls=build)
     monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"RememberShape5-v0": specification})
-    monkeypatch.setattr(mikasa_simulation, "_without_materials", nullcontext)
-    env = MikasaEnv("RememberShape5", obs_mode="state", delta_time=20)
+    monkeypatch.setattr(mikasa_simulation, "simplify_wrist_camera", lambda simulation: None)
+    env = MikasaEnv("RememberShape5", obs_mode="rgb", delta_time=20)
     assert received["delta_time"] == 20
     env.reset(seed=0)
     assert [env.step(np.zeros(8))[3] for _ in range(75)] == [False] * 74 + [True]
