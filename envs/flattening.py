@@ -33,4 +33,4 @@ class FlatPart:
         if self.offsets is None:
             out[:, self.columns] = values
         else:
-            out[np.arange(len(out))[:, None], self.offsets + values] = 1
+            out[np.arange(len(out))[:, None], self.offsets + values] = 1  # indices (B, 1) and (B, n_values)

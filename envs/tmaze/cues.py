@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 
 from ..arguments import check_integer
-from ..drawing import Window
+from .base import MazeEnv
 from .config import DX, DY, Action, check_corridor
 from .noise import Noise
-from .render import Scene, draw
+from .render import Scene
 
 ORDERS = ("shown", "told")
 CUE_REWARDS = ("sparse", "eased")
@@ -94,7 +92,7 @@ class TMazeCuesConfig:
         return spaces.Box(low, np.ones_like(low)), spaces.Discrete(len(Action))
 
 
-class TMazeCuesEnv(gymnasium.Env[np.ndarray, np.int64]):
+class TMazeCuesEnv(MazeEnv):
     """
     The T-Maze of several cues, which asks how much a memory holds.
 
@@ -163,8 +161,6 @@ class TMazeCuesEnv(gymnasium.Env[np.ndarray, np.int64]):
     :raises ValueError: For an argument that :class:`TMazeCuesConfig` refuses, or an unknown render mode.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 8}  # noqa: RUF012
-
     def __init__(
         self,
         n_cues: int = 4,
@@ -176,17 +172,13 @@ class TMazeCuesEnv(gymnasium.Env[np.ndarray, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         self.config = TMazeCuesConfig(n_cues, length, corridor_length, order, wrong_turn_ends, reward)
-        if render_mode not in (None, "human", "rgb_array"):
-            raise ValueError(f"`render_mode` must be None, 'human' or 'rgb_array'. Received {render_mode!r}.")
-        self.render_mode = render_mode
+        super().__init__(render_mode)
         self.observation_space, self.action_space = self.config.make_spaces()
         self.x = self.y = self.steps = self.corridor = self.turns = self.correct_turns = 0
         self.cues: list[int] = []
         self.asked = np.arange(self.config.n_cues)  # by junction, the number of the cue that it asks for
-        self._running = False
         self._last_action: Action | None = None
         self._noise: Noise | None = None
-        self._window: Window | None = None
 
     @property
     def junction(self) -> int:
@@ -215,8 +207,7 @@ class TMazeCuesEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._running = True
         self._last_action = None
         observation = self._observe()
-        if self.render_mode == "human":
-            self.render()
+        self._show()
         return observation, {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -246,8 +237,7 @@ class TMazeCuesEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._running = not terminated
         self._last_action = Action(int(action))
         observation = self._observe()
-        if self.render_mode == "human":
-            self.render()
+        self._show()
         return observation, reward, terminated, False, self._summary() if terminated else {}
 
     def oracle_action(self) -> int:
@@ -262,52 +252,24 @@ class TMazeCuesEnv(gymnasium.Env[np.ndarray, np.int64]):
             return int(Action.RIGHT)
         return int(Action.UP if self.goal > 0 else Action.DOWN)
 
-    def render(self) -> np.ndarray | None:
-        """
-        Draw the maze and all cues.
-
-        :return: An RGB image, uint8 of shape (height, width, 3), in the mode "rgb_array", else None.
-        :raises ResetNeeded: Before the first reset.
-        :raises DependencyNotInstalled: Without pygame.
-        """
-        if self.render_mode is None:
-            gymnasium.logger.warn("`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., 'rgb_array').")
-            return None
+    def _scene(self) -> Scene:
         self._require(bool(self.cues))
-        image = draw(
-            Scene(
-                x=self.x,
-                y=self.y,
-                goal=self.goal,
-                hint=self._hint(),
-                corridor=self.corridor,
-                leftmost=0,
-                steps=self.steps,
-                length=self.config.length,
-                turns=self.turns,
-                correct_turns=self.correct_turns,
-                n_corridors=self.config.n_cues,
-                last_action=None if self._last_action is None else self._last_action.name.lower(),
-                cues=tuple(self.cues),
-                asked=int(self.asked[self.junction]),
-            )
+        return Scene(
+            x=self.x,
+            y=self.y,
+            goal=self.goal,
+            hint=self._hint(),
+            corridor=self.corridor,
+            leftmost=0,
+            steps=self.steps,
+            length=self.config.length,
+            turns=self.turns,
+            correct_turns=self.correct_turns,
+            n_corridors=self.config.n_cues,
+            last_action=None if self._last_action is None else self._last_action.name.lower(),
+            cues=tuple(self.cues),
+            asked=int(self.asked[self.junction]),
         )
-        if self.render_mode == "rgb_array":
-            return image
-        if self._window is None:
-            self._window = Window("T-Maze of cues", self.metadata["render_fps"])
-        self._window.show(image)
-        return None
-
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        if self._window is not None:
-            self._window.close()
-            self._window = None
-
-    def _require(self, condition: bool) -> None:
-        if not condition:
-            raise ResetNeeded("No episode is running: call `reset` first.")
 
     def _start_corridor(self) -> None:
         self.corridor = self.config.draw_corridor(self.np_random, self.turns)

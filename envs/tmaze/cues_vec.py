@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..arguments import check_integer
-from ..native import NativeVecEnv
+from .base import MazeVecEnv
 from .config import DX, DY, Action
-from .cues import N_FIXED, TMazeCuesConfig, TMazeCuesEnv
+from .cues import N_FIXED, TMazeCuesConfig
 from .noise import NoiseBatch
-from .render import Scene, draw
+from .render import Scene
 
 NO_ACTION = -1
 
 
-class TMazeCuesVecEnv(NativeVecEnv):
+class TMazeCuesVecEnv(MazeVecEnv):
     """
     ``n_envs`` T-Mazes of cues that step together, equal step by step to a ``DummyVecEnv`` of :class:`TMazeCuesEnv`.
 
@@ -56,7 +54,6 @@ class TMazeCuesVecEnv(NativeVecEnv):
     ) -> None:
         self.config = TMazeCuesConfig(n_cues, length, corridor_length, order, wrong_turn_ends, reward)
         super().__init__(n_envs, *self.config.make_spaces(), render_mode, seed)
-        self.metadata = TMazeCuesEnv.metadata
         self.x, self.steps, self.corridor, self.turns, self.correct_turns = np.zeros((5, self.num_envs), dtype=np.int64)
         self.cues = np.ones((self.num_envs, self.config.n_cues), dtype=np.int64)
         self.asked = np.zeros((self.num_envs, self.config.n_cues), dtype=np.int64)
@@ -101,9 +98,6 @@ class TMazeCuesVecEnv(NativeVecEnv):
         n_correct, n_cues = int(self.correct_turns[i]), self.config.n_cues
         return {"is_success": n_correct == n_cues, "turn_success": n_correct / n_cues}
 
-    def _methods(self) -> dict[str, Callable[..., Any]]:
-        return {"oracle_action": self._oracle_action, "render": self._render}
-
     def oracle_actions(self) -> np.ndarray:
         """
         Return the actions of an expert that knows the cues.
@@ -124,7 +118,7 @@ class TMazeCuesVecEnv(NativeVecEnv):
         :raises ResetNeeded: Before the first reset.
         :raises ValueError: If an episode ends on the way.
         """
-        n_steps = self._check_walk(n_steps, spare=0)
+        n_steps = self._check_walk(n_steps, self.config.length, spare=0)
         ahead = np.arange(n_steps)
         steps = self.steps[:, None] + ahead  # (n_envs, n_steps)
         at_junction = self.x[:, None] + ahead >= self.corridor[:, None]
@@ -141,49 +135,31 @@ class TMazeCuesVecEnv(NativeVecEnv):
         :raises ResetNeeded: Before the first reset.
         :raises ValueError: If an episode ends on the way.
         """
-        n_steps = self._check_walk(n_steps, spare=1)
+        n_steps = self._check_walk(n_steps, self.config.length, spare=1)
         self._noise.skip(n_steps)
         self.x = np.minimum(self.x + n_steps, self.corridor)
         self.steps += n_steps
         self._last_action = np.full(self.num_envs, Action.RIGHT)
         return self._observe(self._all)
 
-    def get_images(self) -> Sequence[np.ndarray | None]:
-        """Draw every maze, as :meth:`TMazeCuesEnv.render` does."""
-        return self.env_method("render")
-
-    def _oracle_action(self, i: int) -> int:
-        return int(self.oracle_actions()[i])
-
-    def _render(self, i: int) -> np.ndarray:
-        self._require_reset()
+    def _scene(self, i: int) -> Scene:
         action, steps = int(self._last_action[i]), int(self.steps[i])
-        return draw(
-            Scene(
-                x=int(self.x[i]),
-                y=0,
-                goal=int(self._goals()[i]),
-                hint=int(self.cues[i, steps]) if steps < self.config.n_cues else 0,
-                corridor=int(self.corridor[i]),
-                leftmost=0,
-                steps=steps,
-                length=self.config.length,
-                turns=int(self.turns[i]),
-                correct_turns=int(self.correct_turns[i]),
-                n_corridors=self.config.n_cues,
-                last_action=None if action == NO_ACTION else Action(action).name.lower(),
-                cues=tuple(self.cues[i].tolist()),
-                asked=int(self.asked[i, self.turns[i]]),
-            )
+        return Scene(
+            x=int(self.x[i]),
+            y=0,
+            goal=int(self._goals()[i]),
+            hint=int(self.cues[i, steps]) if steps < self.config.n_cues else 0,
+            corridor=int(self.corridor[i]),
+            leftmost=0,
+            steps=steps,
+            length=self.config.length,
+            turns=int(self.turns[i]),
+            correct_turns=int(self.correct_turns[i]),
+            n_corridors=self.config.n_cues,
+            last_action=None if action == NO_ACTION else Action(action).name.lower(),
+            cues=tuple(self.cues[i].tolist()),
+            asked=int(self.asked[i, self.turns[i]]),
         )
-
-    def _check_walk(self, n_steps: int, spare: int) -> int:
-        self._require_reset()
-        n_steps = check_integer("n_steps", n_steps, minimum=1)
-        most = self.config.length - spare - int(self.steps.max())
-        if n_steps > most:
-            raise ValueError(f"`n_steps` must be at most {most} before the next deadline. Received {n_steps}.")
-        return n_steps
 
     def _goals(self) -> np.ndarray:
         return self.cues[self._all, self.asked[self._all, self.turns]]

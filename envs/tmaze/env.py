@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.error import ResetNeeded
 
-from ..drawing import Window
+from .base import MazeEnv
 from .config import DX, DY, Action, TMazeConfig, make_spaces
 from .noise import Noise
-from .render import Scene, draw
+from .render import Scene
 
 
-class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
+class TMazeEnv(MazeEnv):
     """
     The T-Maze, passive or active, of one corridor or of several in a row.
 
@@ -95,8 +93,6 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
     :raises ValueError: For an argument that :class:`TMazeConfig` refuses, or an unknown render mode.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 8}  # noqa: RUF012
-
     def __init__(
         self,
         length: int = 30,
@@ -108,16 +104,12 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active, n_corridors)
-        if render_mode not in (None, "human", "rgb_array"):
-            raise ValueError(f"`render_mode` must be None, 'human' or 'rgb_array'. Received {render_mode!r}.")
-        self.render_mode = render_mode
+        super().__init__(render_mode)
         self.observation_space, self.action_space = make_spaces()
         self.x = self.y = self.steps = self.corridor = self.goal = self.turns = self.correct_turns = 0
         self._informed = False
-        self._running = False
         self._last_action: Action | None = None
         self._noise: Noise | None = None
-        self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """
@@ -135,8 +127,7 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._running = True
         self._last_action = None
         observation = self._observe()
-        if self.render_mode == "human":
-            self.render()
+        self._show()
         return observation, {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -168,8 +159,7 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._running = not terminated
         self._last_action = Action(int(action))
         observation = self._observe()
-        if self.render_mode == "human":
-            self.render()
+        self._show()
         return observation, reward, terminated, False, self._summary() if terminated else {}
 
     def oracle_action(self) -> int:
@@ -186,19 +176,9 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
             return int(Action.RIGHT)
         return int(Action.UP if self.goal > 0 else Action.DOWN)
 
-    def render(self) -> np.ndarray | None:
-        """
-        Draw the maze.
-
-        :return: An RGB image, uint8 of shape (height, width, 3), in the mode "rgb_array", else None.
-        :raises ResetNeeded: Before the first reset.
-        :raises DependencyNotInstalled: Without pygame.
-        """
-        if self.render_mode is None:
-            gymnasium.logger.warn("`render` does nothing without a `render_mode`, e.g. gymnasium.make(..., 'rgb_array').")
-            return None
+    def _scene(self) -> Scene:
         self._require(self.goal != 0)
-        scene = Scene(
+        return Scene(
             x=self.x,
             y=self.y,
             goal=self.goal,
@@ -212,23 +192,6 @@ class TMazeEnv(gymnasium.Env[np.ndarray, np.int64]):
             n_corridors=self.config.n_corridors,
             last_action=None if self._last_action is None else self._last_action.name.lower(),
         )
-        image = draw(scene)
-        if self.render_mode == "rgb_array":
-            return image
-        if self._window is None:
-            self._window = Window("T-Maze", self.metadata["render_fps"])
-        self._window.show(image)
-        return None
-
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        if self._window is not None:
-            self._window.close()
-            self._window = None
-
-    def _require(self, condition: bool) -> None:
-        if not condition:
-            raise ResetNeeded("No episode is running: call `reset` first.")
 
     def _start_corridor(self) -> None:
         self.goal, self.corridor = self.config.draw_corridor(self.np_random)

@@ -88,7 +88,7 @@ class NoiseBatch:
         :return: Int8, shape (n, n_values).
         """
         self._extend(n_values)
-        rows = np.arange(len(self._cursor))[:, None]
+        rows = np.arange(len(self._cursor))[:, None]  # (n, 1)
         return self._values[rows, self._cursor[:, None] + np.arange(n_values)]
 
     def skip(self, n_values: int) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..arguments import check_integer
-from ..native import NativeVecEnv
+from .base import MazeVecEnv
 from .config import DX, DY, Action, TMazeConfig, make_spaces
-from .env import TMazeEnv
 from .noise import NoiseBatch
-from .render import Scene, draw
+from .render import Scene
 
 NO_ACTION = -1
 
 
-class TMazeVecEnv(NativeVecEnv):
+class TMazeVecEnv(MazeVecEnv):
     """
     ``n_envs`` T-Mazes that step together, equal step by step to a ``DummyVecEnv`` of :class:`TMazeEnv`.
 
@@ -56,7 +53,6 @@ class TMazeVecEnv(NativeVecEnv):
     ) -> None:
         self.config = TMazeConfig(length, corridor_length, hint_steps, reward, active, n_corridors)
         super().__init__(n_envs, *make_spaces(), render_mode, seed)
-        self.metadata = TMazeEnv.metadata
         self.x, self.steps, self.goal, self.corridor = np.zeros((4, self.num_envs), dtype=np.int64)
         self.turns, self.correct_turns = np.zeros((2, self.num_envs), dtype=np.int64)
         self._informed = np.zeros(self.num_envs, dtype=bool)
@@ -101,9 +97,6 @@ class TMazeVecEnv(NativeVecEnv):
         n_correct, n_corridors = int(self.correct_turns[i]), self.config.n_corridors
         return {"is_success": n_correct == n_corridors, "turn_success": n_correct / n_corridors}
 
-    def _methods(self) -> dict[str, Callable[..., Any]]:
-        return {"oracle_action": self._oracle_action, "render": self._render}
-
     def oracle_actions(self) -> np.ndarray:
         """
         Return the actions of an expert that knows the goals.
@@ -125,7 +118,7 @@ class TMazeVecEnv(NativeVecEnv):
         :raises ResetNeeded: Before the first reset.
         :raises ValueError: In an active maze, or if an episode ends on the way.
         """
-        n_steps = self._check_walk(n_steps, spare=0)
+        n_steps = self._check_passive_walk(n_steps, spare=0)
         ahead = np.arange(n_steps)
         observations = np.zeros((self.num_envs, n_steps, 4), dtype=np.float32)
         observations[:, :, 1] = self.goal[:, None] * (self.steps[:, None] + ahead < self.config.hint_steps)
@@ -144,49 +137,35 @@ class TMazeVecEnv(NativeVecEnv):
         :raises ResetNeeded: Before the first reset.
         :raises ValueError: In an active maze, or if an episode ends on the way.
         """
-        n_steps = self._check_walk(n_steps, spare=1)
+        n_steps = self._check_passive_walk(n_steps, spare=1)
         self._noise.skip(n_steps)
         self.x = np.minimum(self.x + n_steps, self.corridor)
         self.steps += n_steps
         self._last_action = np.full(self.num_envs, Action.RIGHT)
         return self._observe(self._all)
 
-    def get_images(self) -> Sequence[np.ndarray | None]:
-        """Draw every maze, as :meth:`TMazeEnv.render` does."""
-        return self.env_method("render")
-
-    def _oracle_action(self, i: int) -> int:
-        return int(self.oracle_actions()[i])
-
-    def _render(self, i: int) -> np.ndarray:
-        self._require_reset()
+    def _scene(self, i: int) -> Scene:
         action = int(self._last_action[i])
-        return draw(
-            Scene(
-                x=int(self.x[i]),
-                y=0,
-                goal=int(self.goal[i]),
-                hint=int(self._hint(self._all)[i]),
-                corridor=int(self.corridor[i]),
-                leftmost=self.config.leftmost,
-                steps=int(self.steps[i]),
-                length=self.config.length,
-                turns=int(self.turns[i]),
-                correct_turns=int(self.correct_turns[i]),
-                n_corridors=self.config.n_corridors,
-                last_action=None if action == NO_ACTION else Action(action).name.lower(),
-            )
+        return Scene(
+            x=int(self.x[i]),
+            y=0,
+            goal=int(self.goal[i]),
+            hint=int(self._hint(self._all)[i]),
+            corridor=int(self.corridor[i]),
+            leftmost=self.config.leftmost,
+            steps=int(self.steps[i]),
+            length=self.config.length,
+            turns=int(self.turns[i]),
+            correct_turns=int(self.correct_turns[i]),
+            n_corridors=self.config.n_corridors,
+            last_action=None if action == NO_ACTION else Action(action).name.lower(),
         )
 
-    def _check_walk(self, n_steps: int, spare: int) -> int:
+    def _check_passive_walk(self, n_steps: int, spare: int) -> int:
         self._require_reset()
         if self.config.active:
             raise ValueError("`active` must be False to look ahead or to move right many steps at once. Received True.")
-        n_steps = check_integer("n_steps", n_steps, minimum=1)
-        most = self.config.length - spare - int(self.steps.max())
-        if n_steps > most:
-            raise ValueError(f"`n_steps` must be at most {most} before the next deadline. Received {n_steps}.")
-        return n_steps
+        return self._check_walk(n_steps, self.config.length, spare)
 
     def _start_corridor(self, rows: np.ndarray) -> None:
         for i in rows.tolist():

@@ -20,7 +20,7 @@ def count_placements(board_size: int) -> np.ndarray:
     """
     starts = [np.arange(board_size - ship_size + 1)[:, None] + np.arange(ship_size) for ship_size in SHIPS]
     along = np.bincount(np.concatenate([start.ravel() for start in starts]), minlength=board_size)
-    return (along[:, None] + along).ravel()
+    return (along[:, None] + along).ravel()  # (rows, columns) to (cells,)
 
 
 def weigh_cells(board_size: int, weights: dict[str, int]) -> np.ndarray:

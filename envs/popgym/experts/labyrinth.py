@@ -26,7 +26,7 @@ class Labyrinth(Expert):
     """
 
     def _start(self, observation: np.ndarray) -> None:
-        view = observation[:-1].reshape(VIEW, VIEW)
+        view = observation[:-1].reshape(VIEW, VIEW)  # (row, column)
         self._centre_at_start = tuple(np.argwhere(view == START)[0].tolist())
         self._position = (0, 0)
         self._heading = UP

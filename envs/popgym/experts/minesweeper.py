@@ -57,7 +57,7 @@ class Border(NamedTuple):
         :return: The border of both, with every arrangement of one beside every one of the other.
         """
         pairs = self.arrangements[:, None] + other.arrangements  # (one's, other's, cells)
-        return Border(self.cells | other.cells, pairs.reshape(-1, self.cells.size))
+        return Border(self.cells | other.cells, pairs.reshape(-1, self.cells.size))  # (pairs, cells)
 
     def without(self, cell: int) -> Border:
         """
