@@ -29,10 +29,10 @@ def identity(model: RecurrentPPO, config: BCConfig, episodes: Episodes) -> Ident
     :return: Plain values by name.
     """
     policy = model.policy
-    given = {name: _plain(value) for name, value in model.policy_kwargs.items()}
+    policy_kwargs = {name: _plain(value) for name, value in model.policy_kwargs.items()}
     return {
         "policy": _plain(type(policy)),
-        **given,
+        **policy_kwargs,
         **asdict(config),
         **asdict(policy.config),
         "use_sde": model.use_sde,

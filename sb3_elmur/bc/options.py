@@ -135,39 +135,43 @@ def parse(arguments: Sequence[str]) -> Command:
     :raises SettingsError: If there is no such run, or an option is unknown or has a wrong value.
     :raises ValueError: If a file of hyper-parameters has a mistake.
     """
-    folder, arguments = _value_of("--continue", arguments, nargs="?", const="")
+    folder, arguments = _value_of(["--continue"], arguments, nargs="?", const="")
     if folder:
         recorded = recorded_arguments(Path(folder))
-        _refuse_imports(recorded, arguments)
+        _refuse_imports(*(_parse(words, Options(env="", data="")) for words in (recorded, arguments)))
         arguments = recorded + arguments
-    env, _ = _value_of("--env", arguments)
-    conf_file, _ = _value_of("--conf-file", arguments)
+    env, _ = _value_of(["--env"], arguments)
+    conf_file, _ = _value_of(["--conf-file", "--conf_file"], arguments)
     settings = Settings()
     if env is not None:
         file = Path(conf_file) if conf_file else CONF_FILE
         settings = make_settings(read_settings(file, env), str(file))
     options = _parse(arguments, Options(env=tyro.MISSING, data=tyro.MISSING, settings=settings))
     merged = {name: getattr(settings, name) | getattr(options.settings, name) for name in PAIRS}
-    run = unfinished_run(options.log_folder, options.env, arguments) if folder == "" else folder and Path(folder)
+    run = Path(folder) if folder else None
+    if folder == "":
+        run = unfinished_run(options.log_folder, options.env, arguments)
     options = dataclasses.replace(options, run=run, settings=dataclasses.replace(options.settings, **merged))
     return Command(options, arguments)
 
 
-def _value_of(option: str, arguments: Sequence[str], **how: Any) -> tuple[Any, list[str]]:
+def _value_of(names: Sequence[str], arguments: Sequence[str], **how: Any) -> tuple[str | None, list[str]]:
     """The value of an option that others depend on, and the other arguments."""
     parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
-    parser.add_argument(option, dest="value", **how)
+    parser.add_argument(*names, dest="value", **how)
     known, rest = parser.parse_known_args(arguments)
     return known.value, rest
 
 
-def _refuse_imports(recorded: Sequence[str], arguments: Sequence[str]) -> None:
-    """A folder that comes from somebody else must not choose what is imported."""
-    for option, how in (("--gym-packages", {"nargs": "+", "default": []}), ("--env", {"default": ""})):
-        value, _ = _value_of(option, recorded, **how)
-        named = value if isinstance(value, list) else [value] if ":" in value else []
-        if named and value != _value_of(option, arguments, **how)[0]:
-            raise SettingsError(f"The run's command imports packages. To go on with it, repeat `{option} {' '.join(named)}`.")
+def _refuse_imports(recorded: Options, repeated: Options) -> None:
+    """A folder from somebody else must not choose what is imported: packages, or the module before an id's colon."""
+    if not set(recorded.gym_packages) <= set(repeated.gym_packages):
+        option = f"--gym-packages {' '.join(recorded.gym_packages)}"
+    elif ":" in recorded.env and recorded.env != repeated.env:
+        option = f"--env {recorded.env}"
+    else:
+        return
+    raise SettingsError(f"The run's command imports packages. To go on with it, repeat `{option}`.")
 
 
 def _parse(arguments: Sequence[str], default: Options) -> Options:
@@ -193,7 +197,7 @@ def make_settings(entry: dict[str, Any], where: str) -> Settings:
     :param where: The file, for messages.
     :raises ValueError: If a name is unknown, or a value wrong.
     """
-    own, of_training = ([each.name for each in fields(cls)] for cls in (Settings, BCConfig))
+    own, of_training = ([field.name for field in fields(cls)] for cls in (Settings, BCConfig))
     check_known(f"hyper-parameter in {where}", entry, [*own[:-1], *of_training])
     values = dict(entry)
     if isinstance(values.get("normalize"), dict):

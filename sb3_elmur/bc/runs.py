@@ -55,14 +55,14 @@ def unfinished_run(log_folder: Path, env: str, arguments: Sequence[str]) -> Path
     :param arguments: The command line.
     :return: Its folder, if there is one.
     """
-    name = run_name(env)
+    name, line = run_name(env), _as_recorded(arguments)
     records = (log_folder / ALGORITHM).glob(f"{name}_*/{name}/{COMMAND_FILE}")
-    runs = [
-        path.parents[1]
-        for path in sorted(records, key=lambda path: path.stat().st_mtime)
-        if shlex.split(path.read_text()) == [*PROGRAM.split(), *arguments]
-    ]
+    runs = [path.parents[1] for path in sorted(records, key=lambda path: path.stat().st_mtime) if path.read_bytes() == line]
     return next((run for run in reversed(runs) if not (run / f"{name}.zip").exists()), None)
+
+
+def _as_recorded(arguments: Sequence[str]) -> bytes:
+    return f"{shlex.join([*PROGRAM.split(), *arguments])}\n".encode()
 
 
 def recorded_command(run: Path) -> Path:

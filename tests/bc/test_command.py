@@ -247,7 +247,9 @@ def test_held_out_episodes_choose_the_best_model(data: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "imports", [["--gym-packages", "planted"], ["--env", "planted:TMazePassive10-v0"]], ids=lambda option: option[0]
+    "imports",
+    [["--gym-packages", "planted"], ["--gym_packages", "planted"], ["--env", "planted:TMazePassive10-v0"]],
+    ids=lambda option: option[0],
 )
 def test_a_foreign_run_folder_chooses_no_imports(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, imports: list[str]
@@ -258,7 +260,7 @@ def test_a_foreign_run_folder_chooses_no_imports(
     run = data.parent / "run"
     (run / ENV).mkdir(parents=True)
     (run / ENV / "command.txt").write_text(shlex.join(["sb3-elmur", "bc", *command(data, *imports)]))
-    assert " ".join(imports) in fails(["--continue", str(run)], capsys)
+    assert " ".join(imports).replace("_", "-") in fails(["--continue", str(run)], capsys)
     assert not Path("imported").exists()
     monkeypatch.syspath_prepend(".")
     main(["--continue", str(run), *imports, "--no-progress", "--n-epochs", "1"])
