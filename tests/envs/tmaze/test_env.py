@@ -142,6 +142,56 @@ def test_eased_reward_punishes_every_step_that_does_not_advance() -> None:
     assert rewards_of(active, [LEFT, LEFT, RIGHT, LEFT, RIGHT]) == [0.0, -1 / 8, 0.0, -1 / 8, 0.0]
 
 
+def published_rewards(cells: int, oracle: int, goal: int, actions: list[int]) -> tuple[list[float], list[int]]:
+    """
+    Rewards and hints of the maze of Ni et al. 2023 (Memory-RL), which lasts cells + 2 oracle + 1 steps whatever happens.
+
+    Places count from the oracle, which lies ``oracle`` cells left of the start.
+    """
+    x, y, rewards, hints = oracle, 0, [], []
+    visited = oracle == 0
+    for t, action in enumerate(actions, start=1):
+        dx, dy = ((1, 0), (0, 1), (-1, 0), (0, -1))[action]
+        at_junction = x == oracle + cells
+        if (dx and y == 0 and 0 <= x + dx <= oracle + cells) or (dy and at_junction and abs(y + dy) <= 1):
+            x, y = x + dx, y + dy
+        last = t == cells + 2 * oracle + 1
+        rewards.append(float(y == goal) if last else -1 / cells * (x < t - oracle))
+        hints.append(goal if x == 0 and not visited else 0)
+        visited |= x == 0
+    return rewards, hints
+
+
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_the_passive_maze_can_be_that_of_memory_rl(cells: int, seed: int) -> None:
+    env = started(seed, length=cells + 1, corridor_length=cells, reward="penalty")
+    goal, rng = env.goal, np.random.default_rng(seed)
+    actions = rng.choice([RIGHT, UP, LEFT, DOWN], size=cells + 1, p=[0.85, 0.05, 0.05, 0.05]).tolist()
+    steps = [env.step(action) for action in actions]
+    assert [step[2] for step in steps] == [False] * cells + [True]
+    rewards, hints = published_rewards(cells, 0, goal, actions)
+    assert [step[1] for step in steps] == rewards
+    assert [step[0][1] for step in steps] == hints
+
+
+def test_the_active_maze_differs_from_that_of_memory_rl_as_its_card_says() -> None:
+    cells = 4
+    env = started(length=cells + 3, corridor_length=cells, reward="penalty", active=True)
+    actions = [LEFT, RIGHT, LEFT, RIGHT]
+    steps = [env.step(action) for action in actions]
+    rewards, hints = published_rewards(cells, 1, env.goal, actions)
+    assert rewards == [0.0, 0.0, -1 / cells, -1 / cells]
+    assert [step[1] for step in steps] == [0.0, 0.0, -1 / (cells + 2), -1 / (cells + 2)]
+    assert hints == [env.goal, 0, 0, 0]
+    assert [step[0][1] for step in steps] == [env.goal, 0, env.goal, 0]
+    env.reset(seed=0)
+    early = [RIGHT] * cells + [env.goal % 4]  # 1 is up, and -1 % 4 is down
+    *_, last = [env.step(action) for action in early]
+    assert last[1:3] == (1.0, True)
+    assert published_rewards(cells, 1, env.goal, early)[0][-1] == 0.0  # its episode goes on
+
+
 @given(arguments(), st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
 def test_oracle_returns_exactly_one(arguments: dict[str, Any], seed: int) -> None:
