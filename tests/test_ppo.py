@@ -323,7 +323,7 @@ def test_no_more_observations_are_kept_than_open_chains_need() -> None:
     sizes = []
     for _ in range(3):
         model.learn(32, reset_num_timesteps=False)
-        sizes.append(len(model.rollout_buffer._timeline))
+        sizes.append(len(model.rollout_buffer.observations.base))
     assert sizes == [16, 32, 48]
 
 
