@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "callbacks": {"core", "monitoring", "ppo"},
     "recording": {"core", "datasets", "atomic_files", "command_line", "models"},
     "bc": {
-        "core", "datasets", "atomic_files", "settings", "command_line", "models", "monitoring", "policies", "ppo",
+        "core", "datasets", "atomic_files", "settings", "command_line", "models", "monitoring", "policies", "ppo", "spaces",
     },
     "evaluation": {"core", "datasets", "envs", "atomic_files", "command_line", "models", "policies"},
     "inspection": {

@@ -13,6 +13,7 @@ from sb3_elmur.bc.loss import CloningLoss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.spaces import from_zero, shifts
 
 
 class Batch(NamedTuple):
@@ -20,7 +21,7 @@ class Batch(NamedTuple):
     Chains of consecutive segments, one of each of C episodes; their R steps are laid out in segment-major order.
 
     :param obs: Observations, (R, ...).
-    :param actions: Recorded actions, (R, ...).
+    :param actions: Recorded actions as networks give them, (R, ...): squashed to [-1, 1], or counted from 0.
     :param lengths: Steps of each chain, (C,) int64, on the CPU, none larger than the one before.
     :param n_steps: Steps of the chains of all processes.
     :param goes_on: Whether an episode goes on after them.
@@ -83,16 +84,17 @@ def cut_chains(policy: ElmurPolicy, episodes: Sequence[Episode], lengths: np.nda
         obs, actions = _segment_major(policy, episodes[:rows], begin, ends)
         yield Batch(
             policy.obs_to_tensor(obs)[0],
-            th.as_tensor(actions, device=policy.device),
+            actions.to(policy.device),
             th.as_tensor(ends - begin),
             n_steps=int((lengths - begin).clip(0, chain_length).sum()),
             goes_on=begin + chain_length < lengths[0],
         )
 
 
-def _segment_major(policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray) -> tuple[Any, np.ndarray]:
+def _segment_major(policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray) -> tuple[Any, Tensor]:
     """
-    Observations and actions of chains from step ``begin`` on: the first segment of each chain, then the second of each.
+    Observations of chains from step ``begin`` on, the first segment of each chain, then the second of each, and actions as
+    networks give them.
 
     :param ends: Step after each chain, (C,).
     """
@@ -109,7 +111,9 @@ def _segment_major(policy: ElmurPolicy, episodes: Sequence[Episode], begin: int,
     else:
         obs = _join([e.observations[part] for e, part in parts], space)  # type: ignore[index]
     actions = _join([e.actions[part] for e, part in parts], policy.action_space)
-    return obs, policy.scale_action(actions) if policy.squash_output else actions
+    if policy.squash_output:
+        actions = policy.scale_action(actions)
+    return obs, from_zero(th.as_tensor(actions), shifts(policy.action_space))
 
 
 def _join(parts: list[np.ndarray], space: spaces.Space) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
@@ -109,11 +108,8 @@ def make_cloning_loss(policy: ElmurPolicy, label_smoothing: float) -> CloningLos
 
     :param policy: What is trained.
     :param label_smoothing: For discrete actions.
-    :raises ValueError: If discrete actions do not begin at 0, where the host's policies begin.
     """
     space = policy.action_space
-    if np.any(getattr(space, "start", 0)):
-        raise ValueError(f"`action_space` must begin at 0. Received {space}.")
     if isinstance(space, spaces.Discrete):
         return DiscreteLoss([int(space.n)], label_smoothing)
     if isinstance(space, spaces.MultiDiscrete):

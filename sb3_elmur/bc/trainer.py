@@ -47,7 +47,6 @@ class BC:
     :param config: Hyper-parameters.
     :param eval_env: Where the policy is evaluated during training, if anywhere.
     :param on_epoch: Called with this trainer after every epoch, before its logs are written.
-    :raises ValueError: If discrete actions do not begin at 0.
     """
 
     def __init__(

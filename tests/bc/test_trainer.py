@@ -1,5 +1,7 @@
 """One update: learning rate, clipping, weight decay, load balancing; and what is logged."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -126,10 +128,20 @@ def test_mixed_precision_is_close(policy_kwargs: dict) -> None:
     np.testing.assert_allclose(rows[1], rows[0], rtol=1e-2)
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 3], start=[0, 1])], ids=str)
-def test_discrete_actions_must_begin_at_zero(space: spaces.Space) -> None:
-    with pytest.raises(ValueError, match=r"`action_space` must begin at 0\. Received"):
-        make_bc(space)
+SHIFTED = [spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 3], start=[0, -5])]
+
+
+@pytest.mark.parametrize("space", SHIFTED, ids=str)
+def test_actions_of_a_space_that_does_not_begin_at_0_are_cloned(space: Any) -> None:
+    action = np.asarray(space.start) + 1
+
+    def expert(observations: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(action, (len(observations), *space.shape))
+
+    trainer = make_bc(space, expert=expert, n_epochs=20, learning_rate=1e-2)
+    trainer.train()
+    played, _ = trainer.model.predict(np.zeros(3, np.float32), deterministic=True)
+    assert played.tolist() == action.tolist()
 
 
 def test_a_config_is_checked() -> None:
