@@ -37,6 +37,7 @@ python_maximum_signature_line_length = 100
 ROOMS = {
     "policies": "the policies, which are the host's classes",
     "policy_checks": "checks of what users hand to a policy",
+    "spaces": "which spaces the policies take",
     "ppo": "the faster RecurrentPPO",
     "buffers": "its rollout buffer of whole segments",
     "encoders": "image features extractors",
