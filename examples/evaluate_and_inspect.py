@@ -4,7 +4,7 @@ Evaluate a saved model in long corridors, and look where its memory holds the cu
     python examples/train_online.py --output elmur_tmaze.zip
     python examples/evaluate_and_inspect.py elmur_tmaze.zip
 
-The second command writes a page of figures, `elmur_tmaze_inspection/index.html`, too. It needs the extra `inspect`.
+The second command writes a page of figures, `elmur_tmaze_inspection/report.html`, too. It needs the extra `inspect`.
 """
 
 import argparse
