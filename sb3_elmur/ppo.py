@@ -160,20 +160,13 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             n_envs=self.n_envs,
         )
 
-    def learn(self, *args: Any, **kwargs: Any) -> "RecurrentPPO":
-        """
-        Train; arguments as the host's.
-
-        :return: This model.
-        :raises ValueError: If the model was saved with ``detach_memory=True`` and gradients would cross segment borders.
-        """
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.policy.detach_memory and self.bptt_segments != 1:
             raise ValueError(
                 "A model with `detach_memory=True` must be loaded with `bptt_segments=1` to be trained in "
                 f"sb3_elmur.RecurrentPPO. Received {self.bptt_segments}."
             )
-        super().learn(*args, **kwargs)
-        return self
+        return super()._setup_learn(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "state"]
