@@ -111,14 +111,14 @@ class TMazeCuesEnv(MazeEnv):
     ## Observation Space
     ``Box`` of 4 + k float32 values:
 
-    | index      | name   | values   | meaning                                                                            |
-    |------------|--------|----------|------------------------------------------------------------------------------------|
-    | 0          | y      | -1, 0, 1 | 0 in the corridors, +-1 after the last turn                                        |
-    | 1          | cue    | -1, 0, 1 | the cue in the first k observations, else 0                                        |
-    | 2          | flag   | 0, 1     | 1 at a junction and its two ends                                                   |
-    | 3          | noise  | -1, 0, 1 | uniform, drawn anew for every observation                                          |
+    | index      | name   | values   | meaning                                                                          |
+    |------------|--------|----------|----------------------------------------------------------------------------------|
+    | 0          | y      | -1, 0, 1 | 0 in the corridors, +-1 after the turn that ends the episode                     |
+    | 1          | cue    | -1, 0, 1 | the cue in the first k observations, else 0                                      |
+    | 2          | flag   | 0, 1     | 1 at a junction and its two ends                                                 |
+    | 3          | noise  | -1, 0, 1 | uniform, drawn anew for every observation                                        |
     | 4 to 3 + k | number | 0, 1     | one-hot: the cue's number while it is shown; at a junction, with `order` "told", |
-    |            |        |          | the number of the cue that is asked for; else 0                                    |
+    |            |        |          | the number of the cue that is asked for; else 0                                  |
 
     ## Rewards
     A turn gives 1 if it is the right one, else 0; a step that meets the deadline gives 0. Every other step gives
