@@ -24,9 +24,9 @@ from sb3_elmur.monitoring.monitor import MemoryMonitor
 CLASSES = [sb3_elmur.RecurrentPPO, sb3_contrib.RecurrentPPO]
 
 
-def learn(cls: type, callback: MemoryCallback | None, rollouts: int = 4, env: Any = None, **arguments: Any) -> Any:
+def learn(cls: type, callback: MemoryCallback | None, rollouts: int = 2, env: Any = None, **arguments: Any) -> Any:
     """A model trained for some rollouts of 16 steps, with ``model.kept.dumps``."""
-    model = make_model(cls, env or random_envs(3), **arguments)
+    model = make_model(cls, env or random_envs(3), **{"n_epochs": 1} | arguments)
     model.kept = Kept()
     model.set_logger(Logger(None, [model.kept]))
     model.learn(rollouts * model.n_steps * model.n_envs, callback=callback)
@@ -113,11 +113,11 @@ def test_panels_go_to_tensorboard_alone(tmp_path: Path) -> None:
 
 def test_a_deliberately_collapsed_agent_is_warned_of() -> None:
     """Sigma is tiny, and no gradient reaches memory."""
-    env = TMazeVecEnv(16, length=30, seed=0)
+    env = TMazeVecEnv(8, length=30, seed=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         learn(
-            sb3_elmur.RecurrentPPO, MemoryCallback(interval=1), PATIENCE + 3, env, n_steps=32, batch_size=128,
+            sb3_elmur.RecurrentPPO, MemoryCallback(interval=1), PATIENCE + 3, env, n_steps=32, batch_size=256,
             bptt_segments=1, policy_kwargs={"memory_init_std": 1e-6, "d_model": 16},
         )  # fmt: skip
     messages = [str(each.message) for each in caught if "Memory:" in str(each.message)]
@@ -129,7 +129,7 @@ def test_a_healthy_agent_is_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learn(
-            sb3_elmur.RecurrentPPO, MemoryCallback(interval=1), 2 * PATIENCE, random_envs(8), policy_kwargs={"blend": "gated"}
+            sb3_elmur.RecurrentPPO, MemoryCallback(interval=1), PATIENCE + 2, random_envs(4), policy_kwargs={"blend": "gated"}
         )
 
 

@@ -226,7 +226,7 @@ def test_a_recorded_model_sees_observations_by_its_own_statistics(tmp_path: Path
 
 @pytest.mark.parametrize("memory_size", [1, 2, 5])
 def test_a_resized_model_keeps_weights_and_first_slots_and_trains_on(memory_size: int, tmp_path: Path) -> None:
-    model = make_model(RecurrentPPO, random_envs(2), policy_kwargs={"separate_critic": True}).learn(64)
+    model = make_model(RecurrentPPO, random_envs(2), n_epochs=1, policy_kwargs={"separate_critic": True}).learn(32)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     resized = resize_memory(model, memory_size)
     for name, tensor in resized.policy.state_dict().items():

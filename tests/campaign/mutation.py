@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SECONDS, SPARE_BYTES = 20, 2**30  # that one file may take
+CPU_SECONDS, WALL_SECONDS, SPARE_BYTES = 20, 300, 2**30  # that one file may take
 NUMBERS = (b"0", b"-1", b"1e400", b"10000000000000000000", b"nan", b"true", b"null", b"[]", b"{}", b'"x"', b"2.5", b"lin_x")
 Read = Callable[[Path], bool]
 
@@ -110,7 +110,7 @@ def try_target(target: Target, mistakes: tuple[type[Exception], ...], seed: int,
         sender.close()
         outcome = None
         try:
-            while receiver.poll(3 * SECONDS):
+            while receiver.poll(WALL_SECONDS):
                 outcome, error = receiver.recv()
                 if outcome == "end":
                     break
@@ -144,7 +144,7 @@ def _work(
     def interrupt(*_: object) -> None:
         raise TimeoutError
 
-    signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGPROF, interrupt)
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
@@ -159,7 +159,7 @@ def _work(
                 break
             rng = random.Random(f"{target.name} {seed} {index}")
             path.write_bytes(mutated(rng.choice(target.originals), rng, target.text))
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
             try:
                 outcome = ("as_written" if target.read(path) else "silent"), ""
             except TimeoutError:
@@ -173,6 +173,6 @@ def _work(
                     f"{index}: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"[:200],
                 )
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             sender.send(outcome)
     sender.send(("end", ""))

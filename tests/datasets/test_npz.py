@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import TURN, UNBOUNDED, assert_episode, episode_arrays, load_episode
+from sb3_elmur.datasets import npz as npz_files
 from sb3_elmur.datasets.episodes import DataError, NpzEpisodes
 
 
@@ -159,8 +160,9 @@ def test_replaced_bytes_do_no_harm(
     read_or_refuse(tmp_path_factory.getbasetemp(), whole[:begin] + new + whole[begin + length :])
 
 
-def test_an_array_that_is_packed_too_tightly_stays_packed(tmp_path: Path) -> None:
-    steps = 2**24
+def test_an_array_that_is_packed_too_tightly_stays_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz_files, "LARGE_BYTES", 2**20)
+    steps = 2**17
     with zipfile.ZipFile(tmp_path / "train_data_0.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for key in ("observation", "action"):
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:

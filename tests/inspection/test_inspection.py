@@ -133,7 +133,7 @@ class Page(HTMLParser):
 def test_the_command_writes_a_page_that_needs_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "DPI", 10)
+    monkeypatch.setattr(page, "render", lambda picture, theme: theme.encode())
     model = make_model(sb3_elmur.RecurrentPPO, TMazeVecEnv(2, length=LENGTH))
     model.save(tmp_path / "model.zip")
     arguments = [str(tmp_path / "model.zip"), "--env", "TMazePassive-v0", "--env-kwargs", f"length:{LENGTH}"]
@@ -151,6 +151,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(
     assert "prefers-color-scheme: dark" in text
     assert "<script" not in text
     assert sorted(path.name for path in folder.iterdir()) == ["bias.png", "episode.png", "report.html"]
+    assert (folder / "bias.png").read_text() == "light"
 
 
 @pytest.fixture
@@ -169,7 +170,8 @@ def test_an_episode_that_ends_before_anything_is_written_is_reported(
     assert "ends before anything is written" in capsys.readouterr().out
 
 
-def test_dicts_and_images_are_shown() -> None:
+def test_dicts_and_images_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "DPI", 10)
     env = sb3_elmur.RecurrentPPO._wrap_env(random_envs(1, DICT, mean_length=9.0))
     policy = make_policy(env.observation_space, env.action_space, sb3_elmur.ElmurMultiInputPolicy)
     played = play(policy, env, 2)
