@@ -15,11 +15,11 @@ def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]
     :param model_class: The algorithm.
     :raises ValueError: If there is no such policy.
     """
-    found = find_class(name) if "." in name else model_class.policy_aliases.get(name)
-    if found is None or not issubclass(found, BasePolicy):
+    policy = find_class(name, BasePolicy) if "." in name else model_class.policy_aliases.get(name)
+    if policy is None:
         known = ", ".join(model_class.policy_aliases)
         raise ValueError(f"`policy` must be one of {known}, or the dotted path of a policy. Received {name!r}.")
-    return found
+    return policy
 
 
 def policy_hints(policy: type[BasePolicy]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def write_report(matrix: Matrix, folder: Path, pages: Path) -> str:
         if all(env.sampled for env in results.envs):
             parts += ["## Sampled actions", _by_environment(results, SAMPLED)]
         parts += _elsewhere(results)
-        if any(report["curve"] for found in results.reports.values() for report in found):
+        if any(report["curve"] for reports in results.reports.values() for report in reports):
             figures.draw_curves(results, _image(page, "curves"))
             parts += ["## Learning curves", _figure(page, "curves", "Learning curves")]
         parts += ["## Networks and cost", _costs(results), "## Versions and machines", _provenance(results)]
@@ -57,12 +57,12 @@ def _introduction(results: Results, folder: Path) -> str:
 
 
 def _budgets(matrix: Matrix) -> str:
-    given = {env.budget for env in matrix.envs if env.budget is not None}
-    budgets = sorted(given, key=lambda budget: budget.steps or budget.cpu_seconds or 0.0)
+    limits = {env.budget for env in matrix.envs if env.budget is not None}
+    budgets = sorted(limits, key=lambda budget: budget.steps or budget.cpu_seconds or 0.0)
     if not budgets:
         return ""
-    shown = str(budgets[0]) if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}, by environment"
-    return f" Budget of training, the same for all agents of an environment: {shown}."
+    text = str(budgets[0]) if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}, by environment"
+    return f" Budget of training, the same for all agents of an environment: {text}."
 
 
 def _aggregates(results: Results, page: Path) -> list[str]:
@@ -169,7 +169,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _provenance(results: Results) -> str:
-    reports = [report for found in results.reports.values() for report in found]
+    reports = [report for reports in results.reports.values() for report in reports]
     dates = sorted(report["date"] for report in reports)
     machines = [report["machine"] for report in reports]
     processors = dict.fromkeys(" with ".join(filter(None, (m.get("gpu"), m["cpu"]))) for m in machines)
@@ -177,7 +177,7 @@ def _provenance(results: Results) -> str:
     for report in reports:
         for package, version in report["versions"].items():
             versions.setdefault(package, {})[version] = None
-    packages = ", ".join(f"{package} {' and '.join(found)}" for package, found in versions.items())
+    packages = ", ".join(f"{package} {' and '.join(numbers)}" for package, numbers in versions.items())
     return f"{dates[0]} to {dates[-1]}. {'; '.join(processors)}, one thread per run. {packages}."
 
 

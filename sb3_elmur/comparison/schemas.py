@@ -39,8 +39,8 @@ def read(kind: type[T], where: str, value: object) -> T:
         case "value_error":
             raise ValueError(f"{where}: {first['ctx']['error']}")
         case _:
-            told = f"`{place}` of {where}" if place else where
-            raise ValueError(f"{told}: {first['msg']}. Received {first['input']!r:.200}.")
+            name = f"`{place}` of {where}" if place else where
+            raise ValueError(f"{name}: {first['msg']}. Received {first['input']!r:.200}.")
 
 
 def _keys(kind: Any, path: list[Any]) -> list[str]:

@@ -74,7 +74,9 @@ def _check_shared(matrix: Matrix, env: Environment, shared: Mapping[str, Any]) -
     """
     algorithms = [algorithm for algorithm in ALGORITHMS[matrix.kind].values() if algorithm.settings_file is not None]
     check_known(
-        f"key in the settings of {env.env_id}", shared, dict.fromkeys(name for each in algorithms for name in each.hints())
+        f"key in the settings of {env.env_id}",
+        shared,
+        dict.fromkeys(name for algorithm in algorithms for name in algorithm.hints()),
     )
     for name, hint in (("policy", str), ("policy_kwargs", dict[str, Any] | None)):
         if name in shared:

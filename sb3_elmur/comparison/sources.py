@@ -20,8 +20,8 @@ def source_hash(env_id: str) -> str:
     assert module.__file__ is not None
     file = Path(module.__file__)
     folder = file.parent
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")) if module.__package__ else [file]:
         source = path.read_bytes()
-        found.update(f"{path.relative_to(folder)} {len(source)}\n".encode() + source)
-    return found.hexdigest()
+        digest.update(f"{path.relative_to(folder)} {len(source)}\n".encode() + source)
+    return digest.hexdigest()

@@ -31,12 +31,12 @@ class Interval(NamedTuple):
 def interquartile_means(scores: Scores) -> dict[str, Interval]:
     """The mean of the middle half of all scores of each agent."""
     _, metrics = _rliable()
-    return _estimate(scores, lambda given: np.array([metrics.aggregate_iqm(given)]))
+    return _estimate(scores, lambda values: np.array([metrics.aggregate_iqm(values)]))
 
 
 def means(scores: Scores) -> dict[str, Interval]:
     """The mean score of each agent."""
-    return _estimate(scores, lambda given: np.array([given.mean()]))
+    return _estimate(scores, lambda values: np.array([values.mean()]))
 
 
 def improvements(scores: Scores, agent: str) -> dict[str, Interval]:
@@ -46,7 +46,7 @@ def improvements(scores: Scores, agent: str) -> dict[str, Interval]:
     :param scores: Of all agents.
     :param agent: Who is compared to each other.
     """
-    pairs = {other: (scores[agent], given) for other, given in scores.items() if other != agent}
+    pairs = {other: (scores[agent], values) for other, values in scores.items() if other != agent}
     return _estimate(pairs, lambda one, other: np.array([probability_of_improvement(one, other)]))
 
 

@@ -86,7 +86,7 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
         if settings.get(name) is not None:
             check_range(name, initial_value(settings[name]), low, high)
     if isinstance(normalize := checked.get("normalize"), dict):
-        check_known("argument of VecNormalize in `normalize`", normalize, argument_types(VecNormalize, ["venv", "training"]))
+        _check_normalization(normalize)
     check_known("argument of Monitor in `monitor_kwargs`", checked.get("monitor_kwargs", {}), argument_types(Monitor, ["env"]))
     for name, base in CLASSES.items():
         if checked.get(name) is not None:
@@ -106,11 +106,21 @@ def initial_value(value: Any) -> Any:
     return value if number is None else schedule(value).start
 
 
+def _check_normalization(arguments: Mapping[str, Any]) -> None:
+    types = argument_types(VecNormalize, ["venv", "training"])
+    check_known("argument of VecNormalize in `normalize`", arguments, types)
+    for name, value in arguments.items():
+        check_type(f"`{name}` of `normalize`", value, types[name])
+    for name in ("clip_obs", "clip_reward", "epsilon"):
+        check_range(name, arguments.get(name, 0.0), 0.0, inf)
+    check_range("gamma", arguments.get("gamma", 0.0), 0.0, 1.0)
+
+
 def checked_classes(name: str, entries: Any, base: type) -> list[Any]:
     """Paths of classes, or mappings of one path to arguments, as rl_zoo3 takes them: one, or a list of them."""
     checked: list[Any] = []
     for entry in entries if isinstance(entries, list) else [entries]:
-        mapping = entry if isinstance(entry, dict) else {entry: {}}
+        mapping = {entry: {}} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
         ((path, arguments),) = mapping.items() if len(mapping) == 1 else ((None, None),)
         arguments = {} if arguments is None else arguments
         cls = find_class(path, base) if isinstance(path, str) else None
