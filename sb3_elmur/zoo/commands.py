@@ -46,7 +46,8 @@ def train(arguments: Sequence[str]) -> None:
     """
     Train as ``python -m rl_zoo3.train`` does.
 
-    :param arguments: Command line of ``rl_zoo3.train``. ``--algo`` is ``ppo_elmur`` if not given, and ``--conf-file`` the
+    :param arguments: Command line of ``rl_zoo3.train``, or ``--continue`` and the folder of an interrupted run, whose options
+        need not be repeated but for ``--gym-packages``. ``--algo`` is ``ppo_elmur`` if not given, and ``--conf-file`` the
         packaged file of the algorithm, unless the zoo's own is the only one with settings of the environment.
     """
     _train("train", arguments)
@@ -69,6 +70,11 @@ def _train(name: str, arguments: Sequence[str]) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise SettingsError(f"`sb3-elmur {name}` trains in one process: start it without torchrun, or use `sb3-elmur bc`.")
     options = _start(arguments)
+    if options.run is not None:
+        resuming: Any = import_module("sb3_elmur.zoo.resuming")
+        recorded, settings = resuming.find_run(options.run)
+        _check_registered(recorded.env)
+        return resuming.continue_run(options.run, recorded, settings)
     if options.wanted:
         _check_registered(options.env)
         agent = Path(options.trained_agent or "")
@@ -129,7 +135,7 @@ def _show(module: str, options: argparse.Namespace, arguments: Sequence[str]) ->
             _check_registered(options.env)
             runs: Any = import_module("sb3_elmur.zoo.runs")
             model = runs.find_model(options)
-            settings = runs.check_run(model.parent / options.env.replace("/", "-"))
+            settings, _ = runs.check_run(model.parent / options.env.replace("/", "-"))
             if module == "record_video" and options.algo == ALGORITHM:
                 stack.enter_context(import_module("sb3_elmur.zoo.video").memory_shown(ALGORITHM))
             stack.enter_context(runs.statistics_of(model, settings))
@@ -206,6 +212,7 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--load-checkpoint", type=int)
     parser.add_argument("--load-last-checkpoint", action="store_true")
     parser.add_argument("-i", "--trained-agent")
+    parser.add_argument("--continue", dest="run", type=Path)
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("-h", "--help", dest="wanted", action="store_false")
     options = parser.parse_known_args(arguments)[0]

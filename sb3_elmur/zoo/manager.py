@@ -26,6 +26,8 @@ from sb3_elmur.settings import DEFAULT, as_literal, check_type, read_file
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
 from sb3_elmur.zoo.search import sample_ppo_elmur_params
+from sb3_elmur.zoo.states import FOLDER as STATES
+from sb3_elmur.zoo.states import SaveState
 
 REFUSALS = (ValueError, AssertionError, OverflowError, MemoryError, th.OutOfMemoryError, gymnasium.error.Error)
 MAKING_REFUSALS = (*REFUSALS, TypeError)  # an environment is told what to be by its arguments
@@ -119,9 +121,13 @@ class CheckedExperimentManager(ExperimentManager):
                 callback.callback_on_new_best = SaveModel(Path(self.save_path) / "best_model.zip")
                 callback.callback_on_new_best.parent = callback
 
+        if issubclass(ALGOS[self.algo], RecurrentPPO) and not self.optimize_hyperparameters:
+            self.callbacks.append(SaveState(Path(self.save_path), self.n_timesteps))
+
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         print(f"Saving to {self.save_path}")
         save(model, Path(self.save_path) / f"{self.env_name}.zip")
+        shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         no_log = no_log or self.optimize_hyperparameters

@@ -74,12 +74,12 @@ def find_model(options: argparse.Namespace) -> Path:
     return Path(model)
 
 
-def check_run(folder: Path) -> dict[str, Any]:
+def check_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     Read what rl_zoo3 wrote of a run, which it will load by a loader that runs what is in it.
 
     :param folder: With ``config.yml`` and ``args.yml``, if they are there.
-    :return: The settings.
+    :return: The settings, and the arguments of the command line.
     :raises SettingsError: If there is anything in the files but values, or a class of another kind than its name says.
     """
     contents: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def check_run(folder: Path) -> dict[str, Any]:
         except UNREADABLE as error:
             raise SettingsError(f"{path} is not what a run writes: {' '.join(str(error).split())}") from error
         contents.append(content)
-    return contents[0]
+    return contents[0], contents[1]
 
 
 @contextmanager

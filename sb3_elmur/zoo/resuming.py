@@ -1,0 +1,138 @@
+"""``sb3-elmur train --continue RUN_FOLDER``: the rest of an interrupted run, into its own folder."""
+
+import argparse
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_elmur.command_line import SettingsError
+from sb3_elmur.zoo.manager import CheckedExperimentManager
+from sb3_elmur.zoo.runs import check_run
+from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
+
+RENAMED = {  # arguments of the manager that have other names on the command line
+    "n_eval_episodes": "eval_episodes",
+    "hyperparams": "hyperparams",
+    "vec_env_type": "vec_env",
+    "show_progress": "progress",
+}
+SAME = (
+    "algo", "log_folder", "tensorboard_log", "n_timesteps", "eval_freq", "save_freq", "env_kwargs", "eval_env_kwargs", "seed",
+    "log_interval", "verbose", "n_eval_envs", "device",
+)  # fmt: skip
+
+
+class ContinuedExperimentManager(CheckedExperimentManager):
+    """
+    Experiment manager of a run that was interrupted. Steps, updates, schedules, logs and the search for the best model go on;
+    episodes begin anew.
+
+    :param run: The run folder.
+    :param options: Of its command line.
+    :param settings: Of its training.
+    :param state: Where it goes on; ``None`` begins anew.
+    """
+
+    def __init__(self, run: Path, options: argparse.Namespace, settings: dict[str, Any], state: State | None) -> None:
+        arguments = {name: getattr(options, name) for name in SAME}
+        arguments |= {name: getattr(options, option) for name, option in RENAMED.items()}
+        super().__init__(options, env_id=options.env, trained_agent=str(state.model) if state else "", **arguments)
+        self.settings, self.state = settings, state
+        self.save_path, self.params_path = str(run), f"{run}/{self.env_name}"
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return dict(self.settings), dict(self.settings)
+
+    def create_log_folder(self) -> None:
+        restore_logs(Path(self.save_path), self.state)
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        for callback in self.callbacks:
+            if isinstance(callback, EvalCallback) and self.state:
+                _restore_evaluations(callback, self.state.n_timesteps)
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        print(f"Log path: {self.save_path}")
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        if self.state is None:
+            return super().learn(model)
+        env = model.get_env()
+        assert env is not None
+        env.seed((self.seed + model.num_timesteps) % 2**32)
+        for callback in self.callbacks:
+            callback.n_calls = model.num_timesteps // env.num_envs
+        restore_generators(self.state.generators)
+        interval: dict[str, Any] = {"log_interval": self.log_interval if self.log_interval > -1 else None}
+        if self.log_interval == -1:  # which leaves it to the algorithm
+            interval = {}
+        rest = self.n_timesteps - model.num_timesteps
+        print(f"Going on after {model.num_timesteps} of {self.n_timesteps} steps; episodes begin anew.")
+        try:
+            model.learn(rest, self.callbacks, reset_num_timesteps=False, **interval)
+        except KeyboardInterrupt:
+            pass  # the model is saved, as the zoo does it
+        finally:
+            env.close()
+
+
+def _restore_evaluations(callback: EvalCallback, n_timesteps: int) -> None:
+    """Those of the steps that were learned from; a model is only better than the best if it is better than all of them."""
+    try:
+        with np.load(f"{callback.log_path}.npz") as saved:
+            evaluations = dict(saved)
+        callback.best_mean_reward = float(evaluations["results"].mean(axis=1).max())
+        known = evaluations["timesteps"] <= n_timesteps
+        callback.evaluations_timesteps = evaluations["timesteps"][known].tolist()
+        callback.evaluations_results = evaluations["results"][known].tolist()
+        callback.evaluations_length = evaluations["ep_lengths"][known].tolist()
+        callback.evaluations_successes = evaluations["successes"][known].tolist() if "successes" in evaluations else []
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:  # none yet, or half of it written
+        print(f"Earlier evaluations are not known: {error}")
+
+
+def find_run(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """
+    What a run folder says of its run.
+
+    :param run: The run folder.
+    :return: The options of its command line, and the settings of its training.
+    :raises SettingsError: If it is no such folder, or the run is finished.
+    """
+    written = next(run.glob("*/args.yml"), None)
+    if written is None or not (written.parent / "config.yml").exists():
+        raise SettingsError(f"`--continue` must be the folder of a run that began to train. Received '{run}'.")
+    settings, arguments = check_run(written.parent)
+    options = argparse.Namespace(**arguments)
+    missing = [name for name in ("env", *SAME, *RENAMED.values()) if not hasattr(options, name)]
+    if missing:
+        raise SettingsError(f"{written} lacks {', '.join(missing)}.")
+    if (run / f"{written.parent.name}.zip").exists():
+        raise SettingsError(f"{run} is finished.")
+    return options, settings
+
+
+def continue_run(run: Path, options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """
+    Train the rest of an interrupted run.
+
+    :param run: The run folder.
+    :param options: Of :func:`find_run`.
+    :param settings: Of :func:`find_run`.
+    """
+    set_random_seed(options.seed)
+    if getattr(options, "num_threads", 0) > 0:
+        th.set_num_threads(options.num_threads)
+    manager = ContinuedExperimentManager(run, options, settings, latest_state(run))
+    experiment = manager.setup_experiment()
+    assert experiment is not None
+    model, _ = experiment
+    manager.learn(model)
+    manager.save_trained_model(model)

@@ -1,0 +1,140 @@
+"""States of training: all that an interrupted run needs to go on, saved between an update and the next rollout."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.zoo.saving import save
+
+FOLDER = "resume"  # of a run folder, until the run is finished
+FILE = "state.pt"  # beside the statistics of a state's model
+UNTIL = "until_"  # begins the names of logs of an interrupted run's finished part
+N_KEPT = 2
+N_SAVED = 100  # at most, in the whole of a training
+
+
+class State(NamedTuple):
+    """
+    Where a run can go on.
+
+    :param model: Its zip file.
+    :param n_timesteps: Steps that were taken, and learned from.
+    :param generators: Of random numbers.
+    :param logs: Sizes of the files of episodes, in bytes, by name.
+    """
+
+    model: Path
+    n_timesteps: int
+    generators: dict[str, Any]
+    logs: dict[str, int]
+
+
+class SaveState(BaseCallback):
+    """
+    Saves a state now and then, and keeps the latest two.
+
+    :param run: The run folder.
+    :param n_timesteps: Of the whole training.
+    """
+
+    def __init__(self, run: Path, n_timesteps: int) -> None:
+        super().__init__()
+        self.run, self.interval = run, max(1.0, n_timesteps / N_SAVED)
+        self.latest = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_start(self) -> None:
+        self.latest = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps < self.latest + self.interval:
+            return
+        self.latest = self.num_timesteps
+        model = self.run / FOLDER / f"rl_model_{self.num_timesteps}_steps.zip"
+        model.with_suffix("").mkdir(parents=True, exist_ok=True)
+        save(self.model, model)
+        logs = {path.name: path.stat().st_size for path in self.run.glob("*.monitor.csv")}
+        with atomic_path(model.with_suffix("") / FILE) as temporary:  # the last, so that a state that has it is complete
+            th.save({"generators": _generators(), "logs": logs}, temporary)
+        for old in _complete(self.run)[:-N_KEPT]:
+            shutil.rmtree(old.with_suffix(""))
+            old.unlink()
+
+
+def latest_state(run: Path) -> State | None:
+    """
+    Where a run goes on.
+
+    :param run: The run folder.
+    :return: Its latest state, or ``None`` if it was interrupted before it saved any.
+    """
+    models = _complete(run)
+    if not models:
+        return None
+    content = th.load(models[-1].with_suffix("") / FILE, weights_only=True)
+    return State(models[-1], _steps(models[-1]), **content)
+
+
+def restore_logs(run: Path, state: State | None) -> None:
+    """
+    Leave of the files of episodes what came before a state, under names that no environment writes to.
+
+    :param run: The run folder.
+    :param state: Of the run; before ``None`` there was nothing.
+    """
+    kept = set()
+    logs, n_timesteps = ({}, 0) if state is None else (state.logs, state.n_timesteps)
+    for name, size in logs.items():
+        before = run / (name if name.startswith(UNTIL) else f"{UNTIL}{n_timesteps}.{name}")
+        if not before.exists():
+            with (run / name).open("rb+") as file:
+                file.truncate(size)
+            (run / name).rename(before)
+        kept.add(before)
+    for path in set(run.glob("*.monitor.csv")) - kept:
+        path.unlink()
+
+
+def restore_generators(generators: dict[str, Any]) -> None:
+    """
+    Set all generators of random numbers to where they were.
+
+    :param generators: Of a :class:`State`.
+    """
+    th.set_rng_state(generators["torch"])
+    if th.cuda.is_available() and generators["cuda"]:
+        th.cuda.set_rng_state_all(generators["cuda"])
+    name, keys, *rest = generators["numpy"]
+    np.random.set_state((name, np.asarray(keys, np.uint32), *rest))
+    version, numbers, gauss = generators["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+def _generators() -> dict[str, Any]:
+    """Tensors and built-in values, which PyTorch loads without running anything."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    version, numbers, next_gauss = random.getstate()
+    return {
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss],
+        "python": [version, list(numbers), next_gauss],
+    }
+
+
+def _complete(run: Path) -> list[Path]:
+    """Models of states that were saved to the end, in order."""
+    models = (run / FOLDER).glob("rl_model_*_steps.zip")
+    return sorted((path for path in models if (path.with_suffix("") / FILE).is_file()), key=_steps)
+
+
+def _steps(model: Path) -> int:
+    return int(model.stem.split("_")[2])

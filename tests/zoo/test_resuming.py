@@ -1,0 +1,131 @@
+"""Interrupted runs of ``sb3-elmur train``, continued: nothing is lost, nothing counted twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.monitor import load_results
+
+import sb3_elmur
+from sb3_elmur.cli import main
+
+pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
+
+from sb3_elmur.zoo.states import FOLDER, SaveState, latest_state
+
+MAZE = "TMazePassive10-v0"
+RUN = Path("logs", "ppo_elmur", f"{MAZE}_1")
+N_STEPS = 512
+TRAIN = [
+    "train", "--env", MAZE, "-n", str(N_STEPS), "--seed", "0", "--eval-freq", "64", "--eval-episodes", "2", "-params",
+    "n_envs:4", "n_steps:8", "batch_size:32", "n_epochs:1", "normalize:True", "env_kwargs:{}",
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """The command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["sb3-elmur", *arguments])
+    main()
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, n_rollouts: int) -> None:
+    """Let the next training end as if killed, before one of its rollouts."""
+    begin, count = SaveState._on_rollout_start, iter(range(n_rollouts))
+
+    def beginning(callback: SaveState) -> None:
+        begin(callback)
+        if next(count, None) is None:
+            raise Killed
+
+    monkeypatch.setattr(SaveState, "_on_rollout_start", beginning)
+
+
+def check_finished(n_steps: int = N_STEPS) -> sb3_elmur.RecurrentPPO:
+    """A finished run has learned from all steps, and its logs tell each of them once."""
+    model = sb3_elmur.RecurrentPPO.load(RUN / f"{MAZE}.zip")
+    assert model.num_timesteps == n_steps
+    assert not (RUN / FOLDER).exists()
+    assert load_results(str(RUN))["l"].sum() <= n_steps
+    evaluated = np.load(RUN / "evaluations.npz")["timesteps"]
+    assert evaluated.tolist() == sorted(set(evaluated.tolist()))
+    assert evaluated[-1] == n_steps
+    return model
+
+
+@pytest.mark.parametrize("times", [(0,), (5,), (3, 2, 6)], ids=str)
+def test_an_interrupted_run_goes_on_in_its_folder(
+    times: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = TRAIN
+    for n_rollouts in times:
+        with monkeypatch.context() as patch:
+            kill_after(patch, n_rollouts)
+            with pytest.raises(Killed):
+                run(patch, *arguments)
+        arguments = ["train", "--continue", str(RUN)]
+    state = latest_state(RUN)
+    assert (0 if state is None else state.n_timesteps) == 32 * sum(times)
+    run(monkeypatch, *arguments)
+    model = check_finished()
+    assert model._n_updates == N_STEPS // 32
+    assert model.lr_schedule(model._current_progress_remaining) == pytest.approx(0.0, abs=1e-4)
+    assert [path.name for path in RUN.parent.iterdir()] == [RUN.name]
+
+
+def test_the_latest_two_states_are_kept_and_half_of_one_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill_after(monkeypatch, 4)
+    with pytest.raises(Killed):
+        run(monkeypatch, *TRAIN)
+    assert {path.name for path in (RUN / FOLDER).glob("*.zip")} == {"rl_model_96_steps.zip", "rl_model_128_steps.zip"}
+    state = latest_state(RUN)
+    assert state is not None
+    (state.model.with_suffix("") / "state.pt").unlink()
+    state = latest_state(RUN)
+    assert state is not None
+    assert state.n_timesteps == 96
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_is_no_interrupted_run_is_refused(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if finished:
+        run(monkeypatch, *TRAIN)
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "train", "--continue", str(RUN))
+    assert ("is finished" if finished else "`--continue` must be the folder of a run") in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_random_times_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    n_steps, rng = 4096, random.Random(int(os.environ.get("KILL_SEED", "0")))
+    arguments = [word if word != str(N_STEPS) else str(n_steps) for word in TRAIN]
+    command = [sys.executable, "-c", "from sb3_elmur.cli import main; main()"]
+    for _ in range(int(os.environ.get("N_KILLS", "3"))):
+        with subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (RUN / MAZE / "args.yml").exists():
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 10))
+            process.send_signal(signal.SIGKILL)
+        if (RUN / f"{MAZE}.zip").exists():
+            break
+        arguments = ["train", "--continue", str(RUN)]
+    if not (RUN / f"{MAZE}.zip").exists():
+        result: Any = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    check_finished(n_steps)
