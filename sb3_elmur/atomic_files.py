@@ -1,6 +1,7 @@
 """Files that are either complete or absent, whatever interrupts their writing."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
     :raises FileExistsError: If the file is there, and must not be replaced.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # processes in containers or on other machines may have the same number
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

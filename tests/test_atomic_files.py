@@ -46,3 +46,13 @@ def test_a_file_that_is_not_to_be_replaced_stays(tmp_path: Path) -> None:
         temporary.write_text("second")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    """Even if their processes have the same number, as in containers."""
+    path = tmp_path / "model.zip"
+    with atomic_path(path) as one, atomic_path(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
