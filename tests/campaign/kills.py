@@ -133,11 +133,11 @@ def kill_at_random(command: Command, folder: Path, n_kills: int, seed: int, seco
     whole = folder / "whole"
     whole.mkdir(parents=True)
     duration = time.monotonic()
-    status = _run(command, whole, None)
+    status = _run(command, whole, seconds)
     duration = time.monotonic() - duration
     expected = command.result(whole) if status == 0 else None
-    counts = {"kills": 0, "ends": 0, "other_results": 0, "errors": int(status != 0)}
-    messages: list[str] = [] if status == 0 else [(whole / "output.txt").read_text()[-300:]]
+    counts = {"kills": 0, "ends": 0, "other_results": 0, "errors": int(status not in (0, None))}
+    messages: list[str] = [] if status == 0 else [(whole / "output.txt").read_text()[-300:] if status else "out of time"]
     while status == 0 and counts["kills"] < n_kills and time.monotonic() - begun < seconds:
         place = folder / "killed"
         shutil.rmtree(place, ignore_errors=True)
