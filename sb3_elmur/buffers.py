@@ -6,6 +6,7 @@ so that chain c holds the segments c * k, ..., c * k + k - 1 of its episode. Wha
 first memory and the observations since, is carried over.
 """
 
+import itertools
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
@@ -167,13 +168,34 @@ class _SegmentStorage(RolloutBuffer):
 
         :param batch_size: ``None`` for a single minibatch.
         """
+        chains = self._all_chains()
+        order = np.random.permutation(len(chains.counted))
+        for chosen in self._minibatches(chains.counted[order], batch_size or self.buffer_size * self.n_envs):
+            yield self._sample(_ChainIndex(*(field[order[chosen]] for field in chains)))
+
+    def get_episodes(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:
+        """
+        As :meth:`get`, in a fixed order, and with all chains of an episode joined to one.
+
+        So memory is what the present weights write, from the first chain of the episode in the rollout on, whereas the
+        chains that :meth:`get` gives begin with what the weights wrote that collected the rollout.
+
+        :param batch_size: ``None`` for a single minibatch.
+        """
+        chains = self._all_chains()
+        first = np.flatnonzero((chains.begin == 0) | (chains.record < 0))
+        counted = np.add.reduceat(chains.counted, first)
+        episodes = _ChainIndex(*(field[first] for field in chains))._replace(counted=counted)
+        for chosen in self._minibatches(counted, batch_size or self.buffer_size * self.n_envs):
+            yield self._sample(_ChainIndex(*(field[chosen] for field in episodes)))
+
+    def _all_chains(self) -> _ChainIndex:
         assert self.full, "Rollout buffer must be full before sampling from it"
         if self._chains is None:
             self._chains = self._find_chains()
             self._table = self._fresh.map(_stack_records, *self._records)
             self._records = []
-        for chosen in self._minibatches(self._chains.counted, batch_size or self.buffer_size * self.n_envs):
-            yield self._sample(_ChainIndex(*(field[chosen] for field in self._chains)))
+        return self._chains
 
     def _find_chains(self) -> _ChainIndex:
         begins = self.positions % self.chain_length == 0
@@ -184,20 +206,17 @@ class _SegmentStorage(RolloutBuffer):
         return _ChainIndex(env, begin, self.positions[begin, env] % self.chain_length, counted, self._record_of[begin, env])
 
     @staticmethod
-    def _minibatches(counted: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    def _minibatches(counted: np.ndarray, batch_size: int) -> list[slice]:
         """Chains of each minibatch, given the real steps of every chain (C,)."""
-        order = np.random.permutation(len(counted))
-        batches, steps, first = [], 0, 0
-        for last, count in enumerate(counted[order]):
+        ends, steps = [0], 0
+        for last, count in enumerate(counted):
             steps += count
             if steps >= max(batch_size, 2):
-                batches.append(order[first : last + 1])
-                steps, first = 0, last + 1
-        if batches and steps < max(batch_size / 2, 2):
-            batches[-1] = np.concatenate((batches[-1], order[first:]))
-        else:
-            batches.append(order[first:])
-        return batches
+                ends.append(last + 1)
+                steps = 0
+        if len(ends) > 1 and steps < max(batch_size / 2, 2):
+            ends.pop()
+        return [slice(*pair) for pair in itertools.pairwise((*ends, len(counted)))]
 
     def _sample(self, chains: _ChainIndex) -> RecurrentRolloutBufferSamples:
         total = chains.carried + chains.counted

@@ -1,5 +1,8 @@
 """Segment-wise RecurrentPPO: a drop-in for ``sb3_contrib.RecurrentPPO`` for policies with a memory core."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,16 +12,27 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
-from sb3_elmur.core.config import check_count
+from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.observations import map_observations
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+from sb3_elmur.trust_region import training_within
+
+POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load
+FALLING = LinearSchedule(1e-3, 0.0, 1.0)  # to 0 at the end of training
+
+
+def is_positive(value: object) -> bool:
+    """Whether it is a finite number above 0."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < float("inf")
 
 
 class RecurrentPPO(sb3_contrib.RecurrentPPO):
@@ -47,14 +61,24 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     :param target_kl: Limit of the KL divergence within an update.
     :param stats_window_size: Episodes over which statistics are averaged.
     :param tensorboard_log: Folder of TensorBoard logs.
-    :param policy_kwargs: Arguments of the policy. ``detach_memory=True`` is refused: ``bptt_segments=1`` does the same.
+    :param policy_kwargs: Arguments of the policy. Where these do not say otherwise, ``d_model`` is 64 and ``blend``
+        ``"gated"``, which learns best. ``detach_memory=True`` is refused: ``bptt_segments=1`` does the same.
     :param verbose: 0 silent, 1 info, 2 debug.
     :param seed: Seed of all random generators.
     :param device: Device of the policy.
     :param bptt_segments: Consecutive segments of an episode (k) through which gradients flow. Chains are aligned to the
         episode's start: chain c holds its segments c * k, ..., c * k + k - 1. 1 is the paper's detached memory, whose write
-        path learns nothing from the task. The default was chosen by ``benchmarks/bptt_segments.py``.
-    :raises ValueError: If ``bptt_segments`` is no positive integer, or the policy has no memory core.
+        path learns nothing from the task. PPO's ratios see what an update does to memory within a chain alone.
+    :param trust_region: How far an update may take the policy: a KL divergence of whole episodes in nats, or, where actions
+        are discrete and the policy is surer than one nat, in units of its entropy. ``None`` for any distance. See
+        :func:`sb3_elmur.trust_region.training_within`.
+    :param scale_rewards: Whether to divide rewards by the standard deviation of discounted returns so far, where that is above
+        1: the critic, which shares the memory, would drown the policy's gradient otherwise. Small rewards stay as they are.
+    :param averaging: Weight of the past, in [0, 1), in the running average of the policy's weights after each update. While
+        :meth:`learn` runs, :meth:`predict` and :meth:`save` use the average, and in the end the policy becomes it. 0 for the
+        last weights alone.
+    :raises ValueError: If ``bptt_segments`` is no positive integer, ``trust_region`` is no positive number, ``averaging`` lies
+        outside its range, or the policy has no memory core.
 
     Attribute ``state`` is the recurrent state of actor and critic after the last step that was taken in the environments,
     one row for each, or ``None`` before training. Steps update it in place.
@@ -74,16 +98,16 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self,
         policy: str | type[ElmurPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = FALLING,
         n_steps: int = 128,
-        batch_size: int | None = 128,
-        n_epochs: int = 10,
+        batch_size: int | None = 256,
+        n_epochs: int = 4,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
-        ent_coef: float = 0.0,
+        ent_coef: float = 0.01,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
@@ -95,7 +119,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        bptt_segments: int = 3,
+        bptt_segments: int = 8,
+        trust_region: float | None = 0.1,
+        scale_rewards: bool = True,
+        averaging: float = 0.75,
         _init_setup_model: bool = True,
     ) -> None:
         if (policy_kwargs or {}).get("detach_memory"):
@@ -103,8 +130,21 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 "`detach_memory` must be False in sb3_elmur.RecurrentPPO, where `bptt_segments=1` cuts gradients at segment "
                 "borders. Received True."
             )
+        if trust_region is not None and not is_positive(trust_region):
+            raise ValueError(f"`trust_region` must be a number above 0, or None. Received {trust_region!r}.")
+        check_range("averaging", averaging, 0.0, 1.0, open_end=True)
+        policy_class = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
+        if policy_class is not None and issubclass(policy_class, ElmurPolicy):
+            policy_kwargs = POLICY_DEFAULTS | (policy_kwargs or {})
         self.bptt_segments = bptt_segments
+        self.trust_region = trust_region
+        self.scale_rewards = scale_rewards
+        self.averaging = averaging
         self.state = None
+        self._average: ElmurPolicy | None = None  # while `learn` runs
+        self.return_rms = RunningMeanStd(shape=())
+        self._discounted_returns = np.zeros(0)
+        self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
         super().__init__(
             policy,
             env,
@@ -160,6 +200,24 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             n_envs=self.n_envs,
         )
 
+    def learn(self, *args: Any, **kwargs: Any) -> "RecurrentPPO":
+        """
+        Train; arguments as the host's.
+
+        :return: This model; its policy has the average of the last weights.
+        :raises ValueError: If the model was saved with ``detach_memory=True`` and gradients would cross segment borders.
+        """
+        shared = {id(part): part for part in (self.policy.action_dist, self.policy.optimizer)}
+        self._average = deepcopy(self.policy, shared) if self.averaging else None
+        self._n_averaged = 0
+        try:
+            super().learn(*args, **kwargs)
+        finally:
+            if self._average is not None:
+                self.policy.load_state_dict(self._average.state_dict())
+                self._average = None
+        return self
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.policy.detach_memory and self.bptt_segments != 1:
             raise ValueError(
@@ -168,8 +226,25 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             )
         return super()._setup_learn(*args, **kwargs)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "state"]
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Act as :meth:`sb3_elmur.ElmurPolicy.predict`, while :meth:`learn` runs with averaged weights."""
+        return self.averaged_policy.predict(observation, state, episode_start, deterministic)
+
+    @property
+    def averaged_policy(self) -> ElmurPolicy:
+        """While :meth:`learn` runs, the policy with averaged weights; else the policy."""
+        return self.policy if self._average is None else self._average
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Weights of the policy, while :meth:`learn` runs their average, and the optimizer's state."""
+        average = {} if self._average is None else {"policy": self._average.state_dict()}
+        return super().get_parameters() | average
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -221,6 +296,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self._update_info_buffer(infos, dones)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
+            if self.scale_rewards:
+                rewards = self._scaled(rewards, dones)
             self._bootstrap_timeouts(rewards, dones, infos, lstm_states)
             rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, lstm_states.memories)
             obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
@@ -244,18 +321,43 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 f"Rewards must be finite. Received {rewards[env]} from environment {env}, within {self.num_timesteps} steps."
             )
 
+    def _follow(self, average: ElmurPolicy) -> None:
+        """Move the average towards the present weights, as if nothing had been there before the first update."""
+        self._n_averaged += 1
+        share = (1 - self.averaging) / (1 - self.averaging**self._n_averaged)
+        with th.no_grad():
+            for old, new in zip(average.parameters(), self.policy.parameters(), strict=True):
+                old.lerp_(new, share)
+            for kept, present in zip(average.buffers(), self.policy.buffers(), strict=True):
+                kept.copy_(present)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "state", "_average"]
+
+    def _scaled(self, rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
+        """Rewards divided by the standard deviation of discounted returns so far, if that is above 1."""
+        if self._discounted_returns.shape != rewards.shape:
+            self._discounted_returns = np.zeros_like(rewards)
+        self._discounted_returns = self.gamma * self._discounted_returns + rewards
+        self.return_rms.update(self._discounted_returns)
+        self._discounted_returns[dones] = 0.0
+        return rewards / max(1.0, float(np.sqrt(self.return_rms.var)))
+
     def train(self) -> None:
         """
-        Update the policy from the rollout buffer, as the host does, and log the load-balancing loss of experts.
+        Update the policy from the rollout buffer, as the host does, within the trust region.
 
         :raises FloatingPointError: If weights are not finite afterwards.
         """
         try:
-            super().train()
+            with nullcontext() if self.trust_region is None else training_within(self, self.trust_region):
+                super().train()
         except ValueError:  # what PyTorch's distributions raise when weights are not finite
             self._check_weights()
             raise
         self._check_weights()
+        if self._average is not None:
+            self._follow(self._average)
         losses = [backbone.core.aux_loss for backbone in self.policy.backbones]
         balanced = [loss.item() for loss in losses if loss is not None]
         if balanced:
@@ -277,6 +379,12 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         """
         self._check_weights()
         super().save(*args, **kwargs)
+
+    def _update_learning_rate(self, optimizers: Optimizer | list[Optimizer]) -> None:
+        super()._update_learning_rate(optimizers)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group["lr"] *= group.get("share", 1.0)
 
     def _bootstrap_timeouts(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict], state: PolicyState) -> None:
         """Add the value of the last observation to the rewards of episodes that a time limit cut, in one call."""

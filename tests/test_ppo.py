@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
@@ -22,6 +23,7 @@ from sb3_elmur.envs import TMazeVecEnv
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
 DICT = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})
 L = SMALL["segment_length"]
+AS_THE_HOST = {"trust_region": None, "scale_rewards": False, "averaging": 0.0, "ent_coef": 0.0}
 
 
 make_model = partial(make_model, RecurrentPPO)
@@ -33,11 +35,11 @@ def test_first_update_equals_the_hosts(separate_critic: bool, through_memory: bo
     """Same rollout, advantages and returns (timeouts included), and the same step of one full minibatch."""
     models = []
     for cls in (sb3_contrib.RecurrentPPO, RecurrentPPO):
-        kwargs = {"separate_critic": separate_critic, "optimizer_class": th.optim.SGD}
+        kwargs = {"separate_critic": separate_critic, "optimizer_class": th.optim.SGD, "blend": "fixed"}
         if cls is sb3_contrib.RecurrentPPO:
             kwargs["detach_memory"], extra = not through_memory, {}
         else:
-            extra = {"bptt_segments": 9 if through_memory else 1}
+            extra = AS_THE_HOST | {"bptt_segments": 9 if through_memory else 1}
         model = helpers.make_model(cls, random_envs(3), n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
         models.append(model.learn(99))
     host, ours = models
@@ -348,6 +350,80 @@ def test_the_recurrent_state_is_that_of_the_last_step_and_is_not_saved(tmp_path:
     assert model.state.pi.memory.position.tolist() == [16, 16]
     model.save(tmp_path / "model")
     assert RecurrentPPO.load(tmp_path / "model").state is None
+
+
+def test_large_rewards_are_divided_by_the_spread_of_returns(tmp_path: Path) -> None:
+    raw, scaled = (make_model(random_envs(3), scale_rewards=flag, learning_rate=0.0) for flag in (False, True))
+    for model in (raw, scaled):
+        model.learn(96)
+    spread = np.sqrt(scaled.return_rms.var)
+    assert spread > 1.5  # of the discounted sums of six rewards of variance 1
+    ends = raw.rollout_buffer.episode_starts[1:].astype(bool)  # before them, a time limit may have added a value
+    left, right = (model.rollout_buffer.rewards[:-1][~ends] for model in (raw, scaled))
+    ratio = (left / right).reshape(-1)
+    assert ratio[-1] == pytest.approx(spread, rel=0.05)
+    scaled.save(tmp_path / "model")
+    assert RecurrentPPO.load(tmp_path / "model", env=random_envs(2)).learn(32).return_rms.count > scaled.return_rms.count
+
+
+def test_small_rewards_stay_as_they_are() -> None:
+    model = make_model(TMazeVecEnv(8, length=9, seed=0)).learn(256)
+    assert set(np.unique(model.rollout_buffer.rewards)) <= {0.0, 1.0}
+
+
+class Look(BaseCallback):
+    """Keeps the weights after each update, those that act in `predict`, and those that a file would get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[np.ndarray] = []
+        self.saved: list[np.ndarray] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.weights.append(self.model.policy.parameters_to_vector())
+        state = self.model.get_parameters()["policy"]
+        names = [name for name, _ in self.model.policy.named_parameters()]
+        self.saved.append(np.concatenate([state[name].numpy().ravel() for name in names]))
+
+
+def test_the_policy_becomes_the_average_of_its_weights() -> None:
+    look = Look()
+    model = make_model(random_envs(2), averaging=0.5).learn(96, callback=look)
+    first, second = look.weights[1:]
+    np.testing.assert_allclose(look.saved[1], first, atol=1e-6)
+    np.testing.assert_allclose(look.saved[2], (first + 2 * second) / 3, atol=1e-6)
+    plain = make_model(random_envs(2), averaging=0.0).learn(96)
+    last = plain.policy.parameters_to_vector()
+    np.testing.assert_allclose(model.policy.parameters_to_vector(), (first + 2 * second + 4 * last) / 7, atol=1e-6)
+
+
+def test_while_it_learns_a_model_predicts_and_saves_with_averaged_weights(tmp_path: Path) -> None:
+    observation = np.ones((4, 3), np.float32)
+    actions, values = [], []
+
+    class Save(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            self.model.save(tmp_path / str(len(actions)))
+            actions.append(self.model.predict(observation, deterministic=True)[0])
+            values.append(self.model.policy.parameters_to_vector())
+
+    make_model(random_envs(2, action_space=spaces.Box(-1, 1, (2,)))).learn(96, callback=Save())
+    for i, expected in enumerate(actions):
+        loaded = RecurrentPPO.load(tmp_path / str(i))
+        np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, atol=1e-6)
+    assert (loaded.policy.parameters_to_vector() != values[-1]).any()
+
+
+@pytest.mark.parametrize("averaging", [-0.1, 1.0, "0.5", True])
+def test_wrong_averaging_is_refused(averaging: Any) -> None:
+    with pytest.raises(ValueError, match=r"`averaging` must be a number in \[0, 1\)\. Received"):
+        RecurrentPPO("ElmurPolicy", "CartPole-v1", averaging=averaging)
 
 
 @pytest.mark.parametrize("bptt_segments", [0, -1, 1.5, True, None])

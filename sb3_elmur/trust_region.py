@@ -1,0 +1,90 @@
+"""How far an update may take the policy, measured on whole episodes, so that what happens to memory counts too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from sb3_elmur.ppo import RecurrentPPO
+
+GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
+MOST_HALVINGS = 14  # after which nothing is left of an update
+
+
+def rollout_kl(model: "RecurrentPPO") -> float:
+    """
+    KL divergence of the policy from the one that collected the rollout, in nats per step.
+
+    Episodes are replayed with the memory that the present weights write. PPO's ratios, ``approx_kl`` and ``target_kl``
+    begin every chain with the memory that the old weights wrote, and are blind to what an update does across its border.
+
+    :param model: Its rollout buffer is full.
+    :return: The mean of ``(r - 1) - log r`` over the actions taken; r is the ratio of the new to the old probability.
+    """
+    total, steps = 0.0, 0
+    model.policy.set_training_mode(False)
+    for data in model.rollout_buffer.get_episodes(model.batch_size):
+        actions = data.actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else data.actions
+        with th.no_grad():
+            _, log_prob, _ = model.policy.evaluate_actions(
+                data.observations,
+                actions,
+                data.lstm_states,
+                data.episode_starts,
+            )
+        log_ratio = (log_prob - data.old_log_prob).double()
+        total += (log_ratio.expm1() - log_ratio).sum().item()
+        steps += len(log_ratio)
+    return total / steps
+
+
+@contextmanager
+def training_within(model: "RecurrentPPO", size: float) -> Iterator[None]:
+    """
+    Around an update: takes back what leads too far, and has the next one take smaller steps.
+
+    Where the policy stands at a threshold, or was cloned and has a critic that knows nothing yet, a few of Adam's steps ruin
+    it, and it cannot learn from its own actions what it has lost. So an update may change it by ``size`` nats, or, where
+    actions are discrete and the policy is surer than that, by ``size`` times its entropy. If it goes further, the weights
+    that decide on actions are set back half of the way, again and again, until it does not. Their learning rate shrinks
+    by as much, and grows again with every update that stays inside. What the critic has for itself learns undisturbed.
+
+    :param model: Its rollout buffer is full. ``model.step_size`` is the share of the learning rate.
+    :param size: Of the trust region.
+    """
+    policy, entropy = model.policy, -float(np.mean(model.rollout_buffer.log_probs))
+    discrete = not isinstance(model.action_space, spaces.Box)
+    limit = size * min(1.0, entropy) if discrete else size
+    critic = {id(parameter) for parameter in policy.critic_parameters()}
+    acting = [parameter for parameter in policy.parameters() if id(parameter) not in critic]
+    before = [parameter.detach().clone() for parameter in acting]
+
+    optimizer, groups = policy.optimizer, policy.optimizer.param_groups
+    optimizer.param_groups = [
+        {**group, "params": [parameter for parameter in group["params"] if (id(parameter) in critic) == is_critic],
+         "share": 1.0 if is_critic else model.step_size}
+        for group in groups
+        for is_critic in (False, True)
+    ]  # fmt: skip
+    try:
+        yield
+    finally:
+        for group, for_critic in zip(groups, optimizer.param_groups[1::2], strict=True):
+            group["lr"] = for_critic["lr"]
+        optimizer.param_groups = groups
+
+    kl, halvings = rollout_kl(model), 0
+    model.logger.record("train/rollout_kl", kl)
+    while kl > limit and halvings < MOST_HALVINGS:
+        halvings += 1
+        with th.no_grad():
+            for parameter, old in zip(acting, before, strict=True):
+                parameter.copy_(old if halvings == MOST_HALVINGS else old.lerp(parameter, 0.5))
+        kl = rollout_kl(model)
+    model.step_size = model.step_size / 2**halvings if halvings else min(1.0, GROWTH * model.step_size)
+    model.logger.record("train/kl_limit", limit)
+    model.logger.record("train/step_size", model.step_size)
