@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common import RESULTS, markdown_table, provenance, write_json
+from common import RECIPE, RESULTS, markdown_table, provenance, write_json
 from stable_baselines3.common.logger import configure
 
 from sb3_elmur import MemoryCallback, RecurrentPPO
@@ -75,7 +75,7 @@ class TimedCallback(MemoryCallback):
 
 def measure(env_id: str, changes: dict[str, Any], measurements: int, seed: int) -> dict[str, Any]:
     """Train for some measurements, and tell CPU seconds per measurement, per panel, and of training between measurements."""
-    settings = read_settings("ppo_elmur.yml", env_id) | changes
+    settings = RECIPE | read_settings("ppo_elmur.yml", env_id) | changes
     env = make_batch(env_id, settings["n_envs"], settings.get("env_kwargs"))
     arguments = {key: settings[key] for key in ALGORITHM_KEYS if key in settings}
     rate = schedule(settings["learning_rate"])

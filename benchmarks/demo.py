@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import provenance, write_file, write_json
+from common import RECIPE, provenance, write_file, write_json
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
@@ -43,7 +43,7 @@ AGENTS = {"ELMUR": "elmur", "PPO without memory": "ppo"}
 
 def demo_settings() -> dict[str, Any]:
     """The hyper-parameters of ``ENV_ID``, in the zoo's grammar, and the schedule resolved."""
-    settings = read_settings("ppo_elmur.yml", ENV_ID)
+    settings = RECIPE | read_settings("ppo_elmur.yml", ENV_ID)
     return settings | {"learning_rate": schedule(settings["learning_rate"])}
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_file, write_json
+from common import RECIPE, RESULTS, markdown_table, provenance, write_file, write_json
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -138,7 +138,7 @@ def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[
 
 def train_online(settings: dict[str, Any], env_id: str, seed: int, callback: BaseCallback | None = None) -> RecurrentPPO:
     """Train by PPO, from reward alone."""
-    settings = dict(settings)
+    settings = RECIPE | settings
     env_kwargs = settings.pop("env_kwargs")
     env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
     env = VecMonitor(make_batch(env_id, settings.pop("n_envs"), env_kwargs))

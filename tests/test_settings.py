@@ -49,7 +49,7 @@ def test_settings_are_those_of_the_environment_or_else_the_default_said_aloud(
 
 
 def test_packaged_settings_are_read_by_name() -> None:
-    assert read_settings("ppo_elmur.yml", "TMazePassive30-v0")["policy_kwargs"]["d_model"] == 64
+    assert read_settings("ppo_elmur.yml", "TMazePassive30-v0")["policy_kwargs"]["segment_length"] == 5
 
 
 @pytest.mark.parametrize(

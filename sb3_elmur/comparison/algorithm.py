@@ -60,6 +60,10 @@ class Algorithm(Protocol):
     def defaults(self) -> Mapping[str, Any]:
         """Hyper-parameters in place of those of the file."""
 
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Hyper-parameters that the file leaves to the class for which it was written."""
+
     def hints(self) -> Mapping[str, Any]:
         """Annotations of all hyper-parameters that it takes."""
 

@@ -1,5 +1,7 @@
 """All ways to obtain an agent."""
 
+from typing import Any
+
 import sb3_contrib
 import stable_baselines3
 
@@ -9,12 +11,15 @@ from sb3_elmur.comparison.online import Online
 from sb3_elmur.comparison.scripted import Scripted
 from sb3_elmur.ppo import RecurrentPPO
 
+RECIPE: dict[str, Any] = {  # defaults of sb3_elmur.RecurrentPPO, by which PPO without memory is trained too
+    "learning_rate": "lin_1e-3", "n_steps": 128, "n_epochs": 4, "ent_coef": 0.01,
+}  # fmt: skip
 SCRIPTED: dict[str, Algorithm] = {"oracle": Scripted("oracle"), "random": Scripted("random")}
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {  # by the kind of a matrix; the first is what agents use who name none
     "online": {
         "ppo_elmur": Online(RecurrentPPO, "ppo_elmur.yml"),
         "ppo_lstm": Online(sb3_contrib.RecurrentPPO, "ppo_lstm.yml"),
-        "ppo": Online(stable_baselines3.PPO, "ppo_elmur.yml", {"policy": "MlpPolicy"}),
+        "ppo": Online(stable_baselines3.PPO, "ppo_elmur.yml", {"policy": "MlpPolicy"}, RECIPE),
         **SCRIPTED,
     },
     "bc": {"bc_elmur": Cloning(), **SCRIPTED},

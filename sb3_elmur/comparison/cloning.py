@@ -34,6 +34,7 @@ class Cloning:
 
     settings_file: str = "bc_elmur.yml"
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
         return MODEL_HINTS | get_type_hints(BCConfig)

@@ -60,11 +60,13 @@ class Online:
     :param model_class: Its class.
     :param settings_file: In ``zoo_configs``; keys that the class does not take are those of other algorithms.
     :param defaults: In place of the file's.
+    :param recipe: What the file leaves to the class for which it was written.
     """
 
     model_class: type[OnPolicyAlgorithm]
     settings_file: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
         hints = get_type_hints(self.model_class.__init__, localns={"VecEnv": VecEnv})  # which SB3 names without importing it

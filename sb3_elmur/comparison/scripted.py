@@ -22,6 +22,7 @@ class Scripted:
     expert: str
     settings_file: None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
         return {}

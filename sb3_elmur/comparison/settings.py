@@ -41,7 +41,7 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
         check_known(f"key of agent {agent.name!r}", agent.settings, [])
         return {}
     hints = algorithm.hints()
-    shared = _merge([_settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings])
+    shared = _merge([algorithm.recipe, _settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings])
     own = _merge([agent.settings])
     _check_shared(matrix, env, shared)
     check_known(f"key of agent {agent.name!r}", own, hints)

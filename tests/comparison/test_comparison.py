@@ -143,7 +143,7 @@ def test_settings_of_an_agent_count_more_than_those_of_the_environment_the_matri
         return resolve(matrix, matrix.envs[0], matrix.agents[0])
 
     from_file = resolved()
-    assert from_file["policy_kwargs"]["d_model"] == 64
+    assert from_file["policy_kwargs"]["segment_length"] == 5
     common: dict[str, Any] = {"settings": {"n_steps": 1, "n_epochs": 1, "gamma": 0.1, "policy_kwargs": {"d_model": 8}}}
     env = [{"TMazePassive30-v0": {"n_epochs": 2, "gamma": 0.2}}]
     found = resolved(**common, envs=env, agents={"a": {"gamma": 0.3, "policy_kwargs": {"memory_size": 3}}})
