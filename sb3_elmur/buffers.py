@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.states import Chains, Memories
-from sb3_elmur.observations import map_observations
+from sb3_elmur.spaces import map_observations
 
 
 class _ChainIndex(NamedTuple):

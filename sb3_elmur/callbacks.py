@@ -12,8 +12,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.memory import Memory, reset_memory
 from sb3_elmur.monitoring.monitor import MemoryMonitor
-from sb3_elmur.observations import map_observations
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.spaces import map_observations
 
 N_SEGMENTS = 32  # of a measurement
 N_TIMES = 8  # from which they are, for environments may be in step

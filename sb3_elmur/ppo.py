@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.states import PolicyState
-from sb3_elmur.observations import map_observations
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+from sb3_elmur.spaces import map_observations
 from sb3_elmur.trust_region import training_within
 
 POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load

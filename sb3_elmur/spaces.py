@@ -1,5 +1,10 @@
-"""The spaces that the policies take: checked when a policy is built, and counted from 0 where they begin elsewhere."""
+"""
+The spaces that the policies take: checked when a policy is built, and counted from 0 where they begin elsewhere.
 
+What is observed are arrays, or dictionaries of arrays for Dict spaces; :func:`map_observations` does the same to both.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +12,19 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
-from sb3_elmur.observations import map_observations
+
+def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
+    """
+    Apply a function to observations, or to each entry of Dict observations.
+
+    :param function: Takes as many arrays as there are ``observations``.
+    :param observations: Arrays, or dictionaries that all have the keys of the first.
+    :return: What the function returns, or a dictionary of it by key.
+    """
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: function(*(observation[key] for observation in observations)) for key in first}
+    return function(*observations)
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -2,20 +2,43 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
 
-if TYPE_CHECKING:
-    from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.policies import ElmurPolicy
 
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
 
 
-def rollout_kl(model: "RecurrentPPO") -> float:
+class Learner(Protocol):
+    """
+    What :class:`sb3_elmur.RecurrentPPO` is here.
+
+    :param policy: The policy that is trained.
+    :param rollout_buffer: What it did.
+    :param batch_size: Steps that are replayed together.
+    :param action_space: What it chooses from.
+    :param step_size: Share of the learning rate for what acts.
+    """
+
+    policy: ElmurPolicy
+    rollout_buffer: SegmentRolloutBuffer | SegmentDictRolloutBuffer
+    batch_size: int | None
+    action_space: spaces.Space
+    step_size: float
+
+    @property
+    def logger(self) -> Logger:
+        """Where the divergence is recorded."""
+
+
+def rollout_kl(model: Learner) -> float:
     """
     KL divergence of the policy from the one that collected the rollout, in nats per step.
 
@@ -43,7 +66,7 @@ def rollout_kl(model: "RecurrentPPO") -> float:
 
 
 @contextmanager
-def training_within(model: "RecurrentPPO", size: float) -> Iterator[None]:
+def training_within(model: Learner, size: float) -> Iterator[None]:
     """
     Around an update: takes back what leads too far, and has the next one take smaller steps.
 

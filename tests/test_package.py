@@ -21,19 +21,19 @@ MAY_IMPORT = {
     "settings": set(),
     "command_line": set(),
     "atomic_files": set(),
-    "observations": set(),
     "encoders": set(),
     "policy_checks": {"core"},
     "buffers": {"core"},
     "spaces": set(),
-    "policies": {"core", "policy_checks", "spaces"},
-    "ppo": {"core", "policies", "buffers"},
+    "policies": {"core", "policy_checks"},
+    "trust_region": {"buffers", "policies"},
+    "ppo": {"core", "policies", "buffers", "trust_region"},
     "models": {"core", "ppo"},
     "monitoring": {"core", "policies"},
     "callbacks": {"core", "monitoring", "ppo"},
     "recording": {"core", "datasets", "atomic_files", "command_line", "models"},
     "bc": {
-        "core", "datasets", "atomic_files", "settings", "command_line", "models", "monitoring", "policies", "ppo", "spaces",
+        "core", "datasets", "atomic_files", "settings", "command_line", "models", "monitoring", "policies", "ppo",
     },
     "evaluation": {"core", "datasets", "envs", "atomic_files", "command_line", "models", "policies"},
     "inspection": {
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "__init__": {"callbacks", "envs", "policies", "ppo", "models"},
 }  # fmt: skip
 """The rooms of the package, and which others each may import. A room is a module, or a folder of modules."""
-MAY_BE_IMPORTED_BY_ALL = {"observations"}
+MAY_BE_IMPORTED_BY_ALL = {"spaces"}
 PLAIN_PYTORCH = ("core", "monitoring/tracing.py", "monitoring/measures.py", "monitoring/failure_signs.py")
 PACKAGE_DATA = {"sb3_elmur/py.typed", "sb3_elmur/inspection/report.html"}
 HOSTS = {"stable_baselines3", "sb3_contrib", "gymnasium"}

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from helpers import VECTOR, make_model, make_policy, random_envs
 from sb3_elmur import ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
+from sb3_elmur.spaces import map_observations
 
 SHIFTED_ACTIONS = [spaces.Discrete(3, start=-1), spaces.MultiDiscrete([2, 3], start=[1, -5])]
 SHIFTED_OBSERVATIONS = [
@@ -91,3 +92,20 @@ def test_other_spaces_are_refused_when_the_policy_is_built(
 @pytest.mark.parametrize("observation_space", [spaces.Box(0, 9, (3,), np.int32), spaces.MultiBinary([2, 2])], ids=str)
 def test_whole_numbers_and_flags_are_observed(observation_space: spaces.Space) -> None:
     make_model(RecurrentPPO, random_envs(2, observation_space)).learn(32)
+
+
+def test_arrays_are_handed_to_the_function() -> None:
+    assert map_observations(np.add, np.ones(2), np.full(2, 3)).tolist() == [4, 4]
+
+
+def test_dictionaries_are_taken_entry_by_entry() -> None:
+    first, second = {"a": np.ones(1), "b": np.zeros(2)}, {"b": np.ones(2), "a": np.ones(1)}
+    total = map_observations(np.add, first, second)
+    assert list(total) == ["a", "b"]
+    assert total["a"].tolist() == [2]
+    assert total["b"].tolist() == [1, 1]
+
+
+def test_several_observations_are_stacked_into_a_batch() -> None:
+    rows = [{"a": np.array([i])} for i in range(3)]
+    assert map_observations(lambda *arrays: np.stack(arrays), *rows)["a"].tolist() == [[0], [1], [2]]

@@ -10,7 +10,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.core.config import check_count
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.monitoring.monitor import MemoryMonitor
-from sb3_elmur.observations import map_observations
+from sb3_elmur.spaces import map_observations
 
 N_SEGMENTS = 32  # of a measurement
 

@@ -6,7 +6,7 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_elmur.datasets.episodes import Episode, Episodes
-from sb3_elmur.observations import map_observations
+from sb3_elmur.spaces import map_observations
 
 
 class NormalizedEpisodes(Episodes):

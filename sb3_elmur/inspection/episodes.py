@@ -19,8 +19,8 @@ from sb3_elmur.evaluation.episodes import play_episodes
 from sb3_elmur.inspection.probing import Label, probe
 from sb3_elmur.monitoring.monitor import embed_observations, memory_of
 from sb3_elmur.monitoring.tracing import SegmentTrace, trace_segment
-from sb3_elmur.observations import map_observations
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.spaces import map_observations
 
 FEWEST_EPISODES = 10  # besides the shown one, for probes
 
