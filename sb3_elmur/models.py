@@ -56,7 +56,8 @@ def load_model(path: Path, device: str = "auto") -> HostRecurrentPPO:
     :raises ValueError: If the file is something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"No such file: '{path}'")
+        kind = "a folder; give the .zip file in it" if path.is_dir() else "no file"
+        raise FileNotFoundError(f"`model` must be the zip file of a saved model. Received '{path}', which is {kind}.")
     try:
         return RecurrentPPO.load(path, device=device)
     except Exception as error:  # there is no end to what unpickling and building a foreign model may raise

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_packages(options.gym_packages)
     if Path(options.expert).is_file() and (statistics := find_statistics(Path(options.expert))):
         print(f"The expert sees observations normalised by {statistics}.")
-    record(
+    outcomes = record(
         options.env,
         options.expert,
         options.output,
@@ -59,3 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         noise=tuple(options.noise),
         device=options.device,
     )
+    known = [outcome for outcome in outcomes if outcome is not None]
+    succeeded = f"; {sum(known)} of the {len(known)} played now succeeded" if known else ""
+    print(f"{options.episodes} episodes in {options.output}{succeeded}.")

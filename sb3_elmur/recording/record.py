@@ -35,7 +35,7 @@ def record(
     progress_bar: bool = False,
     noise: float | tuple[float, float] = 0.0,
     device: str = "auto",
-) -> None:
+) -> list[bool | None]:
     """
     Play episodes and write them to disk. Models act deterministically.
 
@@ -56,6 +56,7 @@ def record(
         Of two numbers, each episode draws its own share between them. Up to 1 they yield episodes whose course does not give
         away where the expert is heading, so that an imitator has to remember it.
     :param device: Where a saved model runs.
+    :return: Of each episode that was played now whether it succeeded, ``None`` where the environment does not say.
     :raises ValueError: If an argument is not as above, or ``output`` was recorded with other settings.
     :raises DataError: If what was played does not belong to the environment's spaces.
     :raises DependencyNotInstalled: If Minari is needed and absent.
@@ -79,6 +80,7 @@ def record(
     try:
         recorder = Recorder(made, make_act(expert, made, device), seed, (least, most))
         WRITERS[format](recorder, Path(output), n_episodes, settings, progress_bar)
+        return recorder.outcomes
     finally:
         made.close()
 

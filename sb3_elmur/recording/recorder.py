@@ -33,12 +33,15 @@ class Recorder:
     :param act: Who plays, see :func:`sb3_elmur.recording.experts.make_act`.
     :param seed: Seed of the first episode.
     :param noise: Least and largest share of an episode's steps at which a random action is played.
+
+    Attribute ``outcomes`` says of each episode so far whether it succeeded, ``None`` where the environment does not say.
     """
 
     def __init__(self, env: gymnasium.Env, act: Act, seed: int, noise: tuple[float, float] = (0.0, 0.0)) -> None:
         self.env, self.act, self.seed, self.noise = env, act, seed, noise
         self.fields = episode_fields(env.observation_space, env.action_space)
         self.observed = [field.key for field in self.fields[:-2]]
+        self.outcomes: list[bool | None] = []
 
     def play(self, index: int) -> Recording:
         """
@@ -69,9 +72,11 @@ class Recorder:
             successes.append(info.get("is_success"))
             self._note(rows, observation)
         try:
-            return Recording(self._converted(rows), successes, terminated)
+            arrays = self._converted(rows)
         except DataError as error:
             raise DataError(f"Episode {index}, played with seed {seed}: {error}") from None
+        self.outcomes.append(None if successes[-1] is None else bool(successes[-1]))
+        return Recording(arrays, successes, terminated)
 
     def _note(self, rows: dict[str, list[Any]], observation: Any) -> None:
         """Append a copy of an observation, which the environment may change."""

@@ -464,6 +464,15 @@ def test_the_command_line_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert noted["env_kwargs"] == {"corridor_length": [1, 28], "reward": "eased", "active": False}
 
 
+def test_the_command_tells_how_many_episodes_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--env", TMAZE, "--output", str(tmp_path / "data"), "--no-progress"]
+    main([*words, "--expert", "oracle", "--episodes", "3"])
+    assert "3 episodes" in (first := capsys.readouterr().out)
+    assert "3 of the 3" in first
+    main([*words, "--expert", "oracle", "--episodes", "4"])
+    assert "1 of the 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
