@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from copy import deepcopy
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import sb3_contrib
@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -26,6 +26,7 @@ from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolic
 from sb3_elmur.spaces import map_observations
 from sb3_elmur.trust_region import training_within
 
+Self = TypeVar("Self", bound="RecurrentPPO")
 POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load
 FALLING = LinearSchedule(1e-3, 0.0, 1.0)  # to 0 at the end of training
 
@@ -200,7 +201,15 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             n_envs=self.n_envs,
         )
 
-    def learn(self, *args: Any, **kwargs: Any) -> "RecurrentPPO":
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "RecurrentPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
         """
         Train; arguments as the host's.
 
@@ -211,12 +220,11 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self._average = deepcopy(self.policy, shared) if self.averaging else None
         self._n_averaged = 0
         try:
-            super().learn(*args, **kwargs)
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:
             if self._average is not None:
                 self.policy.load_state_dict(self._average.state_dict())
                 self._average = None
-        return self
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.policy.detach_memory and self.bptt_segments != 1:
