@@ -210,7 +210,8 @@ class CheckedExperimentManager(ExperimentManager):
         if self.optimize_hyperparameters:
             self.specified_callbacks = [*(self.specified_callbacks or []), f"{__name__}.{Watch.__name__}"]
             if HYPERPARAMS_SAMPLER[self.algo] is sample_ppo_elmur_params:
-                HYPERPARAMS_SAMPLER[self.algo] = self._sample
+                samplers: dict[str, Any] = HYPERPARAMS_SAMPLER
+                samplers[self.algo] = self._sample
         for env_kwargs in (self.env_kwargs, self.eval_env_kwargs):
             check_env_arguments(self.env_name.gym_id, env_kwargs)
         return processed
