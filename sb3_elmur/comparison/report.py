@@ -98,10 +98,13 @@ def _by_environment(results: Results, way: str = GREEDY) -> str:
     if len({env.score for env in results.envs}) == 1 and results.envs[0].score.measure == "return":
         rows.append([f"**sum of {len(results.envs)}**", *(_sum(results, agent, way) for agent in results.agents)])
     measures = " or ".join(dict.fromkeys(f"mean {env.score.measure}" for env in results.envs))
-    note = (
-        f"The {measures}, its mean and standard deviation over seeds, the best that was learned in bold; in parentheses the "
-        "number of seeds where some are missing."
-    )
+    if len(results.matrix.seeds) == 1:
+        note = f"The {measures} of one seed, the best that was learned in bold."
+    else:
+        note = (
+            f"The {measures}, its mean and standard deviation over seeds, the best that was learned in bold; in parentheses "
+            "the number of seeds where some are missing."
+        )
     return note + "\n\n" + markdown_table(["", *results.agents], rows)
 
 
