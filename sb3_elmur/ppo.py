@@ -221,8 +221,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self._n_averaged = 0
         try:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        except FloatingPointError:
-            self._average = None  # the policy keeps its weights, so that it is not saved
+        except Exception:
+            self._average = None  # the policy keeps the weights that failed, so that they are seen and not saved
             raise
         finally:
             if self._average is not None:

@@ -77,6 +77,10 @@ def make_model(cls: type[RecurrentPPO], env: VecEnv, policy: str = "ElmurPolicy"
     return cls(policy, env, policy_kwargs=policy_kwargs, **arguments)
 
 
+AS_THE_HOST: dict[str, Any] = {"trust_region": None, "scale_rewards": False, "averaging": 0.0, "ent_coef": 0.0}
+"""What makes our RecurrentPPO update as sb3-contrib's does."""
+
+
 class StopAt(BaseCallback):
     """Stops training at a call."""
 

@@ -16,14 +16,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import helpers
-from helpers import ACTION_SPACES, SMALL, VECTOR, StopAt, make_model, random_envs, replay_differences
+from helpers import ACTION_SPACES, AS_THE_HOST, SMALL, VECTOR, StopAt, make_model, random_envs, replay_differences
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
 DICT = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})
 L = SMALL["segment_length"]
-AS_THE_HOST = {"trust_region": None, "scale_rewards": False, "averaging": 0.0, "ent_coef": 0.0}
 
 
 make_model = partial(make_model, RecurrentPPO)

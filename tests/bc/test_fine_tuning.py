@@ -68,7 +68,7 @@ FINE_TUNED: dict[str, dict[str, Any]] = {
     "Image": {"observation_space": IMAGE, "policy": "ElmurCnnPolicy"},
     "Dict": {"observation_space": DICT, "policy": "ElmurMultiInputPolicy", "action_space": ACTION_SPACES[1]},
     "separate": {"policy_kwargs": {"separate_critic": True, "share_features_extractor": False}},
-    "gSDE": {"action_space": ACTION_SPACES[1], "model": {"use_sde": True}, "policy_kwargs": {"squash_output": True}},
+    "gSDE": {"action_space": spaces.Box(-1, 1, (2,)), "model": {"use_sde": True}, "policy_kwargs": {"squash_output": True}},
     "net_arch": {"policy_kwargs": {"net_arch": {"pi": [7], "vf": [5]}}},
     "moe": {"policy_kwargs": MOE},
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import helpers
-from helpers import ACTION_SPACES, VECTOR, make_policy, random_envs, replay_differences
+from helpers import ACTION_SPACES, AS_THE_HOST, VECTOR, make_policy, random_envs, replay_differences
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
 from sb3_elmur.core.attention import sinusoids
 from sb3_elmur.core.backbone import make_core
@@ -393,7 +393,7 @@ def test_first_update_equals_the_hosts(core: str, through_memory: bool) -> None:
         if cls is sb3_contrib.RecurrentPPO:
             kwargs["detach_memory"], extra = not through_memory, {}
         else:
-            extra = {"bptt_segments": 9 if through_memory else 1}
+            extra = AS_THE_HOST | {"bptt_segments": 9 if through_memory else 1}
         model = make_model(cls, core, random_envs(3), n_steps=33, batch_size=99, n_epochs=1, policy_kwargs=kwargs, **extra)
         models.append(model.learn(99))
     host, ours = (model.policy.parameters_to_vector() for model in models)

@@ -149,7 +149,7 @@ def test_on_a_gpu_physics_is_told_where_things_are_only_where_images_hide_some(
 def test_recurrent_ppo_trains_on_images_and_joints(made: list[FakeSimulation]) -> None:
     env = VecMonitor(MikasaVecEnv(2, "RememberColor3", obs_mode="rgb_joints", camera_size=16, seed=0))
     kwargs = SMALL | {"features_extractor_class": FourLayerExtractor, "features_extractor_kwargs": {"cnn_output_dim": 8}}
-    model = RecurrentPPO("ElmurMultiInputPolicy", env, n_steps=64, batch_size=64, n_epochs=1, policy_kwargs=kwargs, seed=0)
+    model = RecurrentPPO("ElmurMultiInputPolicy", env, n_steps=32, batch_size=64, n_epochs=1, policy_kwargs=kwargs, seed=0)
     before = [parameter.clone() for parameter in model.policy.features_extractor.parameters()]
     model.learn(128)
     assert all((old != new).any() for old, new in zip(before, model.policy.features_extractor.parameters(), strict=True))
