@@ -17,4 +17,4 @@ def shorten_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
         init(self, *arguments, **kwargs | TINY_PPO)
 
     monkeypatch.setattr(host, "__init__", tiny_init)
-    monkeypatch.setattr(host, "learn", lambda self, _, *rest, **kwargs: learn(self, 1, *rest, **kwargs))
+    monkeypatch.setattr(host, "learn", lambda self, total_timesteps, *rest, **kwargs: learn(self, 1, *rest, **kwargs))
