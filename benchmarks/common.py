@@ -9,9 +9,10 @@ from typing import Any
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison.provenance import provenance
+from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.comparison.tables import markdown_table
 
-__all__ = ["RESULTS", "markdown_table", "provenance", "write_file", "write_json"]
+__all__ = ["RECIPE", "RESULTS", "markdown_table", "provenance", "write_file", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 

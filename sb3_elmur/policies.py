@@ -287,15 +287,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         """The shared backbone, or the actor's and the critic's."""
         return (self.backbone,) if self.critic_backbone is None else (self.backbone, self.critic_backbone)
 
-    def critic_parameters(self) -> list[nn.Parameter]:
-        """What the critic has for itself: changing it changes no action."""
-        modules: list[nn.Module] = [self.value_net, self.mlp_extractor.value_net]
-        if self.critic_backbone is not None:
-            modules.append(self.critic_backbone)
-        if not self.share_features_extractor:
-            modules.append(self.vf_features_extractor)
-        return [parameter for module in modules for parameter in module.parameters()]
-
     def initial_memories(self, batch: int) -> states.Memories:
         """Memory of actor and critic in ``batch`` episodes that are about to begin."""
         pi = self.backbone.core.initial_memory(batch)

@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_elmur.core.states import CoreState
 
@@ -264,3 +264,19 @@ def without_graph(distribution: Any) -> Any:
         vars(copied).update({name: without_graph(part) for name, part in vars(distribution).items()})
         return copied
     return distribution
+
+
+def check_weights(policy: nn.Module, when: str) -> None:
+    """
+    Check that all weights are finite.
+
+    :param policy: The policy.
+    :param when: When they are looked at, for the message.
+    :raises FloatingPointError: If one is not, with its name.
+    """
+    for name, parameter in policy.named_parameters():
+        if not parameter.isfinite().all():
+            raise FloatingPointError(
+                f"Weights must be finite. Those of `{name}` are not {when}. "
+                "Lower `learning_rate`, or look for large rewards and observations."
+            )

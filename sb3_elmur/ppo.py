@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from copy import deepcopy
-from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,17 +22,13 @@ from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+from sb3_elmur.policy_checks import check_weights
 from sb3_elmur.spaces import map_observations
-from sb3_elmur.trust_region import training_within
+from sb3_elmur.trust_region import check_size, training_within
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load
 FALLING = LinearSchedule(1e-3, 0.0, 1.0)  # to 0 at the end of training
-
-
-def is_positive(value: object) -> bool:
-    """Whether it is a finite number above 0."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < float("inf")
 
 
 class RecurrentPPO(sb3_contrib.RecurrentPPO):
@@ -131,8 +126,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 "`detach_memory` must be False in sb3_elmur.RecurrentPPO, where `bptt_segments=1` cuts gradients at segment "
                 "borders. Received True."
             )
-        if trust_region is not None and not is_positive(trust_region):
-            raise ValueError(f"`trust_region` must be a number above 0, or None. Received {trust_region!r}.")
+        check_size(trust_region)
         check_range("averaging", averaging, 0.0, 1.0, open_end=True)
         policy_class = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
         if policy_class is not None and issubclass(policy_class, ElmurPolicy):
@@ -375,12 +369,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self.logger.record("train/aux_loss", float(np.mean(balanced)))
 
     def _check_weights(self) -> None:
-        for name, parameter in self.policy.named_parameters():
-            if not parameter.isfinite().all():
-                raise FloatingPointError(
-                    f"Weights must be finite. Those of `{name}` are not after update {self._n_updates}, within "
-                    f"{self.num_timesteps} steps. Lower `learning_rate`, or look for large rewards and observations."
-                )
+        check_weights(self.policy, f"after update {self._n_updates}, within {self.num_timesteps} steps")
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """

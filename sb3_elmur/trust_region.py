@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
+from torch import nn
 
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.policies import ElmurPolicy
@@ -36,6 +38,33 @@ class Learner(Protocol):
     @property
     def logger(self) -> Logger:
         """Where the divergence is recorded."""
+
+
+def check_size(size: object) -> None:
+    """
+    Check the argument ``trust_region`` of :class:`sb3_elmur.RecurrentPPO`.
+
+    :param size: What a user gave.
+    :raises ValueError: If it is neither a number above 0 nor ``None``.
+    """
+    number = isinstance(size, Real) and not isinstance(size, bool) and 0.0 < float(size) < float("inf")
+    if not number and size is not None:
+        raise ValueError(f"`trust_region` must be a number above 0, or None. Received {size!r}.")
+
+
+def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
+    """
+    Collect what the critic has for itself: changing it changes no action.
+
+    :param policy: The policy.
+    :return: Its parameters.
+    """
+    modules: list[nn.Module] = [policy.value_net, policy.mlp_extractor.value_net]
+    if policy.critic_backbone is not None:
+        modules.append(policy.critic_backbone)
+    if not policy.share_features_extractor:
+        modules.append(policy.vf_features_extractor)
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def rollout_kl(model: Learner) -> float:
@@ -82,7 +111,7 @@ def training_within(model: Learner, size: float) -> Iterator[None]:
     policy, entropy = model.policy, -float(np.mean(model.rollout_buffer.log_probs))
     discrete = not isinstance(model.action_space, spaces.Box)
     limit = size * min(1.0, entropy) if discrete else size
-    critic = {id(parameter) for parameter in policy.critic_parameters()}
+    critic = {id(parameter) for parameter in critic_parameters(policy)}
     acting = [parameter for parameter in policy.parameters() if id(parameter) not in critic]
     before = [parameter.detach().clone() for parameter in acting]
 

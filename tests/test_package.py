@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "spaces": set(),
     "policies": {"core", "policy_checks"},
     "trust_region": {"buffers", "policies"},
-    "ppo": {"core", "policies", "buffers", "trust_region"},
+    "ppo": {"core", "policies", "policy_checks", "buffers", "trust_region"},
     "models": {"core", "ppo"},
     "monitoring": {"core", "policies"},
     "callbacks": {"core", "monitoring", "ppo"},

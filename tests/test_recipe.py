@@ -5,7 +5,7 @@ import inspect
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.comparison.algorithms import RECIPE
+from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.settings import read_file
 
 OF_THE_TASK = {

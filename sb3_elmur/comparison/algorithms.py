@@ -1,19 +1,15 @@
 """All ways to obtain an agent."""
 
-from typing import Any
-
 import sb3_contrib
 import stable_baselines3
 
 from sb3_elmur.comparison.algorithm import Algorithm
 from sb3_elmur.comparison.cloning import Cloning
 from sb3_elmur.comparison.online import Online
+from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.comparison.scripted import Scripted
 from sb3_elmur.ppo import RecurrentPPO
 
-RECIPE: dict[str, Any] = {  # defaults of sb3_elmur.RecurrentPPO, by which PPO without memory is trained too
-    "learning_rate": "lin_1e-3", "n_steps": 128, "n_epochs": 4, "ent_coef": 0.01,
-}  # fmt: skip
 SCRIPTED: dict[str, Algorithm] = {"oracle": Scripted("oracle"), "random": Scripted("random")}
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {  # by the kind of a matrix; the first is what agents use who name none
     "online": {
