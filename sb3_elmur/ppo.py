@@ -372,11 +372,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         check_weights(self.policy, f"after update {self._n_updates}, within {self.num_timesteps} steps")
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """
-        Save the model; arguments as the host's.
-
-        :raises FloatingPointError: If its weights are not finite; a file of before is left as it is.
-        """
+        """Save as the host does; a model whose weights are not finite raises ``FloatingPointError`` and replaces no file."""
         self._check_weights()
         super().save(*args, **kwargs)
 
