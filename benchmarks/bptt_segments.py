@@ -83,6 +83,7 @@ def first_solved(curve: list[tuple[int, float]]) -> float:
 
 
 def main() -> None:
+    """Train what the command line asks for, and write results and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200_000)

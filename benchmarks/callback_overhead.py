@@ -1,4 +1,5 @@
-"""What MemoryCallback costs at its default interval: CPU time of its hooks beside that of the whole training.
+"""
+What MemoryCallback costs at its default interval: CPU time of its hooks beside that of the whole training.
 
     OMP_NUM_THREADS=1 python benchmarks/callback_overhead.py
 

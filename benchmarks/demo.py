@@ -147,6 +147,7 @@ def draw(output: Path, rates: dict[str, dict[int, float]], segment_length: int) 
 
 
 def main() -> None:
+    """Train both agents side by side, evaluate them, and write table, picture and models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("demo"))

@@ -1,6 +1,7 @@
 """
-Speed of the ELMUR stack, as it is and compiled, beside a straightforward implementation, a plain transformer and the
-machine's matrix product.
+Speed of the ELMUR stack, as it is and compiled.
+
+Beside it run a straightforward implementation, a plain transformer and the machine's matrix product.
 
     python benchmarks/network_speed.py
 

@@ -1,4 +1,5 @@
-"""Returns and speed of the scripted experts on POPGym's 48 tasks.
+"""
+Returns and speed of the scripted experts on POPGym's 48 tasks.
 
     python benchmarks/popgym_experts.py --episodes 100
 

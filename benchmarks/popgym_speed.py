@@ -1,4 +1,5 @@
-"""Environment steps per second of ``POPGymVecEnv.step``, beside a ``DummyVecEnv`` of the single environment.
+"""
+Environment steps per second of ``POPGymVecEnv.step``, beside a ``DummyVecEnv`` of the single environment.
 
     python benchmarks/popgym_speed.py
 
@@ -27,7 +28,8 @@ BLOCK = 10
 
 
 def steps_per_second(venv: VecEnv, seconds: float) -> int:
-    """Time steps under random actions, after one block of warm-up.
+    """
+    Time steps under random actions, after one block of warm-up.
 
     :param venv: what to step
     :param seconds: CPU time to spend

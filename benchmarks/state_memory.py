@@ -1,4 +1,5 @@
-"""Bytes of recurrent state that the rollout buffer stores per environment step, and peak process memory.
+"""
+Bytes of recurrent state that the rollout buffer stores per environment step, and peak process memory.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/state_memory.py
 
@@ -69,7 +70,8 @@ def state_bytes(buffer: Any) -> int:
 
 
 def measure(contestant: str, configuration: str, seed: int) -> dict[str, int]:
-    """Collect one rollout and update on it once, in this process.
+    """
+    Collect one rollout and update on it once, in this process.
 
     :param contestant: one of :data:`CONTESTANTS`
     :param configuration: one of :data:`CONFIGURATIONS`

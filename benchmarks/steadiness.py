@@ -63,11 +63,13 @@ class DelayedCopy(gym.Env):
     action_space = spaces.Discrete(4)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Draw a symbol, and show it."""
         super().reset(seed=seed)
         self.time, self.symbol = 0, int(self.np_random.integers(4))
         return self._observe(), {}
 
     def step(self, action: np.integer) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Go on; the last action is rewarded if it names the symbol."""
         asked = self.time == DELAY
         right = asked and int(action) == self.symbol
         self.time += 1
@@ -253,6 +255,7 @@ def summary(points: list[tuple[int, float]], solved: float) -> dict[str, Any]:
 
 
 def file_name(name: str, recipe: str, seed: int) -> str:
+    """Name of the file of one run's result."""
     return f"{name.replace(', ', '_').replace(' ', '_')}_{recipe}_{seed}.json"
 
 
@@ -316,6 +319,7 @@ def draw(reports: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
+    """Run what the command line asks for, or show what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))

@@ -1,4 +1,5 @@
-"""Cost of ``ElmurPolicy.step`` against the length of one never-ending episode: time per step, and process memory.
+"""
+Cost of ``ElmurPolicy.step`` against the length of one never-ending episode: time per step, and process memory.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/step_cost.py
 
@@ -34,7 +35,8 @@ def resident_bytes() -> int:
 
 
 def states_by_length(policy: ElmurPolicy, batch: int, walk: int, longest: int) -> tuple[dict[int, ElmurState], list[int]]:
-    """States after 100, 1,000, ... steps, and the process memory when the walked ones were reached.
+    """
+    States after 100, 1,000, ... steps, and the process memory when the walked ones were reached.
 
     :param policy: policy to step
     :param batch: number of environments
@@ -63,7 +65,8 @@ def states_by_length(policy: ElmurPolicy, batch: int, walk: int, longest: int) -
 
 
 def measure(policy: ElmurPolicy, batch: int, walk: int, longest: int) -> dict[str, Any]:
-    """Time steps from the states of all lengths in turn.
+    """
+    Time steps from the states of all lengths in turn.
 
     :return: microseconds per step by length, and the process memory along the walk
     """

@@ -1,4 +1,5 @@
-"""Environment steps per second of ``TMazeVecEnv.step``, beside a ``DummyVecEnv`` of the single environment.
+"""
+Environment steps per second of ``TMazeVecEnv.step``, beside a ``DummyVecEnv`` of the single environment.
 
     python benchmarks/tmaze_speed.py
 
@@ -32,7 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def steps_per_second(venv: VecEnv, next_actions: Callable[[], np.ndarray], n_steps: int) -> float:
-    """Time ``n_steps`` calls of ``step``.
+    """
+    Time ``n_steps`` calls of ``step``.
 
     :param venv: environment that has been reset
     :param next_actions: gives the actions of a step; its time is not counted

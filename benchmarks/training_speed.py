@@ -1,4 +1,5 @@
-"""Environment steps per second of whole PPO training, ELMUR beside other policies with memory at equal parameter counts.
+"""
+Environment steps per second of whole PPO training, ELMUR beside other policies with memory at equal parameter counts.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training_speed.py
 
@@ -78,7 +79,8 @@ class Contestant(Protocol):
 
 
 class Stopwatch:
-    """Wraps a method and keeps the seconds of its last call.
+    """
+    Wraps a method and keeps the seconds of its last call.
 
     :param owner: object whose method is replaced
     :param name: name of the method
@@ -105,7 +107,8 @@ def synchronizer(device: str) -> Callable[[], None]:
 
 
 class Sb3Contestant:
-    """An on-policy algorithm of Stable-Baselines3.
+    """
+    An on-policy algorithm of Stable-Baselines3.
 
     :param model: algorithm that has not been trained
     """
@@ -129,7 +132,8 @@ class Sb3Contestant:
 
 
 class SkrlContestant:
-    """skrl's PPO_RNN with a GRU, driven by skrl's SequentialTrainer on the environments of the other contestants.
+    """
+    skrl's PPO_RNN with a GRU, driven by skrl's SequentialTrainer on the environments of the other contestants.
 
     :param venv: environments
     :param width: width of the GRU
@@ -186,7 +190,8 @@ class SkrlContestant:
 
 
 def import_skrl() -> Any:
-    """Return skrl with the submodules used here.
+    """
+    Return skrl with the submodules used here.
 
     :raises ImportError: if it is not installed
     """
@@ -246,7 +251,8 @@ def skrl_env(venv: VecEnv, device: str) -> Any:
 
 
 def skrl_gru(env: Any, width: int, sequence_length: int, roles: tuple[str, ...], device: str) -> Any:
-    """Return a model after skrl's documented example of a GRU, with the networks of SB3's default ``net_arch`` behind it.
+    """
+    Return a model after skrl's documented example of a GRU, with the networks of SB3's default ``net_arch`` behind it.
 
     :param env: what :func:`skrl_env` returned
     :param width: width of the GRU
@@ -309,7 +315,8 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def fit_width(count: Callable[[int], int], target: int) -> int:
-    """Return the multiple of 4 that, as a width, comes closest to a number of parameters.
+    """
+    Return the multiple of 4 that, as a width, comes closest to a number of parameters.
 
     :param count: number of parameters of a width; increases with it
     :param target: number of parameters to match
@@ -400,7 +407,8 @@ DESCRIPTIONS = {
 
 
 def cartpole(endless: bool) -> gym.Env:
-    """Return CartPole without velocities.
+    """
+    Return CartPole without velocities.
 
     :param endless: let every episode run 500 steps, whatever the pole does
     """
@@ -432,7 +440,8 @@ def spread(values: list[float]) -> dict[str, int]:
 def measure(
     names: list[str], make_venv: Callable[[int, bool], VecEnv], n_envs: int, long: bool, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Let contestants take turns on one environment.
+    """
+    Let contestants take turns on one environment.
 
     :param names: contestants
     :param make_venv: from the number of environments, and whether episodes are long

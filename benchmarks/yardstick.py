@@ -88,6 +88,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, content_bias: Tensor, distance_bias: Tensor) -> Tensor:
         """
+        Attend to the segment so far.
+
         :param x: Tokens of one segment, (B, T, D).
         :param content_bias: (H, D / H); ``distance_bias`` likewise.
         :return: (B, T, D).
@@ -123,6 +125,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor, bias: Tensor) -> Tensor:
         """
+        Attend from one to the other.
+
         :param x: What queries, (B, T, D).
         :param other: What is attended to, (B, S, D).
         :param bias: Added to the scaled scores, (B, T, S, H).

@@ -38,6 +38,8 @@ class FourLayerCNN(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """
+        Compute features.
+
         :param observations: Images (B, C, H, W), already divided by 255.
         :return: (B, features_dim).
         """
@@ -73,6 +75,8 @@ class FourLayerExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: TensorDict) -> Tensor:
         """
+        Compute features.
+
         :param observations: By key, each (B, ...).
         :return: (B, features_dim).
         """

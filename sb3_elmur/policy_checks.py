@@ -15,6 +15,7 @@ from stable_baselines3.common.distributions import Distribution
 from torch import Tensor, nn
 
 from sb3_elmur.core.states import CoreState
+from sb3_elmur.spaces import as_dict
 
 T = TypeVar("T")
 _LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
@@ -65,11 +66,6 @@ def refuse_unknown_arguments(cls: type, arguments: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean `{close[0]}`?" if close else f"Known arguments: {', '.join(known)}."
         raise TypeError(f"{cls.__name__} has no argument `{name}`. {hint}")
-
-
-def as_dict(observation: Any) -> dict[str, Any]:
-    """A Dict observation as it is, any other under the name ``observation``."""
-    return observation if isinstance(observation, dict) else {"observation": observation}
 
 
 def check_flags(**flags: object) -> None:

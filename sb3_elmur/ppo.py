@@ -73,8 +73,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     :param averaging: Weight of the past, in [0, 1), in the running average of the policy's weights after each update. While
         :meth:`learn` runs, :meth:`predict` and :meth:`save` use the average, and in the end the policy becomes it. 0 for the
         last weights alone.
-    :raises ValueError: If ``bptt_segments`` is no positive integer, ``trust_region`` is no positive number, ``averaging`` lies
-        outside its range, or the policy has no memory core.
+    :raises ValueError: If an argument, also one given to :meth:`load`, is out of range, or the policy has no memory core.
 
     Attribute ``state`` is the recurrent state of actor and critic after the last step that was taken in the environments,
     one row for each, or ``None`` before training. Steps update it in place.
@@ -126,8 +125,6 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 "`detach_memory` must be False in sb3_elmur.RecurrentPPO, where `bptt_segments=1` cuts gradients at segment "
                 "borders. Received True."
             )
-        check_size(trust_region)
-        check_range("averaging", averaging, 0.0, 1.0, open_end=True)
         policy_class = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
         if policy_class is not None and issubclass(policy_class, ElmurPolicy):
             policy_kwargs = POLICY_DEFAULTS | (policy_kwargs or {})
@@ -170,6 +167,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     def _setup_model(self) -> None:
         for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if self.batch_size is not None else ()):
             check_count(name, getattr(self, name), 1)
+        for name in ("gamma", "gae_lambda"):
+            check_range(name, getattr(self, name), 0.0, 1.0)
+        check_range("averaging", self.averaging, 0.0, 1.0, open_end=True)
+        check_size(self.trust_region)
         if self.normalize_advantage and self.n_steps * self.n_envs == 1:
             raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
@@ -210,7 +211,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :return: This model; its policy has the average of the last weights.
         :raises ValueError: If the model was saved with ``detach_memory=True`` and gradients would cross segment borders.
         """
-        shared = {id(part): part for part in (self.policy.action_dist, self.policy.optimizer)}
+        shared = {id(self.policy.optimizer): self.policy.optimizer}
         self._average = deepcopy(self.policy, shared) if self.averaging else None
         self._n_averaged = 0
         try:

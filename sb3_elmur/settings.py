@@ -42,18 +42,19 @@ _shortened.maxlevel = 3
 # Files
 
 
-def read_settings(file: str | Path, env_id: str) -> dict[str, Any]:
+def read_settings(file: str | Path, env_id: str, *others: str) -> dict[str, Any]:
     """
     Settings of one environment, or else those of ``default``, which is said aloud.
 
     :param file: A name in ``zoo_configs``, such as ``"ppo_elmur.yml"``, or the path of a YAML file of the same grammar.
     :param env_id: Registered id.
+    :param others: Keys that serve for it, too, before ``default``.
     :return: Values by name.
     :raises OSError: If the file cannot be read.
     :raises ValueError: If it is not YAML, or has neither.
     """
     by_environment = read_file(file)
-    for key in (env_id, DEFAULT):
+    for key in (env_id, *others, DEFAULT):
         if key in by_environment:
             _check_mapping(f"`{key}` of {file}", by_environment[key])
             if key == DEFAULT:
@@ -89,6 +90,8 @@ def _check_mapping(where: str, content: object) -> None:
 
 def packaged(name: str) -> Path:
     """
+    Find a packaged file of settings.
+
     :param name: Of a file of ``zoo_configs``.
     :return: Where it is.
     """
@@ -166,6 +169,8 @@ def _hint(number: float | None) -> str:
 
 def check_known(what: str, names: Iterable[object], known: Iterable[object]) -> None:
     """
+    Refuse names that nothing knows.
+
     :param what: What the names are, for the message.
     :param names: Those that are there.
     :param known: Those that may be there.
@@ -179,6 +184,8 @@ def check_known(what: str, names: Iterable[object], known: Iterable[object]) -> 
 
 def check_type(where: str, value: object, hint: Any, or_else: str = "") -> None:
     """
+    Refuse a value of another type than an annotation says.
+
     :param where: What the value is, for the message.
     :param value: From YAML.
     :param hint: Annotation that it must follow.

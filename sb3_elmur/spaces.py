@@ -27,6 +27,11 @@ def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
     return function(*observations)
 
 
+def as_dict(observation: Any) -> dict[str, Any]:
+    """A Dict observation as it is, any other under the name ``observation``."""
+    return observation if isinstance(observation, dict) else {"observation": observation}
+
+
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
     Refuse spaces that would fail in training, or train something else than they say.

@@ -355,11 +355,11 @@ def test_wrong_policy_arguments_are_refused(arguments: dict, error: type[Excepti
 @pytest.mark.parametrize("how", ["predict", "step"])
 def test_observations_that_are_not_finite_are_refused(how: str) -> None:
     policy = make_policy(VECTOR, spaces.Discrete(2))
-    with pytest.raises(ValueError, match=r"`observation` must be finite in float32. Received nan at index \(1, 2\)."):
+    with pytest.raises(ValueError, match=r"`observation`.* nan .*\(1, 2\)"):
         getattr(policy, how)(np.array([[0, 0, 0], [0, 0, np.nan]], np.float32))
     space = spaces.Dict({"a": VECTOR, "b": spaces.Discrete(2)})
     policy = make_policy(space, spaces.Discrete(2), cls=ElmurMultiInputPolicy)
-    with pytest.raises(ValueError, match=r"`a` must be finite in float32. Received inf at index \(0,\)."):
+    with pytest.raises(ValueError, match=r"`a`.* inf .*\(0,\)"):
         getattr(policy, how)({"a": np.array([np.inf, 0, 0], np.float32), "b": np.array(1)})
 
 
@@ -369,12 +369,12 @@ def test_a_state_or_start_that_does_not_fit_is_refused(how: str) -> None:
     act, three = getattr(policy, how), np.zeros((3, 3), np.float32)
     _, state = act(three[:2])
     _, foreign = getattr(policy, {"predict": "step", "step": "predict"}[how])(three)
-    with pytest.raises(ValueError, match=rf"`state` must be what `{how}` returned for 3 environment\(s\)"):
+    with pytest.raises(ValueError, match=rf"`state`.*`{how}`.* 3 environment"):
         act(three, state)
     for wrong in (foreign, foreign[:1]):
-        with pytest.raises(ValueError, match=f"`state` must be what `{how}` returned"):
+        with pytest.raises(ValueError, match=f"`state`.*`{how}`"):
             act(three, wrong)
-    with pytest.raises(ValueError, match=f"`state` must be what `{how}` returned.*Received"):
+    with pytest.raises(ValueError, match=f"`state`.*`{how}`.*Received"):
         act(three, 3)
     for start in (np.ones(2), np.ones(0), np.ones((3, 1)), np.True_, np.ones(6)):
         with pytest.raises(ValueError, match=r"`episode_start` must have the shape \(3,\)\. Received"):
@@ -383,15 +383,15 @@ def test_a_state_or_start_that_does_not_fit_is_refused(how: str) -> None:
 
 def test_observations_beyond_float32_are_refused() -> None:
     policy = make_policy(spaces.Box(-np.inf, np.inf, (2,), dtype=np.float64), spaces.Discrete(2))
-    with pytest.raises(ValueError, match=r"must be finite in float32\. Received 1e\+300"):
+    with pytest.raises(ValueError, match=r"float32.* 1e\+300"):
         policy.predict(np.array([0, 1e300]))
 
 
 def test_the_wrong_policy_for_a_space_says_what_to_do() -> None:
     space = spaces.Dict({"a": VECTOR})
-    with pytest.raises(ValueError, match=r"ElmurPolicy does not take Dict observations\. Use ElmurMultiInputPolicy\."):
+    with pytest.raises(ValueError, match=r"ElmurPolicy.* Dict .*ElmurMultiInputPolicy"):
         RecurrentPPO("ElmurPolicy", RandomEnv(space, spaces.Discrete(2)))
-    with pytest.raises(ValueError, match=r"ElmurMultiInputPolicy does not take Box observations\. Use ElmurPolicy"):
+    with pytest.raises(ValueError, match=r"ElmurMultiInputPolicy.* Box .*ElmurPolicy"):
         RecurrentPPO("ElmurMultiInputPolicy", RandomEnv(VECTOR, spaces.Discrete(2)))
     with pytest.raises(AssertionError, match="only with images"):
         RecurrentPPO("ElmurCnnPolicy", RandomEnv(VECTOR, spaces.Discrete(2)))

@@ -419,19 +419,25 @@ def test_while_it_learns_a_model_predicts_and_saves_with_averaged_weights(tmp_pa
     assert (loaded.policy.parameters_to_vector() != values[-1]).any()
 
 
-@pytest.mark.parametrize("averaging", [-0.1, 1.0, "0.5", True])
-def test_wrong_averaging_is_refused(averaging: Any) -> None:
-    with pytest.raises(ValueError, match=r"`averaging` must be a number in \[0, 1\)\. Received"):
-        RecurrentPPO("ElmurPolicy", "CartPole-v1", averaging=averaging)
+WRONG: dict[str, tuple[Any, ...]] = {
+    "bptt_segments": (0, -1, 1.5, True, None),
+    "averaging": (-0.1, 1.0, "0.5", True),
+    "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True),
+    "gamma": (-0.1, 1.1, "0.9"),
+    "gae_lambda": (-0.1, 1.1, None),
+    "n_steps": (0, 1.5),
+    "batch_size": (0, -5),
+    "n_epochs": (0, -1),
+}
 
 
-@pytest.mark.parametrize("bptt_segments", [0, -1, 1.5, True, None])
-def test_wrong_bptt_segments_are_refused_when_given_and_when_loaded(bptt_segments: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"`bptt_segments`.*Received"):
-        RecurrentPPO("ElmurPolicy", "CartPole-v1", bptt_segments=bptt_segments)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_wrong_arguments_are_refused_when_given_and_when_loaded(name: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}`.*Received"):
+        RecurrentPPO("ElmurPolicy", "CartPole-v1", **{name: value})
     make_model(random_envs(1)).save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"`bptt_segments`.*Received"):
-        RecurrentPPO.load(tmp_path / "model", bptt_segments=bptt_segments)
+    with pytest.raises(ValueError, match=rf"`{name}`.*Received"):
+        RecurrentPPO.load(tmp_path / "model", **{name: value})
 
 
 def test_a_policy_without_a_memory_core_is_refused_with_a_pointer() -> None:

@@ -49,6 +49,8 @@ class ChainLoss(nn.Module):
 
     def forward(self, batch: Batch, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
         """
+        Run the chains.
+
         :param batch: C chains.
         :param memory: Memory before them.
         :return: The sum of the steps' losses; the number of steps and sums over them, (3 + m,): of losses, of the squared
@@ -93,10 +95,10 @@ def cut_chains(policy: ElmurPolicy, episodes: Sequence[Episode], lengths: np.nda
 
 def _segment_major(policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray) -> tuple[Any, Tensor]:
     """
-    Observations of chains from step ``begin`` on, the first segment of each chain, then the second of each, and actions as
-    networks give them.
+    Lay out chains from step ``begin`` on, the first segment of each chain, then the second of each.
 
     :param ends: Step after each chain, (C,).
+    :return: Observations, and actions as networks give them.
     """
     length = policy.backbone.core.segment_length
     parts = [

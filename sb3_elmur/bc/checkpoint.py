@@ -14,6 +14,7 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.datasets.episodes import Episodes
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.spaces import as_dict
 
 CHECKPOINT = "checkpoint.pt"
 Identity = dict[str, Any]
@@ -67,8 +68,7 @@ def fingerprint(episodes: Episodes) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for index in range(len(episodes)):
         episode = episodes[index]
-        observations = episode.observations
-        parts = observations if isinstance(observations, dict) else {"observation": observations}
+        parts = as_dict(episode.observations)
         for name, array in (*sorted(parts.items()), ("action", episode.actions), ("reward", episode.rewards)):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -72,6 +72,9 @@ class Algorithm(Protocol):
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """
+        Check values.
+
+        :param settings: By name.
         :raises ValueError: If a value is outside its range.
         """
 

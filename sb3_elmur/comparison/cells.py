@@ -70,6 +70,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The name of its file, without the suffix."""
         return self.path.stem
 
     @property

@@ -37,16 +37,20 @@ class Cloning:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return MODEL_HINTS | get_type_hints(BCConfig)
 
     def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return policy_hints(find_policy(settings["policy"], RecurrentPPO))
 
     def check(self, settings: Mapping[str, Any]) -> None:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         make_config(settings)
         check_policy_ranges(find_policy(settings["policy"], RecurrentPPO), settings.get("policy_kwargs", {}))
 
     def train(self, job: Job) -> Trained:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         assert job.demonstrations is not None
         env = make_batch(job.env_id, 1)
         episodes: Episodes = NpzEpisodes(job.demonstrations, env.observation_space, env.action_space)
@@ -81,6 +85,8 @@ class Cloning:
 
 def make_config(settings: Mapping[str, Any]) -> BCConfig:
     """
+    Take the hyper-parameters of the training from those of an agent.
+
     :param settings: Hyper-parameters, those of the model among them.
     :raises ValueError: If one is outside its range.
     """

@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def check_device(name: str) -> str:
     """
+    Check that a device is there.
+
     :param name: PyTorch's, or ``"auto"``.
     :return: PyTorch's.
     :raises SettingsError: If it is not there.

@@ -69,13 +69,16 @@ class Online:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         hints = get_type_hints(self.model_class.__init__, localns={"VecEnv": VecEnv})  # which SB3 names without importing it
         return RUN_HINTS | {name: hint for name, hint in hints.items() if name not in GIVEN_BY_RUNNER}
 
     def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return policy_hints(find_policy(settings["policy"], self.model_class))
 
     def check(self, settings: Mapping[str, Any]) -> None:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         for name in ("n_envs", "n_timesteps"):
             if settings.get(name, 0) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received {settings.get(name)!r}.")
@@ -84,6 +87,7 @@ class Online:
         check_policy_ranges(find_policy(settings["policy"], self.model_class), settings.get("policy_kwargs", {}))
 
     def train(self, job: Job) -> Trained:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         settings = dict(job.settings)
         wrap = Wrappers(settings.pop("normalize", False), settings.pop("frame_stack", 1), settings.get("gamma", 0.99))
         env = wrap(make_monitored(job.env_id, settings.pop("n_envs"), settings.pop("env_kwargs", None)))

@@ -11,6 +11,8 @@ from sb3_elmur.zoo.checks import SET_BY_ALGORITHM
 
 def find_policy(name: str, model_class: type[BaseAlgorithm]) -> type[BasePolicy]:
     """
+    Find a policy class.
+
     :param name: An alias of the algorithm, or a dotted path.
     :param model_class: The algorithm.
     :raises ValueError: If there is no such policy.

@@ -59,8 +59,9 @@ class Results:
 
     def scores(self) -> dict[str, np.ndarray]:
         """
-        Normalised scores of the agents that learn, (seeds, environments), of the environments in which all seeds of all of
-        them are there.
+        Normalised scores of the agents that learn, (seeds, environments).
+
+        They are of the environments in which all seeds of all agents are there.
         """
         n_seeds = len(self.matrix.seeds)
         learners = [agent for agent in self.agents if agent in self.learners]

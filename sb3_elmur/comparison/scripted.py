@@ -25,15 +25,18 @@ class Scripted:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def hints(self) -> Mapping[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return {}
 
     def policy_hints(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return {}
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        pass
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`; there is nothing to check."""
 
     def train(self, job: Job) -> Trained:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return Trained(self._play)
 
     def _play(self, env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:

@@ -15,6 +15,8 @@ AS_LITERAL = ("policy_kwargs", "normalize")  # text is Python, as rl_zoo3 has it
 
 def find_algorithm(matrix: Matrix, agent: Agent) -> Algorithm:
     """
+    Find what trains an agent.
+
     :raises ValueError: If the agent names one that does not exist.
     """
     known = ALGORITHMS[matrix.kind]
@@ -67,8 +69,9 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
 
 def _check_shared(matrix: Matrix, env: Environment, shared: Mapping[str, Any]) -> None:
     """
-    Check names that are for all agents: one of the algorithms must know them, or the policy that it has here. So it does not
-    matter which agents are selected.
+    Check names that are for all agents: one of the algorithms must know them, or the policy that it has here.
+
+    So it does not matter which agents are selected.
 
     :raises ValueError: If none does.
     """

@@ -1,5 +1,7 @@
 """
-Blending strategies: how much of a written slot its new candidate replaces. Each maps (old, candidate) to a weight in [0, 1].
+Blending strategies: how much of a written slot its new candidate replaces.
+
+Each maps (old, candidate) to a weight in [0, 1].
 """
 
 from typing import Any

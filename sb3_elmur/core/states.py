@@ -277,6 +277,7 @@ class RememberingPair(tuple[np.ndarray, ...]):
     _packed: tuple[np.ndarray, ...]
 
     def __new__(cls, arrays: Iterable[np.ndarray], state: LiveState, fingerprint: object) -> "RememberingPair":
+        """Make the pair, and keep a copy of its arrays."""
         pair = super().__new__(cls, arrays)
         pair._state, pair._fingerprint = state, fingerprint
         pair._packed = tuple(array.copy() for array in pair)

@@ -61,6 +61,8 @@ class Field:
 
     def check_header(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
         """
+        Check shape and type of a stored array.
+
         :param shape: Of the stored array.
         :param dtype: Of the stored array.
         :raises DataError: If no array of that kind can belong to the space.
@@ -77,6 +79,8 @@ class Field:
 
     def convert(self, array: np.ndarray) -> np.ndarray:
         """
+        Convert a stored array to the space's type, and check its numbers.
+
         :param array: Of a shape and dtype that :meth:`check_header` accepts.
         :return: The same in the space's dtype, clipped if it is to be.
         :raises DataError: If a number is not finite in this dtype, is an integer that the dtype cannot hold exactly, or does

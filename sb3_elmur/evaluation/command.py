@@ -161,7 +161,7 @@ def evaluate_corridors(policy: ElmurPolicy, options: argparse.Namespace, record:
     n_episodes, path, walk = options.episodes, record.walk_path, None
     if len(record.results) < len(options.lengths):
         if path is not None and path.exists():
-            walk = load_walk(path, record.settings, policy.initial_memories(n_episodes)[0])
+            walk = load_walk(path, record.settings, policy.initial_memories(n_episodes).pi)
         corridors = Corridors(policy, options.lengths, n_episodes, options.seed, walk)
         longest = corridors.lengths[-1]
         with tqdm(

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_elmur.datasets.fields import DataError, episode_fields
 from sb3_elmur.recording.experts import Act
+from sb3_elmur.spaces import as_dict
 
 
 class Recording(NamedTuple):
@@ -80,7 +80,7 @@ class Recorder:
 
     def _note(self, rows: dict[str, list[Any]], observation: Any) -> None:
         """Append a copy of an observation, which the environment may change."""
-        parts = observation if isinstance(self.env.observation_space, spaces.Dict) else {"observation": observation}
+        parts = as_dict(observation)
         for key in self.observed:
             rows[key].append(np.array(parts[key]))
 

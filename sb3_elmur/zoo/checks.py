@@ -168,6 +168,8 @@ def checked_policy_arguments(
 
 def check_policy_ranges(policy: type, arguments: Mapping[str, Any]) -> None:
     """
+    Refuse hyper-parameters of an ELMUR policy that are outside their ranges.
+
     :param policy: A policy class; others than ours check themselves.
     :param arguments: Some of its arguments.
     :raises ValueError: If a hyper-parameter of an ELMUR policy is outside its range.

@@ -65,6 +65,8 @@ def tune(arguments: Sequence[str]) -> None:
 
 def _train(name: str, arguments: Sequence[str]) -> None:
     """
+    Train, search or continue, as the arguments say.
+
     :raises SettingsError: If the environment is unknown, the trained agent is not there, or processes are to train together.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -229,6 +231,8 @@ def _without_packages(arguments: Sequence[str]) -> list[str]:
 
 def _check_registered(env_id: str) -> None:
     """
+    Refuse an id that no package has registered.
+
     :raises SettingsError: If there is no such environment.
     """
     if env_id not in gymnasium.registry:

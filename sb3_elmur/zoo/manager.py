@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.envs.batch import native_batch
 from sb3_elmur.models import check_statistics, find_statistics
-from sb3_elmur.settings import DEFAULT, as_literal, check_type, read_file
+from sb3_elmur.settings import as_literal, read_settings
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
 from sb3_elmur.zoo.search import sample_ppo_elmur_params
@@ -67,8 +67,9 @@ def _finite(model: BaseAlgorithm | None) -> bool:
 
 class CheckedExperimentManager(ExperimentManager):
     """
-    Experiment manager that checks the settings of recurrent PPO before it builds anything. What is refused before training is
-    a :class:`sb3_elmur.command_line.SettingsError`.
+    Experiment manager that checks the settings of recurrent PPO before it builds anything.
+
+    What is refused before training is a :class:`sb3_elmur.command_line.SettingsError`.
 
     Environments that have a native batch are one, unless a wrapper or processes (``--vec-env subproc``) are asked for.
 
@@ -83,6 +84,7 @@ class CheckedExperimentManager(ExperimentManager):
     """
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Build model and environments; an experiment that cannot be built leaves no run folder."""
         self._claimed = False
         try:
             with told(*REFUSALS):
@@ -95,6 +97,7 @@ class CheckedExperimentManager(ExperimentManager):
             raise
 
     def create_log_folder(self) -> None:
+        """Make a run folder that no other process has."""
         if self.optimize_hyperparameters:
             return
         unique = Path(self.save_path).name.removeprefix(f"{self.env_name}_").lstrip("0123456789")  # of `--uuid`
@@ -111,6 +114,7 @@ class CheckedExperimentManager(ExperimentManager):
         Path(self.params_path).mkdir()
 
     def create_callbacks(self) -> None:
+        """Make the zoo's callbacks, of which those that save models save their statistics, too."""
         n_own = len(self.callbacks)
         super().create_callbacks()
         for i, callback in enumerate(self.callbacks[n_own:], n_own):
@@ -125,11 +129,13 @@ class CheckedExperimentManager(ExperimentManager):
             self.callbacks.append(SaveState(Path(self.save_path), self.n_timesteps))
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save the final model with its statistics, and delete the states to continue from."""
         print(f"Saving to {self.save_path}")
         save(model, Path(self.save_path) / f"{self.env_name}.zip")
         shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Make environments, as a native batch where there is one."""
         no_log = no_log or self.optimize_hyperparameters
         with told(*MAKING_REFUSALS):
             native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
@@ -163,6 +169,7 @@ class CheckedExperimentManager(ExperimentManager):
         return env
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the settings, in which a trial's values replace those of the same name."""
         trained = self.storage and self.study_name and self.trial_id is not None
         with told(OSError, ValueError):
             arguments = self._check_file()
@@ -177,20 +184,12 @@ class CheckedExperimentManager(ExperimentManager):
         """Check that a YAML file maps ids to settings, and return the arguments of the policy of this environment."""
         if not self.config.endswith((".yml", ".yaml")):
             return {}  # a program, which is the user's own
-        by_environment = read_file(Path(self.config))
-        for key in (self.env_name.gym_id, *["atari"] * self._is_atari, DEFAULT):
-            if key in by_environment:
-                check_type(f"`{key}` of {self.config}", by_environment[key], dict[str, Any])
-                if key == DEFAULT:
-                    print(f"{self.config} has no settings for {self.env_name.gym_id}: those of `{DEFAULT}` are taken.")
-                arguments = as_literal("policy_kwargs", by_environment[key].get("policy_kwargs"))
-                return arguments if isinstance(arguments, dict) else {}
-        raise SettingsError(
-            f"{self.config} has no settings for {self.env_name.gym_id}, and no `{DEFAULT}`. Give it one of these keys. It has "
-            f"{', '.join(by_environment) or 'nothing'}."
-        )
+        settings = read_settings(Path(self.config), self.env_name.gym_id, *["atari"] * self._is_atari)
+        arguments = as_literal("policy_kwargs", settings.get("policy_kwargs"))
+        return arguments if isinstance(arguments, dict) else {}
 
     def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
+        """Load the values of a finished trial."""
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
         except (KeyError, IndexError) as error:  # no such study, trial or value of it
@@ -225,6 +224,7 @@ class CheckedExperimentManager(ExperimentManager):
         return sampled
 
     def objective(self, trial: optuna.Trial) -> float:
+        """Train and judge a trial; only one whose weights diverge is pruned for an error."""
         _search.model = None
         try:
             return super().objective(trial)

@@ -30,8 +30,9 @@ SAME = (
 
 class ContinuedExperimentManager(CheckedExperimentManager):
     """
-    Experiment manager of a run that was interrupted. Steps, updates, schedules, logs and the search for the best model go on;
-    episodes begin anew.
+    Experiment manager of a run that was interrupted.
+
+    Steps, updates, schedules, logs and the search for the best model go on; episodes begin anew.
 
     :param run: The run folder.
     :param options: Of its command line.
@@ -47,12 +48,15 @@ class ContinuedExperimentManager(CheckedExperimentManager):
         self.save_path, self.params_path = str(run), f"{run}/{self.env_name}"
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Take the settings that the run began with."""
         return dict(self.settings), dict(self.settings)
 
     def create_log_folder(self) -> None:
+        """Cut the run's logs back to where it goes on."""
         restore_logs(Path(self.save_path), self.state)
 
     def create_callbacks(self) -> None:
+        """Make the callbacks, with the evaluations so far."""
         super().create_callbacks()
         for callback in self.callbacks:
             if isinstance(callback, EvalCallback) and self.state:
@@ -62,6 +66,7 @@ class ContinuedExperimentManager(CheckedExperimentManager):
         print(f"Log path: {self.save_path}")
 
     def learn(self, model: BaseAlgorithm) -> None:
+        """Train for the steps that are left."""
         if self.state is None:
             return super().learn(model)
         env = model.get_env()

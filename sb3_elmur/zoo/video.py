@@ -44,9 +44,11 @@ class MemoryStrip(VecEnvWrapper):
         self._memory, self._initial_slots, self._segment_length = memory, initial_slots, segment_length
 
     def reset(self) -> VecEnvObs:
+        """Start an episode in every environment."""
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
+        """Finish a step; the memory of an ended episode is no longer shown."""
         obs, rewards, dones, infos = self.venv.step_wait()
         if self._memory is not None:  # the next frame is of another episode
             starts = th.as_tensor(dones, device=self._memory.position.device)
@@ -54,9 +56,11 @@ class MemoryStrip(VecEnvWrapper):
         return obs, rewards, dones, infos
 
     def render(self, mode: str | None = None) -> np.ndarray | None:
+        """Draw all environments as one picture."""
         return VecEnv.render(self, mode)
 
     def get_images(self) -> Sequence[np.ndarray | None]:
+        """Draw every environment, with its memory below."""
         frames = self.venv.get_images()
         if self._memory is None:
             return frames
@@ -98,6 +102,7 @@ class ShowingRecurrentPPO(RecurrentPPO):
 
     @classmethod
     def load(cls, path: Any, env: Any = None, **arguments: Any) -> Any:  # type: ignore[override]
+        """Load a model, and show its memory."""
         model = super().load(path, env, **arguments)
         model._show(model.policy.initial_memories(model.n_envs).pi)
         return model
@@ -105,6 +110,7 @@ class ShowingRecurrentPPO(RecurrentPPO):
     def predict(
         self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None, deterministic: bool = False
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Act, and show the memory."""
         actions, state = super().predict(observation, state, episode_start, deterministic)
         backbone = self.policy.backbone
         pair = tuple(th.as_tensor(part, device=self.device) for part in state or ())

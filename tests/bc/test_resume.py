@@ -134,7 +134,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     before = copy.deepcopy(trainer._state())
     for kept in (0, 1, 30, len(content) // 2, len(content) - 100, len(content) - 1):
         (tmp_path / CHECKPOINT).write_bytes(content[:kept])
-        with pytest.raises(ValueError, match=f"{CHECKPOINT} is not a checkpoint of this policy"):
+        with pytest.raises(ValueError, match=f"{CHECKPOINT} .*policy"):
             trainer.train(tmp_path)
         assert equal(trainer._state(), before)
 
@@ -156,7 +156,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, other: dict, n
     make_bc(**other).train(tmp_path)
     trainer = make_bc()
     before = copy.deepcopy(trainer._state())
-    with pytest.raises(ValueError, match=rf"{CHECKPOINT} is the checkpoint of a run with {named}"):
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT} .*{named}"):
         trainer.train(tmp_path)
     assert equal(trainer._state(), before)
 

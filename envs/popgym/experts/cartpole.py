@@ -114,8 +114,10 @@ class VelocityOnlyCartPole(CartPoleExpert):
 
 class NoisyPositionOnlyCartPole(CartPoleExpert):
     """
-    Kalman filter whose covariance follows the dynamics linearised at the upright pole, so that its gains depend on time
-    alone. A particle filter balances no longer.
+    Balances by a Kalman filter.
+
+    Its covariance follows the dynamics linearised at the upright pole, so that its gains depend on time alone. A particle
+    filter balances no longer.
 
     :param sigma: Standard deviation of the noise on both positions (m, rad).
     """
