@@ -416,7 +416,7 @@ def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.Monke
     ("text", "message"),
     [
         ("- a", r"made.yml must map names to values. Received \['a'\]"),
-        (f"{MAZE}:", rf"`{MAZE}` of .*made.yml must be dict\[str, Any\]. Received None"),
+        (f"{MAZE}:", rf"`{MAZE}` of .*made.yml .*None"),
         ("a: [", "made.yml is not YAML: while parsing .*line 1, column 5"),
         ("a: {}", f"made.yml has no settings for {MAZE}, and no `default`"),
     ],
