@@ -1,5 +1,6 @@
 """Formats in which episodes are recorded: a folder of .npz files, and a Minari data set."""
 
+import inspect
 import json
 import os
 import re
@@ -84,15 +85,18 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
             truncations=last & (not terminated),
         )
 
+    create = minari.create_dataset_from_buffers
+    # Minari 0.5.3, the last for Python 3.10, never encodes images
+    lossless = {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(create).parameters else {}
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output.parent) as root, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="minari")  # asks for the author's address, among others
         with _environment_variable("MINARI_DATASETS_PATH", root):
-            minari.create_dataset_from_buffers(
+            create(
                 name,
                 (buffer(index) for index in _progress(range(n_episodes), n_episodes, progress_bar)),
                 env=recorder.env,
                 algorithm_name=settings["expert"],
-                jpeg_encoding=False,
+                **lossless,
             )
         (Path(root) / name / SETTINGS).write_text(_to_json(settings))
         os.replace(Path(root) / name, output)

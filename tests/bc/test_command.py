@@ -262,7 +262,7 @@ def test_a_foreign_run_folder_chooses_no_imports(
     (run / ENV / "command.txt").write_text(shlex.join(["sb3-elmur", "bc", *command(data, *imports)]))
     assert " ".join(imports).replace("_", "-") in fails(["--continue", str(run)], capsys)
     assert not Path("imported").exists()
-    monkeypatch.syspath_prepend(".")
+    monkeypatch.syspath_prepend(data.parent)
     main(["--continue", str(run), *imports, "--no-progress", "--n-epochs", "1"])
     assert Path("imported").exists()
 
