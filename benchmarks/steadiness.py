@@ -38,12 +38,13 @@ from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_elmur import RecurrentPPO
+from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes
+from sb3_elmur.evaluation.corridors import Corridors
 from sb3_elmur.settings import read_settings, schedule
 
 FOLDER = RESULTS / "steadiness"
@@ -86,6 +87,21 @@ class DelayedCopy(gym.Env):
 gym.register("DelayedCopy-v0", entry_point=lambda: DelayedCopy())
 
 
+def cross_long_corridors(policy: ElmurPolicy) -> dict[str, float]:
+    """Success in corridors of up to a million steps."""
+    corridors = Corridors(policy, (1_000, 100_000, 1_000_000), 100, SEED)
+    while not corridors.finished:
+        corridors.advance()
+    return {f"success, {length:,} steps": float(success.mean()) for length, success in corridors.results.items()}
+
+
+def cross_ten_long_corridors(policy: ElmurPolicy) -> dict[str, float]:
+    """Turns, and whole episodes, of ten corridors of 1,000 steps."""
+    episodes = run_episodes(policy, make_batch("TMazeEndless10x30-v0", 64, {"length": 1_000}), SEED)
+    keys = {"turns, 10 x 1,000": "turn_success", "episodes, 10 x 1,000": "is_success"}
+    return {name: float(np.mean([episode[key] for episode in episodes])) for name, key in keys.items()}
+
+
 @dataclass(frozen=True)
 class Task:
     """
@@ -100,6 +116,7 @@ class Task:
     :param before: What the settings were.
     :param settings: In place of those of ``ppo_elmur.yml``.
     :param evaluated: Arguments of the environments of an evaluation.
+    :param proof: How the last policy is judged once more, in longer episodes.
     :param cloned: Whether training starts from a policy that was cloned.
     """
 
@@ -112,16 +129,23 @@ class Task:
     before: dict[str, Any]
     settings: dict[str, Any] | None = None
     evaluated: dict[str, Any] = field(default_factory=dict)
+    proof: Callable[[ElmurPolicy], dict[str, float]] | None = None
     cloned: bool = False
 
 
 EASED = {"corridor_length": (1, 28), "reward": "eased"}
 TASKS = {
     "endless": Task(
-        "TMazeEndless10x30-v0", 600_000, 24_576, 64, "turn_success", 0.99, evaluated={"length": 100},
-        before=OLD | {"gae_lambda": 0.9, "normalize_advantage": False, "ent_coef": 0.003, "bptt_segments": 8},
+        "TMazeEndless10x30-v0", 600_000, 24_576, 64, "turn_success", 0.99,
+        evaluated={"length": 100}, proof=cross_ten_long_corridors,
+        before=OLD | {
+            "gae_lambda": 0.9, "normalize_advantage": False, "ent_coef": 0.003, "bptt_segments": 8,
+            "policy_kwargs": {"gate_bias": 0.0},
+        },
     ),
-    "tmaze": Task("TMazePassive30-v0", 300_000, 8_192, 100, "is_success", 0.99, before=OLD),
+    "tmaze": Task(
+        "TMazePassive30-v0", 300_000, 8_192, 100, "is_success", 0.99, proof=cross_long_corridors, before=OLD,
+    ),
     "tmaze, defaults": Task(
         "TMazePassive30-v0", 200_000, 8_192, 100, "is_success", 0.99, before=OLD_DEFAULTS,
         settings={"n_envs": 16, "env_kwargs": EASED},
@@ -235,6 +259,7 @@ def run(name: str, recipe: str, seed: int, folder: Path) -> None:
         "solved from": task.solved,
         "summary": summary(points, task.solved),
         "curve": points,
+        "last policy": task.proof(model.policy) if task.proof else {},
         "largest KL of an update, before what was taken back": max(curve.divergences, default=None),
         "CPU seconds": round(time.process_time() - start, 1),
         **provenance(seed),
