@@ -14,10 +14,12 @@ from sb3_elmur.core.memory import Memory, reset_memory
 from sb3_elmur.monitoring.monitor import MemoryMonitor
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.spaces import map_observations
+from sb3_elmur.trust_region import DEFAULT_SIZE, kl_limit, rollout_kl
 
 N_SEGMENTS = 32  # of a measurement
 N_TIMES = 8  # from which they are, for environments may be in step
 SMALLEST_STD, SMALLEST_FRACTION = 1e-6, 1e-6
+SMALLEST_LIMIT = 1e-12  # nats
 
 
 class MemoryCallback(BaseCallback):
@@ -49,16 +51,27 @@ class MemoryCallback(BaseCallback):
     def _on_training_start(self) -> None:
         policy: Any = self.model.policy
         self._monitor = MemoryMonitor(policy, self.logger, self.panels_every)
-        self._next_measurement = self.num_timesteps
+        self._next_measurement, self._memories = self.num_timesteps, {}
 
     def _on_rollout_start(self) -> None:
         assert self._monitor is not None
         if self._memories:
             self._monitor.observe_gradient()
+            if isinstance(self.model, RecurrentPPO):
+                self._monitor.observe_update(self._update_size(self.model))
         self._time, self._memories = 0, {}
         if self.num_timesteps >= self._next_measurement:
             self._next_measurement = self.num_timesteps + self.interval
             self._memories = dict.fromkeys(self._times())
+
+    def _update_size(self, model: RecurrentPPO) -> float:
+        """KL divergence of the last update, before anything was taken back, in units of what the policy can bear."""
+        logged = self.logger.name_to_value
+        if model.trust_region is None:
+            kl, limit = rollout_kl(model), kl_limit(model, DEFAULT_SIZE)
+        else:
+            kl, limit = logged["train/rollout_kl"], logged["train/kl_limit"]
+        return kl / max(limit, SMALLEST_LIMIT)
 
     def _times(self) -> list[int]:
         """Steps of a rollout, such that the segments that are open after them lie within it."""

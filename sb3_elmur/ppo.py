@@ -24,7 +24,7 @@ from sb3_elmur.core.states import PolicyState
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 from sb3_elmur.policy_checks import check_weights
 from sb3_elmur.spaces import map_observations
-from sb3_elmur.trust_region import check_size, training_within
+from sb3_elmur.trust_region import DEFAULT_SIZE, check_size, training_within
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load
@@ -115,7 +115,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         seed: int | None = None,
         device: th.device | str = "auto",
         bptt_segments: int = 8,
-        trust_region: float | None = 0.1,
+        trust_region: float | None = DEFAULT_SIZE,
         scale_rewards: bool = True,
         averaging: float = 0.75,
         _init_setup_model: bool = True,
@@ -272,10 +272,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         starts: Any = self._last_episode_starts
         assert obs is not None, "No previous observation was provided"
         self.policy.set_training_mode(False)
-        rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()
+        callback.on_rollout_start()  # the last rollout is still there
+        rollout_buffer.reset()
         with th.no_grad():
             lstm_states = self.policy.reopen(*rollout_buffer.open_chains(starts))
         self.state = lstm_states

@@ -14,6 +14,7 @@ from torch import nn
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.policies import ElmurPolicy
 
+DEFAULT_SIZE = 0.1  # in units of the policy's entropy
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
 
@@ -94,23 +95,34 @@ def rollout_kl(model: Learner) -> float:
     return total / steps
 
 
+def kl_limit(model: Learner, size: float) -> float:
+    """
+    How far an update may take the policy.
+
+    :param model: Its rollout buffer is full.
+    :param size: Of the trust region.
+    :return: Nats per step: ``size``, or, where actions are discrete and the policy is surer than one nat, ``size`` times
+        its entropy in the rollout.
+    """
+    entropy = -float(np.mean(model.rollout_buffer.log_probs))
+    return size if isinstance(model.action_space, spaces.Box) else size * min(1.0, entropy)
+
+
 @contextmanager
 def training_within(model: Learner, size: float) -> Iterator[None]:
     """
     Around an update: takes back what leads too far, and has the next one take smaller steps.
 
     Where the policy stands at a threshold, or was cloned and has a critic that knows nothing yet, a few of Adam's steps ruin
-    it, and it cannot learn from its own actions what it has lost. So an update may change it by ``size`` nats, or, where
-    actions are discrete and the policy is surer than that, by ``size`` times its entropy. If it goes further, the weights
-    that decide on actions are set back half of the way, again and again, until it does not. Their learning rate shrinks
-    by as much, and grows again with every update that stays inside. What the critic has for itself learns undisturbed.
+    it, and it cannot learn from its own actions what it has lost. So an update that goes further than :func:`kl_limit` has
+    the weights that decide on actions set back half of the way, again and again, until it does not. Their learning rate
+    shrinks by as much, and grows again with every update that stays inside. What the critic has for itself learns
+    undisturbed.
 
     :param model: Its rollout buffer is full. ``model.step_size`` is the share of the learning rate.
     :param size: Of the trust region.
     """
-    policy, entropy = model.policy, -float(np.mean(model.rollout_buffer.log_probs))
-    discrete = not isinstance(model.action_space, spaces.Box)
-    limit = size * min(1.0, entropy) if discrete else size
+    policy, limit = model.policy, kl_limit(model, size)
     critic = {id(parameter) for parameter in critic_parameters(policy)}
     acting = [parameter for parameter in policy.parameters() if id(parameter) not in critic]
     before = [parameter.detach().clone() for parameter in acting]

@@ -125,6 +125,21 @@ def test_a_deliberately_collapsed_agent_is_warned_of() -> None:
     assert sum("cannot be told apart" in message for message in messages) == 1
 
 
+@pytest.mark.parametrize("trust_region", [None, 0.1])
+@pytest.mark.parametrize(("learning_rate", "too_far"), [(0.3, True), (1e-4, False)])
+def test_the_size_of_updates_is_measured(trust_region: float | None, learning_rate: float, too_far: bool) -> None:
+    callback, env = MemoryCallback(interval=1), random_envs(4)
+    model = learn(sb3_elmur.RecurrentPPO, callback, 2, env, learning_rate=learning_rate, trust_region=trust_region)
+    (size,) = [dump["memory/update_size"] for dump in model.kept.dumps if "memory/update_size" in dump]
+    assert (size > 1) is too_far
+
+
+def test_a_callback_serves_several_trainings() -> None:
+    callback = MemoryCallback(interval=1)
+    learn(sb3_elmur.RecurrentPPO, callback)
+    assert "memory/update_size" in set().union(*learn(sb3_elmur.RecurrentPPO, callback).kept.dumps)
+
+
 def test_a_healthy_agent_is_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "ppo": {"core", "policies", "policy_checks", "buffers", "trust_region"},
     "models": {"core", "ppo"},
     "monitoring": {"core", "policies"},
-    "callbacks": {"core", "monitoring", "ppo"},
+    "callbacks": {"core", "monitoring", "ppo", "trust_region"},
     "recording": {"core", "datasets", "atomic_files", "command_line", "models"},
     "bc": {
         "core", "datasets", "atomic_files", "settings", "command_line", "models", "monitoring", "policies", "ppo",

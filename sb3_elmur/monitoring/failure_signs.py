@@ -62,6 +62,15 @@ SIGNS = {
             f", and let gradients reach what is written: {BPTT}."
         ),
     ),
+    "updates that go too far": FailureSign(
+        frozenset(("update_size",)),
+        lambda seen, config: seen["update_size"] > 1.0,
+        lambda seen, config: (
+            f"Replayed over whole episodes, the last update changed the policy {seen['update_size']:.2g} times as far as it can "
+            "bear. What a chain's ratios do not see is what happens to the memory before it, and a policy that has solved its "
+            "task falls. Train with `trust_region=0.1`, and if you do, with a lower `learning_rate`."
+        ),
+    ),
     "stuck gate": FailureSign(
         frozenset(("gate_slope", "blend")),
         lambda seen, config: seen["gate_slope"] < 0.01 and seen["blend"] in (0.0, 1.0),

@@ -116,6 +116,14 @@ class MemoryMonitor:
         """Measure what gradient the last update has left behind."""
         self._log(measure_gradient(self.core, self.policy.parameters()))
 
+    def observe_update(self, size: float) -> None:
+        """
+        Log how far the last update took the policy.
+
+        :param size: KL divergence of whole episodes, in units of what the policy can bear.
+        """
+        self._log({"update_size": size})
+
     def _log(self, measures: Measures) -> None:
         for name, value in measures.items():
             self.logger.record(PREFIX + name, value)

@@ -11,12 +11,14 @@ from sb3_elmur.monitoring.measures import Measures
 HEALTHY: Measures = {
     "slot_variation": 0.1, "slot_similarity": 0.8, "slot_norm_empty": 0.8, "slot_norm_written": 8.0, "write_grad_share": 1e-3,
     "read_written": 0.3, "share_written": 0.5, "gate_slope": 0.03, "blend": 0.0, "expert_load_min": 0.5,
+    "update_size": 0.2,
 }  # fmt: skip
 SICK: dict[str, Measures] = {
     "collapsed slots": {"slot_variation": 0.001, "slot_similarity": 0.999},
     "slots that cannot be told apart": {"slot_norm_empty": 1e-6, "slot_similarity": 0.95},
     "dead write path": {"write_grad_share": 0.0},
     "attention on empty slots": {"read_written": 0.001},
+    "updates that go too far": {"update_size": 3.0},
     "stuck gate": {"gate_slope": 1e-4, "blend": 1.0},
     "stuck lambda": {"blend": 0.999},
     "starved experts": {"expert_load_min": 0.0},
@@ -26,6 +28,7 @@ CURES = {
     "slots that cannot be told apart": "memory_init_std",
     "dead write path": "bptt_segments",
     "attention on empty slots": "memory_size",
+    "updates that go too far": "trust_region",
     "stuck gate": "gate_bias",
     "stuck lambda": "gated",
     "starved experts": "aux_loss_coef",
