@@ -67,7 +67,7 @@ SIGNS = {
         lambda seen, config: seen["update_size"] > 1.0,
         lambda seen, config: (
             f"Replayed over whole episodes, the last update changed the policy {seen['update_size']:.2g} times as far as it "
-            "can bear. What a chain's ratios do not see is what happens to the memory before it, and a policy that has solved its "
+            "can bear. A chain's ratios do not see what happens to the memory before it, and a policy that has solved its "
             "task falls. Train with `trust_region=0.1`, and if you do, with a lower `learning_rate`."
         ),
     ),
