@@ -16,15 +16,15 @@ if not (Path(__file__).parent / "envs").exists():
     __path__.append(str(Path(__file__).parents[1]))
 
 from sb3_elmur import envs
-from sb3_elmur.callbacks import MemoryCallback
+from sb3_elmur.callbacks import MaskableEvalCallback, MemoryCallback
 from sb3_elmur.models import resize_memory
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
 
 __version__ = version("sb3-elmur")
 __all__ = [
-    "ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "MemoryCallback", "RecurrentPPO", "__version__", "envs",
-    "resize_memory",
+    "ElmurCnnPolicy", "ElmurMultiInputPolicy", "ElmurPolicy", "MaskableEvalCallback", "MemoryCallback", "RecurrentPPO",
+    "__version__", "envs", "resize_memory",
 ]  # fmt: skip
 
 _HostRecurrentPPO.policy_aliases.update(

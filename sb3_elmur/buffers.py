@@ -92,6 +92,7 @@ class _SegmentStorage(RolloutBuffer):
         self.observations = map_observations(lambda timeline: timeline[reach:], self._timeline)
         self.positions = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self._record_of = np.full((self.buffer_size, self.n_envs), -1)
+        self.action_masks: np.ndarray | None = None
         self._records: list[Memories] = []
         self._n_records = 0
         self._table: Memories | None = None
@@ -106,6 +107,7 @@ class _SegmentStorage(RolloutBuffer):
         value: Tensor,
         log_prob: Tensor,
         memories: Memories,
+        action_masks: np.ndarray | None = None,
     ) -> None:
         """
         Add one step of all environments.
@@ -117,6 +119,7 @@ class _SegmentStorage(RolloutBuffer):
         :param value: Values of ``obs``, (n_envs, 1).
         :param log_prob: Log-probabilities of the actions, (n_envs,).
         :param memories: Memory after the step, shared by actor and critic if ``fresh`` is.
+        :param action_masks: Which choices were valid, (n_envs, n); ``None`` for all, at every step of a rollout.
         """
         position = np.where(episode_start, 0, self._next_position)
         begins = (position % self.chain_length == 0) | (self.pos == 0)
@@ -127,6 +130,10 @@ class _SegmentStorage(RolloutBuffer):
             self._record_of[self.pos, stored] = self._n_records + np.arange(len(stored))
             self._n_records += len(stored)
         self.positions[self.pos] = position
+        if action_masks is not None:
+            if self.action_masks is None:
+                self.action_masks = np.ones((self.buffer_size, self.n_envs, action_masks.size // self.n_envs), dtype=bool)
+            self.action_masks[self.pos] = action_masks.reshape(self.n_envs, -1)
         super().add(obs, action, reward, episode_start, value, log_prob)
         self._next_position = position + 1
         complete = np.flatnonzero(self._next_position % self.chain_length == 0)
@@ -247,6 +254,7 @@ class _SegmentStorage(RolloutBuffer):
                 *memories,
                 lengths=th.as_tensor(total),
                 counted=th.as_tensor(counted, device=device),
+                action_masks=None if self.action_masks is None else th.as_tensor(self.action_masks[real], device=device),
             ),
             episode_starts=self.to_torch(self.episode_starts[real]),
             mask=th.ones(len(real[0]), device=self.device),

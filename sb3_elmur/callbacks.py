@@ -1,16 +1,22 @@
-"""Callbacks of Stable-Baselines3: one looks into the memory while RecurrentPPO trains, one makes noisy actions precise."""
+"""
+Callbacks of Stable-Baselines3.
+
+One looks into the memory while RecurrentPPO trains, one evaluates with action masks, one makes noisy actions precise.
+"""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch as th
 from sb3_contrib import RecurrentPPO as HostRecurrentPPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.memory import Memory, reset_memory
+from sb3_elmur.masks import has_masks
 from sb3_elmur.monitoring.monitor import MemoryMonitor
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.spaces import map_observations
@@ -130,6 +136,31 @@ class MemoryCallback(BaseCallback):
 
         obs = map_observations(select, buffer.observations)
         self._monitor.observe(obs, memory, th.as_tensor(lengths, device=self.model.device))
+
+
+class MaskableEvalCallback(EvalCallback):
+    """
+    Evaluates a :class:`sb3_elmur.RecurrentPPO` with action masks, if the environment has any.
+
+    It takes the place of sb3-contrib's, which loses the recurrent state. Other models are evaluated as by ``EvalCallback``.
+
+    :param args: See :class:`stable_baselines3.common.callbacks.EvalCallback`, as for ``kwargs``.
+    :param use_masking: Whether to use the masks.
+    :param kwargs: Its further arguments.
+    """
+
+    def __init__(self, *args: Any, use_masking: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.use_masking = use_masking
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self._masked = self.use_masking and isinstance(self.model, RecurrentPPO) and has_masks(self.eval_env)
+
+    def _on_step(self) -> bool:
+        model: Any = self.model
+        with model.masked_by(self.eval_env) if self._masked else nullcontext():
+            return super()._on_step()
 
 
 class ActionNoiseDecay(BaseCallback):

@@ -6,14 +6,12 @@ position and the inputs of the open segment (:class:`sb3_elmur.core.memory.Packe
 from them at every step; acting, and the segment-wise class, step with caches.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -22,18 +20,18 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_elmur import policy_checks
+from sb3_elmur.acting import ActingPolicy
 from sb3_elmur.core import states
 from sb3_elmur.core.backbone import Backbone
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.masks import check_masks
 from sb3_elmur.spaces import check_spaces, from_zero, shifts, to_space
-
-State = TypeVar("State", states.LiveState, states.CoreState)
 
 
 @policy_checks.shows_fields_of(ElmurConfig)
-class ElmurPolicy(RecurrentActorCriticPolicy):
+class ElmurPolicy(ActingPolicy):
     """
     Actor-critic policy whose recurrent state is the memory of an ELMUR transformer (arXiv 2510.07151).
 
@@ -177,6 +175,7 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         lstm_states: RNNStates | states.PolicyState | None = None,
         episode_starts: Any = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, RNNStates | states.PolicyState]:
         """
         Act and estimate values, one step per environment.
@@ -185,11 +184,13 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param lstm_states: Packed states, which are left as they are, or a ``PolicyState``, which is updated in place.
         :param episode_starts: (B,), 1 where an episode begins.
         :param deterministic: Take the most probable action instead of sampling.
+        :param action_masks: (B, n), true where a choice is valid, see :mod:`sb3_elmur.masks`; ``None`` for all.
         :return: Actions (B, ...), values (B, 1), log-probabilities (B,), and the states after the step.
         :raises TypeError: If an algorithm without recurrent state calls it.
         """
         latent_pi, latent_vf, after = self._latents(obs, self._packed(lstm_states, need_state=True), episode_starts)
-        distribution = self._get_action_dist_from_latent(latent_pi)
+        action_masks = check_masks(action_masks, self.action_space, len(latent_pi))
+        distribution = self._get_action_dist_from_latent(latent_pi, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         actions = to_space(actions, self._action_shift).reshape((-1, *self.action_space.shape))  # type: ignore[misc]
@@ -209,14 +210,15 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
             Of chains for the tokens that are ``counted``.
         """
         latent_pi, latent_vf, _ = self._latents(obs, self._packed(lstm_states, need_state=False), episode_starts)
-        distribution = self._get_action_dist_from_latent(latent_pi)
+        masks = lstm_states.action_masks if isinstance(lstm_states, states.Chains) else None
+        distribution = self._get_action_dist_from_latent(latent_pi, masks)
         if isinstance(self.action_space, spaces.MultiBinary):
             actions = actions.float()  # the host's buffer returns int8, which torch's Bernoulli refuses
         log_prob = distribution.log_prob(from_zero(actions, self._action_shift))
         return self.value_net(latent_vf), log_prob, distribution.entropy()
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, lstm_states: states.Pair, episode_starts: Tensor
+        self, obs: PyTorchObs, lstm_states: states.Pair, episode_starts: Tensor, action_masks: np.ndarray | None = None
     ) -> tuple[Distribution, states.Pair]:
         """
         Action distribution, one step per environment.
@@ -224,13 +226,15 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         :param obs: Observations of B environments.
         :param lstm_states: The actor's packed state; left as it is.
         :param episode_starts: (B,), 1 where an episode begins.
+        :param action_masks: See :meth:`forward`.
         :return: The distribution, of discrete actions counted from 0, and the actor's packed state after the step.
         """
         features, _ = self._features(obs)
         latent, pair = self.backbone.unroll(
             features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True
         )
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), pair
+        masks = check_masks(action_masks, self.action_space, len(latent))
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent), masks), pair
 
     def predict_values(  # type: ignore[override]
         self, obs: PyTorchObs, lstm_states: states.Pair | states.PolicyState, episode_starts: Tensor
@@ -291,99 +295,6 @@ class ElmurPolicy(RecurrentActorCriticPolicy):
         """Memory of actor and critic in ``batch`` episodes that are about to begin."""
         pi = self.backbone.core.initial_memory(batch)
         return states.Memories(pi, pi if self.critic_backbone is None else self.critic_backbone.core.initial_memory(batch))
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Act, as every policy of Stable-Baselines3.
-
-        The returned pair remembers its caches, so that the next call computes one token only, unless arrays or weights
-        have changed since.
-
-        :param observation: Observation of one environment, or of B of them.
-        :param state: What the previous call returned, two float32 arrays (1, B, hidden_size), left as they are; lists and
-            tensors of the same numbers will do. ``None`` and zeros are an episode's start.
-        :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere. For one
-            environment a single flag will do, here and in :meth:`step`.
-        :param deterministic: Take the most probable action instead of sampling.
-        :return: Actions, and the state for the next call.
-        :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
-        """
-        pair = policy_checks.as_pair(state)
-        fingerprint = self.backbone.fingerprint()
-
-        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, states.LiveState]:
-            shape = (1, len(features), self.lstm_actor.hidden_size)
-            packed = (np.zeros(shape, dtype=np.float32),) * 2 if pair is None else pair
-            policy_checks.check_packed_state(packed, shape)
-            live = packed.live(fingerprint) if isinstance(packed, states.RememberingPair) else None
-            if live is None:
-                live = self.backbone.revive(tuple(th.as_tensor(part, device=self.device).float() for part in packed))
-            return self.backbone.live_step(features, live, starts)
-
-        actions, live = self._act(observation, advance, episode_start, deterministic)
-        arrays = [part.cpu().numpy() for part in self.backbone.pack(live)]
-        return actions, states.RememberingPair(arrays, live, fingerprint)
-
-    def step(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: states.CoreState | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, states.CoreState]:
-        """
-        Act as :meth:`predict`, but with a state of tensors that is never packed, which saves time with large memories.
-
-        :param observation: Observation of one environment, or of B of them.
-        :param state: What the previous call returned, left as it is; valid as long as the weights stay the same.
-            ``None`` is an episode's start.
-        :param episode_start: (B,), true where the observation is the first of an episode; ``None`` means nowhere.
-        :param deterministic: Take the most probable action instead of sampling.
-        :return: Actions, and the state for the next call.
-        :raises ValueError: If an observation is not finite in float32, or ``state`` or ``episode_start`` does not fit.
-        """
-
-        def advance(features: Tensor, starts: Tensor) -> tuple[Tensor, states.CoreState]:
-            before = self.backbone.core.initial_state(len(features)) if state is None else state
-            policy_checks.check_step_state(before, (len(features), *self.backbone.core.initial_slots.shape))
-            return self.backbone.step(features, before, starts)
-
-        return self._act(observation, advance, episode_start, deterministic)
-
-    def to_bounds(self, actions: np.ndarray) -> np.ndarray:
-        """Continuous actions (B, ...) as the environment takes them: rescaled if they are squashed, else clipped."""
-        assert isinstance(self.action_space, spaces.Box)
-        if self.squash_output:
-            return self.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
-
-    def _act(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        advance: Callable[[Tensor, Tensor], tuple[Tensor, State]],
-        episode_start: np.ndarray | None,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State]:
-        """Actions for the environments; ``advance(features, starts)`` gives the actor's latents and the next state."""
-        policy_checks.check_observation(observation)
-        if self.training:
-            self.set_training_mode(False)
-        obs, vectorized = self.obs_to_tensor(observation)
-        with th.no_grad():
-            features, _ = self._features(obs)
-            latent, state = advance(features, policy_checks.as_episode_start(episode_start, len(features)).to(features.device))
-            distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
-            actions = to_space(distribution.get_actions(deterministic=deterministic), self._action_shift)
-        array = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
-        if isinstance(self.action_space, spaces.Box):
-            array = self.to_bounds(array)
-        return array if vectorized else array.squeeze(axis=0), state
 
 
 class ElmurCnnPolicy(ElmurPolicy):

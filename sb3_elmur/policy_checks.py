@@ -262,6 +262,22 @@ def without_graph(distribution: Any) -> Any:
     return distribution
 
 
+def check_rewards(rewards: np.ndarray, n_steps: int) -> None:
+    """
+    Check that all rewards are finite.
+
+    :param rewards: Of each environment, (B,).
+    :param n_steps: Steps so far, for the message.
+    :raises FloatingPointError: If one is not, with the environment's number.
+    """
+    finite = np.isfinite(rewards)
+    if not finite.all():
+        env = int(np.flatnonzero(~finite)[0])
+        raise FloatingPointError(
+            f"Rewards must be finite. Received {rewards[env]} from environment {env}, within {n_steps} steps."
+        )
+
+
 def check_weights(policy: nn.Module, when: str) -> None:
     """
     Check that all weights are finite.

@@ -1,6 +1,7 @@
 """Segment-wise RecurrentPPO: a drop-in for ``sb3_contrib.RecurrentPPO`` for policies with a memory core."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any, ClassVar, TypeVar
 
@@ -21,8 +22,9 @@ from torch.optim import Optimizer
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.states import PolicyState
+from sb3_elmur.masks import check_no_state_lost, get_action_masks, has_masks
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
-from sb3_elmur.policy_checks import check_weights
+from sb3_elmur.policy_checks import check_rewards, check_weights
 from sb3_elmur.spaces import map_observations
 from sb3_elmur.trust_region import DEFAULT_SIZE, check_size, training_within
 
@@ -133,36 +135,17 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self.scale_rewards = scale_rewards
         self.averaging = averaging
         self.state = None
+        self.use_masking = True
+        self._mask_env: GymEnv | None = None  # within `masked_by`
         self._average: ElmurPolicy | None = None  # while `learn` runs
         self.return_rms = RunningMeanStd(shape=())
         self._discounted_returns = np.zeros(0)
         self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
         super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
-        )
+            policy, env, learning_rate, n_steps, batch_size, n_epochs, gamma, gae_lambda, clip_range, clip_range_vf,
+            normalize_advantage, ent_coef, vf_coef, max_grad_norm, use_sde, sde_sample_freq, target_kl, stats_window_size,
+            tensorboard_log, policy_kwargs, verbose, seed, device, _init_setup_model,
+        )  # fmt: skip
 
     def _setup_model(self) -> None:
         for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if self.batch_size is not None else ()):
@@ -204,13 +187,16 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         tb_log_name: str = "RecurrentPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool = True,
     ) -> Self:
         """
-        Train; arguments as the host's.
+        Train; arguments as the host's, and one of ``MaskablePPO``'s.
 
+        :param use_masking: Whether to use the masks of environments that have any, see :mod:`sb3_elmur.masks`.
         :return: This model; its policy has the average of the last weights.
         :raises ValueError: If the model was saved with ``detach_memory=True`` and gradients would cross segment borders.
         """
+        self.use_masking = use_masking
         shared = {id(self.policy.optimizer): self.policy.optimizer}
         self._average = deepcopy(self.policy, shared) if self.averaging else None
         self._n_averaged = 0
@@ -238,9 +224,27 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Act as :meth:`sb3_elmur.ElmurPolicy.predict`, while :meth:`learn` runs with averaged weights."""
-        return self.averaged_policy.predict(observation, state, episode_start, deterministic)
+        if action_masks is not None and state is None:
+            check_no_state_lost(episode_start)
+        elif action_masks is None and self._mask_env is not None:
+            action_masks = get_action_masks(self._mask_env)
+        return self.averaged_policy.predict(observation, state, episode_start, deterministic, action_masks)
+
+    @contextmanager
+    def masked_by(self, env: GymEnv) -> Iterator[None]:
+        """
+        While it lasts, :meth:`predict` takes the masks of an environment, if it has any and none are given.
+
+        :param env: Where the model acts.
+        """
+        before, self._mask_env = self._mask_env, env if has_masks(env) else None
+        try:
+            yield
+        finally:
+            self._mask_env = before
 
     @property
     def averaged_policy(self) -> ElmurPolicy:
@@ -279,6 +283,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         with th.no_grad():
             lstm_states = self.policy.reopen(*rollout_buffer.open_chains(starts))
         self.state = lstm_states
+        masking = self.use_masking and has_masks(env)
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -286,7 +291,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             with th.no_grad():
                 obs_tensor = obs_as_tensor(obs, self.device)
                 episode_starts = th.as_tensor(starts, device=self.device)
-                actions, values, log_probs, lstm_states = self.policy(obs_tensor, lstm_states, episode_starts)
+                action_masks = get_action_masks(env) if masking else None
+                actions, values, log_probs, lstm_states = self.policy(
+                    obs_tensor, lstm_states, episode_starts, action_masks=action_masks
+                )
             self.state = lstm_states
             actions = actions.cpu().numpy()
             clipped_actions = actions
@@ -295,7 +303,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             rewards = rewards.astype(np.result_type(rewards, np.float32))  # a copy: the environment's array stays as it is
             self.num_timesteps += env.num_envs
-            self._check_rewards(rewards)
+            check_rewards(rewards, self.num_timesteps)
 
             callback.update_locals(locals())  # under the host's names
             continue_training = callback.on_step()
@@ -305,7 +313,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if self.scale_rewards:
                 rewards = self._scaled(rewards, dones)
             self._bootstrap_timeouts(rewards, dones, infos, lstm_states)
-            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, lstm_states.memories)
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, lstm_states.memories, action_masks)
             obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             if not continue_training:
                 return False
@@ -319,14 +327,6 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         callback.on_rollout_end()
         return True
 
-    def _check_rewards(self, rewards: np.ndarray) -> None:
-        finite = np.isfinite(rewards)
-        if not finite.all():
-            env = int(np.flatnonzero(~finite)[0])
-            raise FloatingPointError(
-                f"Rewards must be finite. Received {rewards[env]} from environment {env}, within {self.num_timesteps} steps."
-            )
-
     def _follow(self, average: ElmurPolicy) -> None:
         """Move the average towards the present weights, as if nothing had been there before the first update."""
         self._n_averaged += 1
@@ -338,7 +338,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 kept.copy_(present)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "state", "_average"]
+        return [*super()._excluded_save_params(), "state", "_average", "_mask_env"]
 
     def _scaled(self, rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """Rewards divided by the standard deviation of discounted returns so far, if that is above 1."""

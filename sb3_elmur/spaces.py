@@ -68,6 +68,22 @@ def _refuse(name: str, received: object, allowed: str) -> None:
     raise ValueError(f"`{name}` must {allowed}. Received {received}.")
 
 
+def choices(space: spaces.Space) -> list[int] | None:
+    """
+    Count the choices of each entry of an action.
+
+    :param space: Any space.
+    :return: One number for Discrete, one for each entry of MultiDiscrete and MultiBinary; ``None`` for other spaces.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec.flat]
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * int(np.prod(space.shape))
+    return None
+
+
 def shifts(space: spaces.Space) -> Any:
     """
     Tell where discrete values begin: networks count from 0, an environment from ``start``.

@@ -202,12 +202,14 @@ class Chains(NamedTuple):
     :param vf: The critic's.
     :param lengths: Tokens of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
     :param counted: (R,), false for tokens that only lead up to the others and have no outputs.
+    :param action_masks: Which choices are valid at the tokens that are ``counted``, (counted, n) bool; ``None`` for all.
     """
 
     pi: Memory
     vf: Memory
     lengths: Tensor
     counted: Tensor
+    action_masks: Tensor | None = None
 
     def run(self, backbone: Runner, features: Tensor, part: Memory, episode_starts: Tensor) -> tuple[Tensor, Memory]:
         """

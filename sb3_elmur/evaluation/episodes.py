@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_elmur.masks import get_action_masks, has_masks
 from sb3_elmur.policies import ElmurPolicy
 
 QUANTILE = NormalDist().inv_cdf(0.975)  # of a two-sided interval of 95%
@@ -42,7 +43,7 @@ def play_episodes(policy: BasePolicy, env: VecEnv, seed: int, deterministic: boo
     Play one episode in each environment, step by step.
 
     :param policy: Who plays: an ELMUR policy, which steps with cached keys and values, or any other of Stable-Baselines3.
-    :param env: Environments, which are seeded and reset.
+    :param env: Environments, which are seeded and reset. An ELMUR policy takes their action masks, if they have any.
     :param seed: Seed of the first environment, and of actions if these are drawn; the others follow.
     :param deterministic: Take the most probable actions instead of drawing them.
     :return: The steps, until all episodes have ended.
@@ -50,6 +51,7 @@ def play_episodes(policy: BasePolicy, env: VecEnv, seed: int, deterministic: boo
     """
     check_for_correct_spaces(env, policy.observation_space, policy.action_space)
     act: Callable[..., tuple[np.ndarray, Any]] = policy.step if isinstance(policy, ElmurPolicy) else policy.predict
+    masking = isinstance(policy, ElmurPolicy) and has_masks(env)
     env.seed(seed)
     if not deterministic:
         th.manual_seed(seed)
@@ -57,7 +59,8 @@ def play_episodes(policy: BasePolicy, env: VecEnv, seed: int, deterministic: boo
     state = None
     starts, running = np.ones((2, env.num_envs), dtype=bool)
     while running.any():
-        actions, state = act(observations, state, starts, deterministic)
+        masks = {"action_masks": get_action_masks(env)} if masking else {}
+        actions, state = act(observations, state, starts, deterministic, **masks)
         after, rewards, starts, infos = env.step(actions)
         yield Step(observations, actions, rewards, running, starts & running, infos)
         observations, running = after, running & ~starts

@@ -1,0 +1,144 @@
+"""What sb3-contrib tests of ``MaskablePPO`` (its ``tests/test_invalid_actions.py``), with memory."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_contrib.common.envs import InvalidActionEnvDiscrete, InvalidActionEnvMultiBinary, InvalidActionEnvMultiDiscrete
+from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.callbacks import EventCallback, StopTrainingOnNoModelImprovement
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, IdentityEnvBox
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from helpers import make_model
+from sb3_elmur import MaskableEvalCallback, RecurrentPPO
+
+ONE_IS_VALID = {
+    "Discrete": lambda: InvalidActionEnvDiscrete(dim=20, n_invalid_actions=19),
+    "MultiDiscrete": lambda: InvalidActionEnvMultiDiscrete(dims=[2, 3], n_invalid_actions=3),
+    "MultiBinary": lambda: InvalidActionEnvMultiBinary(dims=3, n_invalid_actions=3),
+}
+SOME_ARE_VALID = {
+    "Discrete": lambda: InvalidActionEnvDiscrete(dim=20, n_invalid_actions=10),
+    "MultiDiscrete": lambda: InvalidActionEnvMultiDiscrete(dims=[2, 3], n_invalid_actions=1),
+    "MultiBinary": lambda: InvalidActionEnvMultiBinary(dims=3, n_invalid_actions=1),
+}
+every_kind = pytest.mark.parametrize("kind", ONE_IS_VALID)
+
+
+class DictObservations(gym.ObservationWrapper):
+    """The observation under a key."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.observation_space = spaces.Dict({"obs": env.observation_space})
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        return {"obs": observation}
+
+
+def mean_reward(model: RecurrentPPO, env: Any, n_episodes: int = 1) -> float:
+    with model.masked_by(env):
+        return float(np.mean(evaluate_policy(model, env, n_episodes, warn=False)[0]))
+
+
+@every_kind
+def test_training_supports_the_action_space(kind: str) -> None:
+    make_model(RecurrentPPO, SOME_ARE_VALID[kind]()).learn(32)
+
+
+@every_kind
+def test_a_random_model_succeeds_where_only_the_right_action_is_valid(kind: str) -> None:
+    env = ONE_IS_VALID[kind]()
+    assert mean_reward(make_model(RecurrentPPO, env), env) == 100
+
+
+@every_kind
+def test_dict_observations_are_supported(kind: str) -> None:
+    env = DictObservations(ONE_IS_VALID[kind]())
+    model = make_model(RecurrentPPO, env, "ElmurMultiInputPolicy")
+    assert mean_reward(model, env) == 100
+    model.learn(32)
+
+
+def test_images_and_an_action_masker_are_supported() -> None:
+    def mask(env: gym.Env) -> list[bool]:
+        invalid = random.randrange(env.action_space.n)
+        return [i != invalid for i in range(env.action_space.n)]
+
+    env = ActionMasker(FakeImageEnv(), mask)
+    model = make_model(RecurrentPPO, env, "ElmurCnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 8}})
+    model.learn(32)
+    mean_reward(model, env, n_episodes=1)
+
+
+def test_without_its_masks_the_model_fails() -> None:
+    env = ONE_IS_VALID["Discrete"]()
+    model = make_model(RecurrentPPO, env)
+    assert float(np.mean(evaluate_policy(model, env, 1, warn=False)[0])) < 50
+
+
+@pytest.mark.parametrize("vec_env_class", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.slow)])
+def test_several_environments_are_supported(vec_env_class: type) -> None:
+    env = make_vec_env(ONE_IS_VALID["Discrete"], 2, vec_env_cls=vec_env_class)
+    model = make_model(RecurrentPPO, env).learn(32)
+    assert mean_reward(model, env) == 100
+    env.close()
+
+
+def test_environments_without_masks_are_trained_and_evaluated_as_before() -> None:
+    env = IdentityEnv(dim=2)
+    mean_reward(make_model(RecurrentPPO, env).learn(32), env, n_episodes=1)
+
+
+def test_masks_of_continuous_actions_are_ignored() -> None:
+    env = ActionMasker(IdentityEnvBox(), lambda env: [True, False])
+    mean_reward(make_model(RecurrentPPO, env).learn(32), env, n_episodes=1)
+
+
+def test_episodes_cut_by_a_time_limit_are_supported() -> None:
+    env = gym.wrappers.TimeLimit(SOME_ARE_VALID["Discrete"](), 10)
+    make_model(RecurrentPPO, env).learn(64)
+
+
+def test_the_callback_evaluates_with_masks(tmp_path: Path) -> None:
+    callback = MaskableEvalCallback(
+        Monitor(ONE_IS_VALID["Discrete"]()), eval_freq=32, n_eval_episodes=2, log_path=str(tmp_path)
+    )
+    make_model(RecurrentPPO, SOME_ARE_VALID["Discrete"]()).learn(32, callback=callback)
+    assert callback.last_mean_reward == 100
+
+
+def test_the_callback_evaluates_without_masks_if_told_so() -> None:
+    callback = MaskableEvalCallback(Monitor(ONE_IS_VALID["Discrete"]()), eval_freq=32, n_eval_episodes=1, use_masking=False)
+    make_model(RecurrentPPO, SOME_ARE_VALID["Discrete"]()).learn(32, callback=callback)
+    assert callback.last_mean_reward < 50
+
+
+def test_the_callback_calls_its_own_callbacks() -> None:
+    stop, on_best = StopTrainingOnNoModelImprovement(1, 2), EventCallback()
+    callback = MaskableEvalCallback(
+        Monitor(SOME_ARE_VALID["Discrete"]()),
+        eval_freq=32,
+        n_eval_episodes=1,
+        callback_after_eval=stop,
+        callback_on_new_best=on_best,
+    )
+    make_model(RecurrentPPO, SOME_ARE_VALID["Discrete"]()).learn(64, callback=callback)
+    assert stop.n_calls >= on_best.n_calls > 0
+
+
+@pytest.mark.slow
+def test_few_steps_are_enough_with_masks() -> None:
+    """A random model has about 6, one trained without masks about 30."""
+    env = InvalidActionEnvDiscrete(dim=70, n_invalid_actions=55)
+    policy_kwargs = {"d_model": 32, "memory_size": 2}
+    model = RecurrentPPO("ElmurPolicy", env, gamma=0.4, seed=32, learning_rate=3e-3, policy_kwargs=policy_kwargs)
+    assert mean_reward(model.learn(3000), env, n_episodes=20) > 90
