@@ -140,7 +140,7 @@ TASKS = {
         evaluated={"length": 100}, proof=cross_ten_long_corridors,
         before=OLD | {
             "gae_lambda": 0.9, "normalize_advantage": False, "ent_coef": 0.003, "bptt_segments": 8,
-            "policy_kwargs": {"write_cost": 0.0},
+            "policy_kwargs": {"gate_bias": 0.0},
         },
     ),
     "tmaze": Task(

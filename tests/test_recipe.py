@@ -11,7 +11,7 @@ from sb3_elmur.settings import read_file
 OF_THE_TASK = {
     "env_kwargs", "n_envs", "n_timesteps", "policy", "policy_kwargs", "normalize", "batch_size", "gamma", "bptt_segments",
 }  # fmt: skip
-MEMORY_OF_THE_TASK = {"segment_length", "memory_size", "gate_bias", "write_cost"}
+MEMORY_OF_THE_TASK = {"segment_length", "memory_size"}
 OTHER = ("Mikasa", "MountainCar", "PendulumNoVel")  # the file says why
 
 

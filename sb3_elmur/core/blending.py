@@ -42,22 +42,17 @@ class LearnedBlend(nn.Module):
 
 
 class _Step(th.autograd.Function):
-    """
-    1 where x > 0, else 0; backward the slope of the fast sigmoid, which dies out slowly (Zenke & Ganguli 2018).
-
-    The backward pass adds the gradient of ``cost`` times the mean over rows.
-    """
+    """1 where x > 0, else 0; backward the slope of the fast sigmoid, which dies out slowly (Zenke & Ganguli 2018)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cost: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.cost = cost
         return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return (grad_outputs[0] + ctx.cost / len(x)) / (2 * (1 + x.abs()).square()), None
+        return grad_outputs[0] / (2 * (1 + x.abs()).square())
 
 
 class GatedBlend(nn.Module):
@@ -67,9 +62,6 @@ class GatedBlend(nn.Module):
     A weight in between would leak: whatever is kept for ever must be kept exactly. The candidate is formed from the slot's
     initial vector instead of its content, as when an empty slot is filled, so that all writes to a slot are alike. A network
     with a hidden layer looks at both, since "something new" is no linear function of contents of either sign.
-
-    In training an open gate can cost a little (``write_cost``). Otherwise nothing closes gates that need not be open: a memory
-    that is copied from segment to segment does as well as one that is kept, in episodes as short as those that train.
     """
 
     from_blank = True
@@ -79,12 +71,10 @@ class GatedBlend(nn.Module):
         self.hidden = nn.Linear(2 * config.d_model, config.d_model)
         self.logit = nn.Linear(config.d_model, 1)
         nn.init.constant_(self.logit.bias, config.gate_bias)
-        self.cost = config.write_cost
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
         """Weights (B, 1, 1) for old and new content (B, 1, D)."""
-        logit = self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1))))
-        return _Step.apply(logit, self.cost if self.training else 0.0)
+        return _Step.apply(self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1)))))
 
 
 def make_blend(config: ElmurConfig) -> nn.Module:

@@ -24,7 +24,6 @@ class ElmurConfig:
     :param blend: How new and old content of a slot are combined: by the paper's constant lambda (``"fixed"``), a trained one
         for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot (``"gated"``).
     :param gate_bias: Where the logits of gates begin; below 0 they begin closed, and keep what a slot was filled with.
-    :param write_cost: Loss of open gates in training (``"gated"``): this times their share, of each layer and segment.
     :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
     :param max_distance: Reach (K) in steps of the relative bias between tokens and slots; larger distances count as K - 1.
     :param norm_first: Normalise each sublayer's input (pre-norm) instead of its residual sum (post-norm, the paper's).
@@ -55,7 +54,6 @@ class ElmurConfig:
     lru_blend: float = 0.5
     blend: str = "fixed"
     gate_bias: float = -2.0
-    write_cost: float = 0.0
     memory_init_std: float = 0.1
     max_distance: int = 1024
     norm_first: bool = False
@@ -85,7 +83,7 @@ class ElmurConfig:
                 check_count(name, getattr(self, name), 1)
         check_range("lru_blend", self.lru_blend, 0.0, 1.0)
         check_range("gate_bias", self.gate_bias, -100.0, 100.0)
-        for name in ("memory_init_std", "aux_loss_coef", "write_cost"):
+        for name in ("memory_init_std", "aux_loss_coef"):
             check_range(name, getattr(self, name), 0.0, float("inf"))
         for name in ("dropout", "attention_dropout", "memory_dropout"):
             check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
