@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -157,12 +158,15 @@ class NativeVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """
-        Return an attribute of each environment: its own value of the state, else the common value.
+        Return an attribute of each environment: its own value of the state, or a method of it, else the common value.
 
         :param attr_name: Its name.
         :param indices: Environments; None stands for all.
         :return: A value for each environment.
         """
+        method = self._methods().get(attr_name)
+        if method is not None:
+            return [partial(method, i) for i in self._get_indices(indices)]
         value = getattr(self, attr_name)
         return [int(value[i]) if attr_name in self.STATE else value for i in self._get_indices(indices)]
 

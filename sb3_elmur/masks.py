@@ -6,7 +6,6 @@ choice of each entry of an action, one after another: n of ``Discrete(n)``, the 
 for 0 and for 1, of each entry of ``MultiBinary``. It is true where the choice is valid.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -18,7 +17,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_elmur.spaces import choices, shifts, to_space
+from sb3_elmur.spaces import choices, first_choices, shifts, to_space
 
 __all__ = ["check_masks", "get_action_masks", "has_masks", "masked_distribution", "sample_valid"]
 
@@ -72,16 +71,6 @@ def check_no_state_lost(episode_start: np.ndarray | None) -> None:
             "sb3_contrib.common.maskable loses it: use `sb3_elmur.MaskableEvalCallback`, and Stable-Baselines3's "
             "`evaluate_policy` within `model.masked_by(env)`."
         )
-
-
-def first_choices(sizes: Sequence[int]) -> np.ndarray:
-    """
-    Where the choices of each entry of an action begin in a mask.
-
-    :param sizes: Number of choices of each entry.
-    :return: (entries,).
-    """
-    return np.cumsum([0, *sizes[:-1]])
 
 
 def masked_distribution(

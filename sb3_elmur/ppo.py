@@ -130,10 +130,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         policy_class = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
         if policy_class is not None and issubclass(policy_class, ElmurPolicy):
             policy_kwargs = POLICY_DEFAULTS | (policy_kwargs or {})
-        self.bptt_segments = bptt_segments
-        self.trust_region = trust_region
-        self.scale_rewards = scale_rewards
-        self.averaging = averaging
+        self.bptt_segments, self.trust_region = bptt_segments, trust_region
+        self.scale_rewards, self.averaging = scale_rewards, averaging
         self.state = None
         self.use_masking = True
         self._mask_env: GymEnv | None = None  # within `masked_by`
@@ -142,9 +140,11 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self._discounted_returns = np.zeros(0)
         self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
         super().__init__(
-            policy, env, learning_rate, n_steps, batch_size, n_epochs, gamma, gae_lambda, clip_range, clip_range_vf,
-            normalize_advantage, ent_coef, vf_coef, max_grad_norm, use_sde, sde_sample_freq, target_kl, stats_window_size,
-            tensorboard_log, policy_kwargs, verbose, seed, device, _init_setup_model,
+            policy, env, learning_rate=learning_rate, n_steps=n_steps, batch_size=batch_size, n_epochs=n_epochs, gamma=gamma,
+            gae_lambda=gae_lambda, clip_range=clip_range, clip_range_vf=clip_range_vf, normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef, vf_coef=vf_coef, max_grad_norm=max_grad_norm, use_sde=use_sde, sde_sample_freq=sde_sample_freq,
+            target_kl=target_kl, stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs, verbose=verbose, seed=seed, device=device, _init_setup_model=_init_setup_model,
         )  # fmt: skip
 
     def _setup_model(self) -> None:

@@ -84,6 +84,16 @@ def choices(space: spaces.Space) -> list[int] | None:
     return None
 
 
+def first_choices(sizes: list[int]) -> np.ndarray:
+    """
+    Find where the choices of each entry of an action begin, if they stand one after another.
+
+    :param sizes: Number of choices of each entry, see :func:`choices`.
+    :return: (entries,).
+    """
+    return np.cumsum([0, *sizes[:-1]])
+
+
 def shifts(space: spaces.Space) -> Any:
     """
     Tell where discrete values begin: networks count from 0, an environment from ``start``.

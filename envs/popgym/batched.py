@@ -46,6 +46,15 @@ class BatchedTask(ABC):
         :return: Rewards, terminated and truncated, each of shape (n_envs,).
         """
 
+    def tried(self, row: int) -> np.ndarray:
+        """
+        Tell which actions were already tried, in tasks in which every action uncovers a place.
+
+        :param row: Index of the episode.
+        :return: Bool, shape (n_actions,).
+        """
+        raise NotImplementedError
+
     def never(self) -> np.ndarray:
         """Return False for every episode."""
         return np.zeros(len(self.rows), dtype=bool)

@@ -18,6 +18,7 @@ from ..drawing import Window
 from .experts import Expert, make_expert
 from .render import PICTURES, Moment, draw
 from .tasks import find_task
+from .tried import TRIED, check_mask_tried
 
 
 def import_popgym() -> ModuleType:
@@ -119,20 +120,26 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
     ## Arguments
     - `task`: name of the task.
     - `render_mode` (None): "human" or "rgb_array". Pictures of the games also show what is hidden from the agent.
+    - `mask_tried` (False): in Battleship, MineSweeper and Concentration, `action_masks()` forbids what was already tried:
+      cells that were uncovered, and cards that lie face up. Then the agent need not remember this: it is another task.
 
     ## Version History
     - v0: first version.
 
     :param task: One of ``TASKS``.
     :param render_mode: None, "human" or "rgb_array".
-    :raises ValueError: For an unknown task or render mode.
+    :param mask_tried: Whether the environment has a method ``action_masks``.
+    :raises ValueError: For an unknown task or render mode, or masks in a task that has none.
     :raises DependencyNotInstalled: Without popgym.
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}  # noqa: RUF012
 
-    def __init__(self, task: str, render_mode: str | None = None) -> None:
+    def __init__(self, task: str, render_mode: str | None = None, mask_tried: bool = False) -> None:
         self._facts = find_task(task)
+        check_mask_tried(self._facts.family, mask_tried)
+        if mask_tried:  # an environment has masks if it has this method
+            self.action_masks = self._untried
         self.task = task
         self.base = getattr(import_popgym(), task)()
         if render_mode not in (None, "human", "rgb_array"):
@@ -210,6 +217,10 @@ class POPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._unseen = []
         action = self._expert.act()
         return action if self._grid is None else int(np.ravel_multi_index(action, self._grid))
+
+    def _untried(self) -> np.ndarray:
+        """Which actions were not tried yet, (n,) bool."""
+        return ~TRIED[self._facts.family](self.base)
 
     def render(self) -> np.ndarray | None:
         """

@@ -57,6 +57,13 @@ class Concentration(BatchedTask):
         rewards = np.where(pair, 1 / (self.n_cards // 2), penalty)
         return rewards, pair & self.found.all(axis=1), self.steps >= self.limit
 
+    def tried(self, row: int) -> np.ndarray:
+        """See :class:`BatchedTask`: cards that lie face up."""
+        face_up = self.found[row].copy()
+        if self.first[row] >= 0:
+            face_up[self.first[row]] = True
+        return face_up
+
 
 class Battleship(BatchedTask):
     """
@@ -70,11 +77,12 @@ class Battleship(BatchedTask):
         super().__init__(n_envs, spaces.Discrete(2), spaces.Discrete(size**2))
         self.size, self.limit, self.n_targets = size, size**2, sum(SHIPS)
         self.afloat = np.zeros((n_envs, size, size), dtype=bool)
+        self.guessed = np.zeros((n_envs, size**2), dtype=bool)
         self.hits = np.zeros(n_envs, dtype=np.int64)
 
     def start(self, row: int, rng: np.random.Generator) -> None:
         """See :class:`BatchedTask`."""
-        self.afloat[row] = False
+        self.afloat[row] = self.guessed[row] = False
         for length in SHIPS:
             self._place(self.afloat[row], length, rng)
         self.hits[row] = self.steps[row] = 0
@@ -99,11 +107,16 @@ class Battleship(BatchedTask):
         place = self.rows, *np.divmod(actions, self.size)
         hit = self.afloat[place]
         self.afloat[place] = False
+        self.guessed[self.rows, actions] = True
         self.hits += hit
         self.steps += 1
         self.observation[:, 0] = hit
         rewards = np.where(hit, 1 / self.n_targets, -1 / (self.limit - self.n_targets))
         return rewards, self.hits == self.n_targets, self.steps >= self.limit
+
+    def tried(self, row: int) -> np.ndarray:
+        """See :class:`BatchedTask`."""
+        return self.guessed[row]
 
 
 class MultiarmedBandit(BatchedTask):

@@ -17,6 +17,7 @@ from .control import CartPole, Noisy, Pendulum
 from .env import flatten_space, join_spaces
 from .search import Battleship, Concentration, MultiarmedBandit
 from .tasks import TASKS
+from .tried import check_mask_tried
 
 FAMILIES: dict[str, Callable[..., BatchedTask]] = {
     "Autoencode": Autoencode,
@@ -47,14 +48,17 @@ class POPGymVecEnv(NativeVecEnv):
     :param n_envs: Number of environments.
     :param task: One of ``BATCHED_TASKS``.
     :param seed: Seed of the first environment; None seeds from the operating system.
-    :raises ValueError: For a task without a native batch, or ``n_envs`` below 1.
+    :param mask_tried: See :class:`~.env.POPGymEnv`.
+    :raises ValueError: For a task without a native batch, masks in a task that has none, or ``n_envs`` below 1.
     """
 
-    def __init__(self, n_envs: int, task: str, seed: int | None = None) -> None:
+    def __init__(self, n_envs: int, task: str, seed: int | None = None, mask_tried: bool = False) -> None:
         if task not in BATCHED_TASKS:
             raise ValueError(f"`task` must be one of {', '.join(BATCHED_TASKS)}. Received {task!r}.")
         self.task = task
+        self.mask_tried = mask_tried
         family, constants = TASKS[task]
+        check_mask_tried(family, mask_tried)
         self._states = FAMILIES[family](check_integer("n_envs", n_envs, minimum=1), **constants)
         observed, acted = self._states.observation_space, self._states.action_space
         super().__init__(n_envs, flatten_space(join_spaces(observed, acted)), acted, seed=seed)
@@ -65,7 +69,13 @@ class POPGymVecEnv(NativeVecEnv):
     @classmethod
     def supports(cls, **arguments: Any) -> bool:
         """Tell whether the batch plays the single environment of these arguments, which must not render."""
-        return arguments.keys() == {"task"} and arguments["task"] in BATCHED_TASKS
+        return {"task"} <= arguments.keys() <= {"task", "mask_tried"} and arguments["task"] in BATCHED_TASKS
+
+    def _methods(self) -> dict[str, Callable[..., Any]]:
+        return {"action_masks": self._untried} if self.mask_tried else {}
+
+    def _untried(self, i: int) -> np.ndarray:
+        return ~self._states.tried(i)
 
     def _start(self, rows: np.ndarray) -> np.ndarray:
         for i in rows.tolist():

@@ -13,7 +13,7 @@ from sb3_elmur.bc.loss import CloningLoss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.spaces import from_zero, shifts
+from sb3_elmur.spaces import choices, from_zero, shifts
 
 
 class Batch(NamedTuple):
@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     :param lengths: Steps of each chain, (C,) int64, on the CPU, none larger than the one before.
     :param n_steps: Steps of the chains of all processes.
     :param goes_on: Whether an episode goes on after them.
+    :param masks: Which choices were valid, (R, n) bool; ``None`` for all.
     """
 
     obs: Any
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     lengths: Tensor
     n_steps: int
     goes_on: bool
+    masks: Tensor | None = None
 
 
 class ChainLoss(nn.Module):
@@ -60,8 +62,8 @@ class ChainLoss(nn.Module):
         pool = self.group.pool
         latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=batch.goes_on, pool=pool)
         outputs = self.policy.action_net(latent).float()
-        loss = self.cloning_loss.loss(outputs, batch.actions).sum()
-        measured = self.cloning_loss.measure(outputs.detach(), batch.actions).sum(0)
+        loss = self.cloning_loss.loss(outputs, batch.actions, batch.masks).sum()
+        measured = self.cloning_loss.measure(outputs.detach(), batch.actions, batch.masks).sum(0)
         square = latent.detach().float().square().sum()
         sums = th.cat((th.stack((loss.new_tensor(len(latent)), loss.detach(), square)), measured))
         if self.group.size > 1:  # so that every process gives all parameters a gradient, whatever its share is
@@ -83,22 +85,25 @@ def cut_chains(policy: ElmurPolicy, episodes: Sequence[Episode], lengths: np.nda
     for begin in range(0, int(lengths[0]), chain_length):
         rows = int((own_lengths > begin).sum())
         ends = np.minimum(own_lengths[:rows], begin + chain_length)
-        obs, actions = _segment_major(policy, episodes[:rows], begin, ends)
+        obs, actions, masks = _segment_major(policy, episodes[:rows], begin, ends)
         yield Batch(
             policy.obs_to_tensor(obs)[0],
             actions.to(policy.device),
             th.as_tensor(ends - begin),
             n_steps=int((lengths - begin).clip(0, chain_length).sum()),
             goes_on=begin + chain_length < lengths[0],
+            masks=None if masks is None else masks.to(policy.device),
         )
 
 
-def _segment_major(policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray) -> tuple[Any, Tensor]:
+def _segment_major(
+    policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray
+) -> tuple[Any, Tensor, Tensor | None]:
     """
     Lay out chains from step ``begin`` on, the first segment of each chain, then the second of each.
 
     :param ends: Step after each chain, (C,).
-    :return: Observations, and actions as networks give them.
+    :return: Observations, actions as networks give them, and masks, if any episode has some.
     """
     length = policy.backbone.core.segment_length
     parts = [
@@ -115,7 +120,19 @@ def _segment_major(policy: ElmurPolicy, episodes: Sequence[Episode], begin: int,
     actions = _join([e.actions[part] for e, part in parts], policy.action_space)
     if policy.squash_output:
         actions = policy.scale_action(actions)
-    return obs, from_zero(th.as_tensor(actions), shifts(policy.action_space))
+    return obs, from_zero(th.as_tensor(actions), shifts(policy.action_space)), _join_masks(parts, policy.action_space)
+
+
+def _join_masks(parts: list[tuple[Episode, slice]], action_space: spaces.Space) -> Tensor | None:
+    """Masks of steps one after another, (R, n) bool; where an episode has none, all choices are valid."""
+    if all(episode.action_masks is None for episode, _ in parts):
+        return None
+    n_choices = sum(choices(action_space) or [])
+    masks = [
+        np.ones((part.stop - part.start, n_choices), bool) if e.action_masks is None else e.action_masks[part]
+        for e, part in parts
+    ]
+    return th.as_tensor(np.concatenate(masks).astype(bool))
 
 
 def _join(parts: list[np.ndarray], space: spaces.Space) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch as th
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.datasets.episodes import Episodes
+from sb3_elmur.datasets.fields import MASK
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.spaces import as_dict
 
@@ -68,7 +69,7 @@ def fingerprint(episodes: Episodes) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for index in range(len(episodes)):
         episode = episodes[index]
-        parts = as_dict(episode.observations)
+        parts = as_dict(episode.observations) | ({} if episode.action_masks is None else {MASK: episode.action_masks})
         for name, array in (*sorted(parts.items()), ("action", episode.actions), ("reward", episode.rewards)):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

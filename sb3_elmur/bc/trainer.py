@@ -241,9 +241,10 @@ class BC:
                 successes.append(variables["info"]["is_success"])
 
         env.seed(self.seed)
-        rewards, lengths = evaluate_policy(
-            self.model, env, self.config.n_eval_episodes, callback=collect, return_episode_rewards=True
-        )
+        with self.model.masked_by(env):
+            rewards, lengths = evaluate_policy(
+                self.model, env, self.config.n_eval_episodes, callback=collect, return_episode_rewards=True
+            )
         self.model.logger.record("eval/mean_reward", float(np.mean(rewards)))
         self.model.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
         if successes:

@@ -2,9 +2,9 @@
 Episodes for offline behaviour cloning: folders of .npz files, one per episode, and Minari data sets.
 
 The .npz files are those of MIKASA-Robo (arXiv 2502.10550): an array for each key of a Dict observation space, or
-``observation``; ``action``; and, if there, ``reward``, ``success`` and ``done``. Others are ignored. Row t of each belongs to
-step t, and the observation is the one before the action. Files are not trusted: nothing is unpickled, and sizes are checked
-before memory is taken.
+``observation``; ``action``; and, if there, ``reward``, ``success``, ``done`` and ``action_mask`` (:mod:`sb3_elmur.masks`),
+which Minari has among the infos. Others are ignored. Row t of each belongs to step t, and the observation is the one before
+the action. Files are not trusted: nothing is unpickled, and sizes are checked before memory is taken.
 """
 
 import re
@@ -21,7 +21,18 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from torch.utils.data import Dataset
 
-from sb3_elmur.datasets.fields import NOT_OBSERVED, NUMBER, DataError, Field, episode_fields, naming, readable
+from sb3_elmur.datasets.fields import (
+    MASK,
+    NOT_OBSERVED,
+    NUMBER,
+    DataError,
+    Field,
+    check_valid,
+    episode_fields,
+    mask_field,
+    naming,
+    readable,
+)
 from sb3_elmur.datasets.npz import StoredArray, open_arrays
 
 __all__ = [
@@ -49,11 +60,13 @@ class Episode:
     :param observations: What was observed before each action, (T, ...), or a dict of such arrays.
     :param actions: (T, ...).
     :param rewards: (T,) float32, zeros where the data has none.
+    :param action_masks: Which choices were valid, (T, n) int8; ``None`` where the data does not say.
     """
 
     observations: np.ndarray | dict[str, np.ndarray]
     actions: np.ndarray
     rewards: np.ndarray
+    action_masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -62,7 +75,8 @@ class Episode:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         observations = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
-        return sum(array.nbytes for array in (*observations, self.actions, self.rewards))
+        masks = () if self.action_masks is None else (self.action_masks,)
+        return sum(array.nbytes for array in (*observations, self.actions, self.rewards, *masks))
 
 
 class Episodes(Dataset[Episode]):
@@ -81,6 +95,8 @@ class Episodes(Dataset[Episode]):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, cache_bytes: int) -> None:
         self.fields = episode_fields(observation_space, action_space)
+        self.mask_field = mask_field(observation_space, action_space)
+        self.action_space = action_space
         self.cache_bytes = cache_bytes
         self._observes_dict = isinstance(observation_space, spaces.Dict)
         self._cache: dict[int, Episode] = {}
@@ -109,10 +125,13 @@ class Episodes(Dataset[Episode]):
     def _episode(self, arrays: dict[str, np.ndarray]) -> Episode:
         """An episode of converted arrays."""
         actions = arrays.pop("action")
+        masks = arrays.pop(MASK, None) if self.mask_field else None
+        if masks is not None:
+            check_valid(actions, masks, self.action_space)
         rewards = arrays.pop("reward", None)
         if rewards is None:
             rewards = np.zeros(len(actions), dtype=np.float32)
-        return Episode(arrays if self._observes_dict else arrays["observation"], actions, rewards)
+        return Episode(arrays if self._observes_dict else arrays["observation"], actions, rewards, masks)
 
 
 class NpzEpisodes(Episodes):
@@ -150,7 +169,7 @@ class NpzEpisodes(Episodes):
 
     def _check(self, arrays: dict[str, StoredArray]) -> int:
         """The number of steps, if the headers are right."""
-        fields = {field.key: field for field in self.fields}
+        fields = {field.key: field for field in self._fields_of(arrays)}
         for key in NOT_OBSERVED[1:]:
             if key in arrays:
                 fields.setdefault(key, Field(key, NUMBER))
@@ -167,13 +186,18 @@ class NpzEpisodes(Episodes):
             raise DataError(f"All arrays must have the same number of steps. Found {counts}.")
         return lengths["action"]
 
+    def _fields_of(self, arrays: dict[str, StoredArray]) -> list[Field]:
+        """The fields of a file, of which ``action_mask`` is optional."""
+        masked = self.mask_field is not None and MASK in arrays
+        return [*self.fields, self.mask_field] if masked else self.fields  # type: ignore[list-item]
+
     def _load(self, index: int) -> Episode:
         path = self.paths[index]
         with naming(path), open_arrays(path) as arrays:
             length = self._check(arrays)
             if length != self.lengths[index]:
                 raise DataError(f"All files must stay as they were. Found {length} steps instead of {self.lengths[index]}.")
-            fields = [field for field in self.fields if field.key in arrays]
+            fields = [field for field in self._fields_of(arrays) if field.key in arrays]
             return self._episode({field.key: field.convert(arrays[field.key].read()) for field in fields})
 
 
@@ -240,10 +264,13 @@ class MinariEpisodes(Episodes):
                 data = self.dataset[index]
                 observed = data.observations if self._observes_dict else {"observation": data.observations}
                 stored = observed | {"action": data.actions, "reward": data.rewards}
-                arrays = {field.key: np.asarray(stored[field.key]) for field in self.fields}
+                fields = self.fields
+                if self.mask_field is not None and MASK in (data.infos or {}):
+                    fields, stored[MASK] = [*fields, self.mask_field], data.infos[MASK]
+                arrays = {field.key: np.asarray(stored[field.key]) for field in fields}
             length = int(self.lengths[index])
-            for field in self.fields:
-                array, rows = arrays[field.key], length + (field.key in observed)
+            for field in fields:
+                array, rows = arrays[field.key], length + (field.key in {*observed, MASK})
                 field.check_header(array.shape, array.dtype)
                 if len(array) != rows:
                     raise DataError(f"`{field.key}` must have {rows} rows. Found {len(array)}.")

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_elmur.spaces import choices, first_choices
+
 LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 NUMBER = spaces.Box(-np.inf, np.inf, ())
 NOT_OBSERVED = ("action", "reward", "success", "done")
+MASK = "action_mask"
 
 
 class DataError(ValueError):
@@ -135,3 +138,33 @@ def episode_fields(observation_space: spaces.Space, action_space: spaces.Space) 
             raise ValueError(f"`{name}` must be a {kinds}. Received {type(space).__name__}.")
     observations = [Field(key, space) for key, space in observed.items()]
     return [*observations, Field("action", action_space, clip=True), Field("reward", NUMBER)]
+
+
+def mask_field(observation_space: spaces.Space, action_space: spaces.Space) -> Field | None:
+    """
+    The array ``action_mask``, which an episode may have beside its others.
+
+    :param observation_space: See :func:`episode_fields`.
+    :param action_space: See :func:`episode_fields`.
+    :return: The field; ``None`` for continuous actions, and where an observation has this key.
+    """
+    sizes = choices(action_space)
+    observed = isinstance(observation_space, spaces.Dict) and MASK in observation_space.spaces
+    return None if sizes is None or observed else Field(MASK, spaces.MultiBinary(sum(sizes)))
+
+
+def check_valid(actions: np.ndarray, masks: np.ndarray, action_space: spaces.Space) -> None:
+    """
+    Check that masks allow the actions that were recorded with them.
+
+    :param actions: (T, ...).
+    :param masks: (T, n).
+    :param action_space: Discrete, MultiDiscrete or MultiBinary.
+    :raises DataError: If one does not.
+    """
+    entries = (actions - getattr(action_space, "start", 0)).reshape(len(actions), -1).astype(np.int64)  # (T, entries)
+    places = entries + first_choices(choices(action_space) or [])
+    valid = np.take_along_axis(masks.astype(bool), places, axis=1).all(1)
+    if not valid.all():
+        step = int(np.argmin(valid))
+        raise DataError(f"`{MASK}` must allow the action of its step. Found {actions[step]} at index {step}.")

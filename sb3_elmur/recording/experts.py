@@ -1,14 +1,15 @@
 """Experts to record: an environment's oracle, chance, saved models, and functions."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_elmur.masks import get_action_masks, has_masks, sample_valid
 from sb3_elmur.models import find_statistics, load_model, normalized
 
 
@@ -41,11 +42,11 @@ def make_act(expert: Expert, env: gymnasium.Env, device: str = "auto") -> Act:
         oracle = env.get_wrapper_attr("oracle_action")
         return lambda observation, start: oracle()
     if expert == "random":
-        return lambda observation, start: env.action_space.sample()
+        return lambda observation, start: random_action(env)
     if isinstance(expert, str | Path) and Path(expert).is_file():
         return _follow_saved(Path(expert), env, device)
     if hasattr(expert, "predict"):
-        return _follow(expert, env.action_space)
+        return _follow(expert, env)
     if callable(expert):
         return lambda observation, start: expert(observation)
     raise ValueError(
@@ -60,21 +61,34 @@ def _follow_saved(path: Path, env: gymnasium.Env, device: str) -> Act:
         model = load_model(path, device)
     except ValueError as error:
         raise ValueError(f"`expert` must be the file of a RecurrentPPO. Load '{path}' and pass the model. {error}") from error
-    act, statistics = _follow(model, env.action_space), find_statistics(path, model)
+    act, statistics = _follow(model, env), find_statistics(path, model)
     if statistics is None:
         return act
     normalize = normalized(DummyVecEnv([lambda: env]), statistics).normalize_obs
     return lambda observation, start: act(normalize(observation), start)
 
 
-def _follow(model: Model, action_space: spaces.Space) -> Act:
+def random_action(env: gymnasium.Env) -> Any:
+    """
+    Draw an action, from the valid ones where the environment has masks.
+
+    :param env: Which takes it.
+    :return: An element of its action space.
+    """
+    return sample_valid(env.action_space, get_action_masks(env)) if has_masks(env) else env.action_space.sample()
+
+
+def _follow(model: Model, env: gymnasium.Env) -> Act:
     """The deterministic actions of a model, which keeps its state within an episode."""
     state = None
+    masked = has_masks(env) and "action_masks" in inspect.signature(model.predict).parameters
 
     def act(observation: Any, start: bool) -> Any:
         nonlocal state
         before = None if start else state
-        action, state = model.predict(observation, state=before, episode_start=np.array([start]), deterministic=True)
-        return np.asarray(action).astype(action_space.dtype)[()]
+        masks = {"action_masks": get_action_masks(env)} if masked else {}
+        starts = np.array([start])
+        action, state = model.predict(observation, state=before, episode_start=starts, deterministic=True, **masks)
+        return np.asarray(action).astype(env.action_space.dtype)[()]
 
     return act

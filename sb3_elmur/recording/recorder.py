@@ -6,8 +6,9 @@ import gymnasium
 import numpy as np
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_elmur.datasets.fields import DataError, episode_fields
-from sb3_elmur.recording.experts import Act
+from sb3_elmur.datasets.fields import MASK, DataError, check_valid, episode_fields, mask_field
+from sb3_elmur.masks import get_action_masks, has_masks
+from sb3_elmur.recording.experts import Act, random_action
 from sb3_elmur.spaces import as_dict
 
 
@@ -15,7 +16,8 @@ class Recording(NamedTuple):
     """
     An episode of T steps, as converted arrays.
 
-    :param arrays: By the keys of :func:`sb3_elmur.datasets.fields.episode_fields`, those of observations with T + 1 rows.
+    :param arrays: By the keys of :func:`sb3_elmur.datasets.fields.episode_fields`, those of observations with T + 1 rows; and
+        ``action_mask``, T rows, where the environment has masks.
     :param successes: Every step's ``info["is_success"]``, ``None`` where it was absent.
     :param terminated: Whether the environment ended the episode, rather than a time limit.
     """
@@ -41,6 +43,10 @@ class Recorder:
         self.env, self.act, self.seed, self.noise = env, act, seed, noise
         self.fields = episode_fields(env.observation_space, env.action_space)
         self.observed = [field.key for field in self.fields[:-2]]
+        masks = mask_field(env.observation_space, env.action_space) if has_masks(env) else None
+        self.masked = masks is not None
+        if masks is not None:
+            self.fields = [*self.fields, masks]
         self.outcomes: list[bool | None] = []
 
     def play(self, index: int) -> Recording:
@@ -65,8 +71,10 @@ class Recorder:
         while not (terminated or truncated):
             action = self.act(observation, not successes)
             rows["action"].append(np.array(action))
+            if self.masked:
+                rows[MASK].append(np.array(get_action_masks(self.env)).ravel())
             if chance.random() < noise:
-                action = self.env.action_space.sample()
+                action = random_action(self.env)
             observation, reward, terminated, truncated, info = self.env.step(action)
             rows["reward"].append(reward)
             successes.append(info.get("is_success"))
@@ -89,4 +97,7 @@ class Recorder:
         arrays = {field.key: np.array(rows[field.key]) for field in self.fields}
         for field in self.fields:
             field.check_header(arrays[field.key].shape, arrays[field.key].dtype)
-        return {field.key: field.convert(arrays[field.key]) for field in self.fields}
+        converted = {field.key: field.convert(arrays[field.key]) for field in self.fields}
+        if self.masked:
+            check_valid(converted["action"], converted[MASK], self.env.action_space)
+        return converted

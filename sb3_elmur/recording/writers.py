@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.datasets.episodes import import_minari
+from sb3_elmur.datasets.fields import MASK
 from sb3_elmur.recording.recorder import Recorder
 
 SETTINGS = "recording.json"
@@ -75,6 +76,9 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
     def buffer(index: int) -> Any:
         arrays, successes, terminated = recorder.play(index)
         last = np.arange(len(successes)) == len(successes) - 1
+        infos = {}
+        if recorder.masked:  # a row for each observation, of which the last is acted on by nobody
+            infos = {MASK: np.concatenate((arrays[MASK], np.ones_like(arrays[MASK][:1])))}
         is_dict = isinstance(recorder.env.observation_space, spaces.Dict)
         return minari.data_collector.EpisodeBuffer(
             seed=recorder.seed + index,
@@ -83,6 +87,7 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
             rewards=arrays["reward"],
             terminations=last & terminated,
             truncations=last & (not terminated),
+            infos=infos or None,
         )
 
     create = minari.create_dataset_from_buffers

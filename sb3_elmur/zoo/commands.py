@@ -141,6 +141,8 @@ def _show(module: str, options: argparse.Namespace, arguments: Sequence[str]) ->
             if module == "record_video" and options.algo == ALGORITHM:
                 stack.enter_context(import_module("sb3_elmur.zoo.video").memory_shown(ALGORITHM))
             stack.enter_context(runs.statistics_of(model, settings))
+            if module != "push_to_hub" and options.algo == ALGORITHM:
+                stack.enter_context(import_module("sb3_elmur.zoo.masks").masks_taken(ALGORITHM))
         _run(module, ["-f", LOG_FOLDER, *arguments])
 
 
@@ -192,6 +194,8 @@ def register() -> None:
     manager.ALGOS[ALGORITHM] = RecurrentPPO
     manager.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ppo_elmur_params
     manager.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ppo_elmur_params
+    masks: Any = import_module("sb3_elmur.zoo.masks")
+    manager.EvalCallback, manager.TrialEvalCallback = masks.MaskableEvalCallback, masks.MaskableTrialEvalCallback
     manager.ExperimentManager = import_module("sb3_elmur.zoo.manager").CheckedExperimentManager
 
 

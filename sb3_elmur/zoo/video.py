@@ -107,11 +107,9 @@ class ShowingRecurrentPPO(RecurrentPPO):
         model._show(model.policy.initial_memories(model.n_envs).pi)
         return model
 
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+    def predict(self, *arguments: Any, **named: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Act, and show the memory."""
-        actions, state = super().predict(observation, state, episode_start, deterministic)
+        actions, state = super().predict(*arguments, **named)
         backbone = self.policy.backbone
         pair = tuple(th.as_tensor(part, device=self.device) for part in state or ())
         self._show(backbone.layout.unpack(pair, backbone.core.initial_slots)[0])
