@@ -17,6 +17,7 @@ COMMANDS = {
     "bc": ("sb3_elmur.bc.command:main", "train a policy by behaviour cloning"),
     "evaluate": ("sb3_elmur.evaluation.command:main", "evaluate a saved model over very long episodes"),
     "inspect": ("sb3_elmur.inspection.command:main", "look into the memory of a saved model in an episode"),
+    "export": ("sb3_elmur.export.command:main", "write a saved model as an ONNX file, which runs without PyTorch"),
     "compare": ("sb3_elmur.comparison.command:main", "compare agents over environments and seeds"),
     "record": ("sb3_elmur.recording.command:main", "record an expert's episodes for behaviour cloning"),
 }

@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "inspection": {
         "core", "envs", "atomic_files", "command_line", "evaluation", "models", "policies", "monitoring",
     },
+    "export": {"core", "atomic_files", "command_line", "models", "policies"},
     "zoo": {
         "callbacks", "core", "envs", "settings", "atomic_files", "command_line", "masks", "models", "policies", "ppo",
     },

@@ -43,7 +43,7 @@ def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: fl
     q, bias = q.reshape(-1, 1, size), bias.reshape(-1, 1, keys.shape[-2])
     scores = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=scale)
     weights = F.dropout(scores.softmax(dim=-1), dropout)
-    return th.bmm(weights, values.flatten(0, 1)).view(len(keys), -1)
+    return th.bmm(weights, values.flatten(0, 1)).view(keys.shape[0], -1)
 
 
 def sinusoids(distances: int, d_model: int) -> Tensor:

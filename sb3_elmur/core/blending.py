@@ -24,7 +24,7 @@ class FixedBlend(nn.Module):
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
         """Weights (B, 1, 1) for old and new content (B, 1, D)."""
-        return old.new_full((len(old), 1, 1), self.weight)
+        return old.new_full((old.shape[0], 1, 1), self.weight)
 
 
 class LearnedBlend(nn.Module):
@@ -38,7 +38,7 @@ class LearnedBlend(nn.Module):
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
         """Weights (B, 1, 1) for old and new content (B, 1, D)."""
-        return self.logit.sigmoid().expand(len(old), 1, 1)
+        return self.logit.sigmoid().expand(old.shape[0], 1, 1)
 
 
 class _Step(th.autograd.Function):

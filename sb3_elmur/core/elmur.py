@@ -62,11 +62,11 @@ class Elmur(MemoryCore):
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
         self.choose_slot = least_recently_written
         # Not bound to this instance, so that a copy runs its own weights.
-        self._run_track, self._run_step = Elmur._token_track, Elmur._token_step
+        self._run_track, self._run_step = Elmur._token_track, Elmur.token_step
         if config.compile:
             self._run_track = th.compile(Elmur._token_track, dynamic=True)
             # A step is so short that the launches in Python would take half of its time.
-            self._run_step = th.compile(Elmur._token_step, options={"cpp_wrapper": True})
+            self._run_step = th.compile(Elmur.token_step, options={"cpp_wrapper": True})
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
@@ -107,15 +107,15 @@ class Elmur(MemoryCore):
         full = ((state.memory.position + 1) % self.segment_length == 0).nonzero().squeeze(1)
         x, state = self._run_step(self, x, state, inplace)
         if self.config.memory_size and len(full):
-            state = self._write_step(state, full, inplace)
+            state = self.write_step(state, full, inplace)
         return x, state._replace(memory=state.memory._replace(position=state.memory.position + 1))
 
-    def _token_step(self, x: Tensor, state: ElmurState, inplace: bool) -> tuple[Tensor, ElmurState]:
+    def token_step(self, x: Tensor, state: ElmurState, inplace: bool) -> tuple[Tensor, ElmurState]:
         """The token track of one token per row, without what happens at a segment's or an episode's end."""
         put = Tensor.index_put_ if inplace else Tensor.index_put
         memory = state.memory
         phase = memory.phase(self.segment_length)
-        rows, heads = (th.arange(n, device=x.device)[:, None] for n in (len(x), self.config.n_heads))
+        rows, heads = (th.arange(n, device=x.device)[:, None] for n in (x.shape[0], self.config.n_heads))
         place = (rows, heads.T, phase[:, None])
         distance = self.distance[phase]
         read_index = self._bias_index(memory.position[:, None] - memory.anchors)
@@ -128,7 +128,7 @@ class Elmur(MemoryCore):
         stored = put(state.outputs, (rows, layers, phase[:, None]), th.stack(outputs, dim=1))
         return x, state._replace(outputs=stored, caches=tuple(caches))
 
-    def _write_step(self, state: ElmurState, full: Tensor, inplace: bool) -> ElmurState:
+    def write_step(self, state: ElmurState, full: Tensor, inplace: bool) -> ElmurState:
         """Write memory, and cache keys and values of what was written, for the rows ``full`` (b,)."""
         put = Tensor.index_put_ if inplace else Tensor.index_put
         memory, slot = self._write(state.memory, full, state.outputs[full].unbind(1), inplace=inplace)

@@ -171,8 +171,8 @@ class MixtureOfExperts(nn.Module):
         :param down: (E, F, D).
         """
         tokens, choice = x.reshape(-1, x.shape[-1]), experts.reshape(-1)  # (T, D), (T k,)
-        source = th.arange(len(choice), device=x.device) // self.n_chosen  # the token of each choice
-        if len(choice) <= self.n_routed:
+        source = th.arange(choice.shape[0], device=x.device) // self.n_chosen  # the token of each choice
+        if th.compiler.is_exporting() or len(choice) <= self.n_routed:  # an exported graph has one form for all batches
             rows = tokens[source][:, None]  # (T k, 1, D)
             y = ((F.silu(rows @ gate[choice]) * (rows @ up[choice])) @ down[choice]).squeeze(1)
         else:
