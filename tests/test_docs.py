@@ -28,7 +28,7 @@ TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M
 FOLDERS = "sb3_elmur|envs|zoo_configs|benchmarks|tests|examples|docs"
 
 SETTINGS = ["n_envs:2", "n_steps:8", "batch_size:16", "n_epochs:1"]
-NEEDS = {"train": "rl_zoo3", "enjoy": "rl_zoo3", "record-video": "moviepy", "tune": "rl_zoo3", "plot": "seaborn"}
+NEEDS = {"train": "rl_zoo3", "enjoy": "rl_zoo3", "record-video": "moviepy", "tune": "rl_zoo3", "plot": "seaborn", "export": "onnxscript"}
 
 
 def name(page: Path) -> str:
@@ -156,6 +156,9 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         pytest.skip("needs a simulator on a GPU")
     if "POPGym" in "".join(code):
         pytest.importorskip("popgym")
+    if "onnxruntime" in "".join(code):
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     shorten_ppo(monkeypatch)
     names: dict[str, Any] = {}

@@ -61,12 +61,16 @@ class Elmur(MemoryCore):
         distance = step[:, None] - step
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
         self.choose_slot = least_recently_written
-        # Not bound to this instance, so that a copy runs its own weights.
-        self._run_track, self._run_step = Elmur._token_track, Elmur.token_step
+        self.run_eagerly()
         if config.compile:
             self._run_track = th.compile(Elmur._token_track, dynamic=True)
             # A step is so short that the launches in Python would take half of its time.
             self._run_step = th.compile(Elmur.token_step, options={"cpp_wrapper": True})
+
+    def run_eagerly(self) -> None:
+        """Undo ``compile``, where so few steps are left that compilation would take longer."""
+        # Not bound to this instance, so that a copy runs its own weights.
+        self._run_track, self._run_step = Elmur._token_track, Elmur.token_step
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None

@@ -1,5 +1,6 @@
 """Whether an exported file acts as the policy does."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from sb3_elmur.core.states import PolicyState
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.spaces import map_observations
 
+STATE = "state."  # begins the names of the inputs that are its parts
 _BATCH, _RESETS = 3, 0.05  # rows, and the probability with which an episode of each begins at a step
 _TOLERANCE = 1e-4  # relative to 1 + the number
 _TIES = 0.01  # of discrete actions: those whose probabilities are equal to rounding
@@ -26,13 +28,12 @@ class Session:
     """
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
+        onnxruntime = import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._states = [argument for argument in self._session.get_inputs() if argument.name.startswith("state.")]
+        self._states = [argument for argument in self._session.get_inputs() if argument.name.startswith(STATE)]
 
     def empty_state(self, batch: int) -> dict[str, np.ndarray]:
         """Zeros, with which any episode may begin."""
@@ -49,9 +50,9 @@ class Session:
         :param state: Of the call before, by name.
         :return: Actions (B, ...), values (B,), and the next state.
         """
-        parts = {f"observation.{key}": values for key, values in observation.items()} if isinstance(observation, dict) else {
-            "observation": observation
-        }  # fmt: skip
+        parts = {"observation": observation}
+        if isinstance(observation, dict):
+            parts = {f"observation.{key}": values for key, values in observation.items()}
         action, value, *after = self._session.run(None, {**parts, "episode_start": episode_start, **state})
         return action, value, dict(zip(state, after, strict=True))
 
@@ -82,8 +83,8 @@ def check_file(path: Path, policy: ElmurPolicy, normalize: VecNormalize | None) 
     same = actions.max() <= _TOLERANCE if isinstance(policy.action_space, spaces.Box) else actions.mean() <= _TIES
     if not same or values.max() > _TOLERANCE:
         raise ValueError(
-            f"`model` must act as its exported form does. Received one whose actions differ by up to {actions.max():.1g}, and "
-            f"values by up to {values.max():.1g} of their size, within {steps} steps."
+            f"`policy` must act as its exported form does. Received one whose actions differ by up to {actions.max():.1g}, "
+            f"and whose values by up to {values.max():.1g} of their size, within {steps} steps."
         )
 
 

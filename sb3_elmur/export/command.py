@@ -19,8 +19,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="sb3-elmur export",
         allow_abbrev=False,
         description="Write the policy of a saved model as an ONNX file, which onnxruntime runs without PyTorch: observation, "
-        "state and episode start in; the most probable action, its value and the next state out. Statistics of VecNormalize that "
-        "belong to the model become part of the file.",
+        "state and episode start in; the most probable action, the value and the next state out. Statistics of VecNormalize "
+        "that belong to the model become part of the file.",
     )
     parser.add_argument("model", type=Path, help="zip file of RecurrentPPO, trained online or cloned")
     parser.add_argument("-o", "--output", type=Path, help="the ONNX file (default: `<model>.onnx` beside the model)")
@@ -42,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load_model(options.model, "cpu")
     statistics = find_statistics(options.model, model)
     if statistics is None and getattr(model, "_last_original_obs", None) is not None:
-        raise SettingsError(f"`model` must have its statistics beside it, since it was trained in a VecNormalize: {options.model}")
+        raise SettingsError(
+            f"`model` must have its statistics beside it, since it was trained in a VecNormalize: {options.model}"
+        )
     normalize = None if statistics is None else read_statistics(model, statistics)
-    export_policy(model, output, normalize)
+    export_policy(model.policy, output, normalize)
     print(f"{output}: observations {'as they are' if normalize is None else f'normalised by {statistics}'}")
 
 

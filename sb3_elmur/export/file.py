@@ -27,38 +27,42 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
-from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
+from torch.distributions import Distribution
 
 from sb3_elmur.atomic_files import atomic_path
-from sb3_elmur.export.checking import check_file
+from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.export.checking import STATE, check_file
 from sb3_elmur.export.policy_step import PolicyStep
 from sb3_elmur.policies import ElmurPolicy
 
-STATE, NEXT_STATE = "state.", "next_state."
 _OPSET = 20
 _BATCH = 2  # of the example that is traced; another is as good, but 1
 
 
-def export_policy(model: RecurrentPPO, path: Path, normalize: VecNormalize | None = None) -> None:
+def export_policy(policy: BasePolicy, path: Path, normalize: VecNormalize | None = None) -> None:
     """
-    Write the policy of a model as an ONNX file, once it has been found to act as the policy does.
+    Write a policy as an ONNX file, once the file has been found to act as the policy does.
 
-    :param model: With a policy of this package, left as it is.
+    :param policy: One of this package, left as it is.
     :param path: Where the file goes; one of that name is replaced.
     :param normalize: Statistics by which the file normalises observations; ``None`` if it takes them as the policy does.
     :raises DependencyNotInstalled: Without onnx, onnxruntime or onnxscript.
-    :raises TypeError: If the policy is another, or its core keeps a state that cannot be exported.
+    :raises TypeError: If the policy is of another package, or its core keeps a state that cannot be exported.
     :raises ValueError: If the step of its core cannot be exported, or the file does not act as the policy does.
     """
     require_onnx()
-    if not isinstance(model.policy, ElmurPolicy):
-        raise TypeError(f"`model` must have a policy of sb3_elmur. Received {type(model.policy).__name__}.")
-    policy = copy.deepcopy(model.policy).cpu().requires_grad_(False)
+    if not isinstance(policy, ElmurPolicy):
+        raise TypeError(f"`policy` must be one of sb3_elmur. Received {type(policy).__name__}.")
+    policy = copy.deepcopy(policy).cpu().requires_grad_(False)
     policy.set_training_mode(False)
+    for module in policy.modules():
+        if isinstance(module, Elmur):
+            module.run_eagerly()
     step = PolicyStep(policy, normalize).eval()
-    with _quiet():
+    with _tracing():
         program = _onnx_program(step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -97,21 +101,21 @@ def _onnx_program(step: PolicyStep) -> Any:
     observation = example_observations(policy.observation_space, _BATCH)
     arguments = (observation, th.zeros(_BATCH, dtype=th.bool), step.initial_state(_BATCH))
     rows = {0: th.export.Dim("batch")}
-    dynamic = ({key: rows for key in observation}, rows, {name: rows for name in arguments[2]})
+    dynamic = (dict.fromkeys(observation, rows), rows, dict.fromkeys(arguments[2], rows))
     try:
         with th.no_grad():
             exported = th.export.export(step, arguments, dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # of tracing a core or features extractor that may be a user's, there is no end
         core, extractor = type(policy.backbone.core).__name__, type(policy.features_extractor).__name__
         raise ValueError(
-            f"`model` must have a step whose operations depend neither on values nor on the number of rows (`x.shape[0]` may "
-            f"be used, `len(x)` not). Received a policy of {core} and {extractor}: {error}"
+            f"`policy` must have a step whose operations depend neither on values nor on the number of rows (`x.shape[0]` may "
+            f"be used, `len(x)` not). Received one of {core} and {extractor}: {error}"
         ) from error
     keys = [f"observation.{key}" if isinstance(policy.observation_space, spaces.Dict) else key for key in observation]
     program: Any = th.onnx.export(
         exported,
         input_names=[*keys, "episode_start", *(STATE + name for name in arguments[2])],
-        output_names=["action", "value", *(NEXT_STATE + name for name in arguments[2])],
+        output_names=["action", "value", *(f"next_{STATE}{name}" for name in arguments[2])],
         opset_version=_OPSET,
         dynamo=True,
         verbose=False,
@@ -130,13 +134,15 @@ def _onnx_program(step: PolicyStep) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what PyTorch and onnxscript tell of their own insides."""
-    before = logging.root.manager.disable
+def _tracing() -> Iterator[None]:
+    """Without checks of distributions, which branch on values, and without what PyTorch says of its insides."""
+    checks, silent = Distribution._validate_args, logging.root.manager.disable
+    Distribution.set_default_validate_args(False)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        Distribution.set_default_validate_args(checks)
+        logging.disable(silent)
