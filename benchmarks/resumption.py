@@ -35,7 +35,7 @@ from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.zoo.commands import train
 from sb3_elmur.zoo.states import FOLDER
 
-ENV, N_STEPS, SEEDS = "TMazePassive10-v0", 24_576, (0, 1, 2)
+ENV, N_STEPS, SEEDS = "TMazePassive10-v0", 16_384, (0, 1, 2, 3)
 EPISODES, EVALUATION_SEED = 200, 1000
 SETTINGS = ["n_envs:16", "n_steps:64", "batch_size:256", "policy_kwargs:dict(d_model=32, segment_length=5, memory_size=2)"]
 OPTIONS = ["--eval-freq", "8192", "--eval-episodes", "4", "--n-eval-envs", "4", "--save-freq", "8192", "--device", "cpu"]
@@ -164,7 +164,7 @@ def kill_once(logs: Path, seed: int, moment: float, output: Path) -> dict[str, A
     run = newest(logs)
     begun = run is not None and run != last and next(run.glob("*/config.yml"), None) is not None
     before = digests(run) if run is not None and begun else {}
-    entry: dict[str, Any] = {"seed": seed, "killed after": round(moment, 1), "begun": begun, "ended": ended is not None}
+    entry: dict[str, Any] = {"seed": seed, "killed after": round(moment, 1), "begun": begun, "killed": ended is None}
     entry["states"] = sum(path.suffix == ".zip" and FOLDER in path.parts for path in before)
     try:
         if ended is None:  # what had not begun to train is started again
@@ -197,10 +197,16 @@ def main() -> None:
             whole.append({"seed": seed, "seconds": round(time.monotonic() - begun, 1), "success": success(run)})
             whole[-1]["faults"] = judge(run, {})
             print(whole[-1], flush=True)
-        duration = float(np.mean([entry["seconds"] for entry in whole]))
-        for index in range(options.kills):
-            killed.append(kill_once(logs, SEEDS[index % len(SEEDS)], rng.uniform(0.0, duration), Path(name) / f"{index}.txt"))
-            print(killed[-1], flush=True)
+        duration = min(entry["seconds"] for entry in whole)
+        ended = 0
+        while len(killed) < options.kills:
+            index = len(killed) + ended
+            entry = kill_once(logs, SEEDS[index % len(SEEDS)], rng.uniform(0.0, duration), Path(name) / f"{index}.txt")
+            if entry["killed"]:
+                killed.append(entry)
+            else:  # it had ended before
+                ended += 1
+            print(entry, flush=True)
     report = {
         **provenance(options.seed),
         "steps": N_STEPS,

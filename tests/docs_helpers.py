@@ -1,5 +1,6 @@
 """What the tests of the documentation and of the examples share."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ def shorten_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
     init, learn = host.__init__, host.learn
 
     def tiny_init(self: Any, *arguments: Any, **kwargs: Any) -> None:
-        init(self, *arguments, **kwargs | TINY_PPO)
+        names = list(inspect.signature(init).parameters)[1:]
+        init(self, **dict(zip(names, arguments, strict=False)) | kwargs | TINY_PPO)
 
     monkeypatch.setattr(host, "__init__", tiny_init)
     monkeypatch.setattr(host, "learn", lambda self, total_timesteps, *rest, **kwargs: learn(self, 1, *rest, **kwargs))

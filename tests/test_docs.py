@@ -28,7 +28,14 @@ TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M
 FOLDERS = "sb3_elmur|envs|zoo_configs|benchmarks|tests|examples|docs"
 
 SETTINGS = ["n_envs:2", "n_steps:8", "batch_size:16", "n_epochs:1"]
-NEEDS = {"train": "rl_zoo3", "enjoy": "rl_zoo3", "record-video": "moviepy", "tune": "rl_zoo3", "plot": "seaborn", "export": "onnxscript"}
+NEEDS = {
+    "train": "rl_zoo3",
+    "enjoy": "rl_zoo3",
+    "record-video": "moviepy",
+    "tune": "rl_zoo3",
+    "plot": "seaborn",
+    "export": "onnxscript",
+}
 
 
 def name(page: Path) -> str:
