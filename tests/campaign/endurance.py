@@ -56,13 +56,13 @@ def train_long(n_updates: int, seconds: float) -> dict[str, Any]:
     :param seconds: How long it may take.
     :return: Updates, and how much memory has grown after the first tenth.
     """
-    model = make_model(RecurrentPPO, random_envs(4), n_steps=32, batch_size=64)
+    model = make_model(RecurrentPPO, random_envs(2), n_steps=16, batch_size=32)
     begun, early, done = time.monotonic(), 0, 0
     while done < n_updates and time.monotonic() - begun < seconds:
-        model.learn(10 * 4 * 32, reset_num_timesteps=False)
+        model.learn(10 * 2 * 16, reset_num_timesteps=False)
         done += 10
         if not early and done >= n_updates // 10:
             early = resident_bytes()
-    exact = model.num_timesteps == done * 4 * 32
+    exact = model.num_timesteps == done * 2 * 16
     growth = round((resident_bytes() - early) / 2**20, 1)
     return {"updates": done, "exact_steps": exact, "growth_MiB": growth, "seconds": round(time.monotonic() - begun)}

@@ -21,6 +21,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from helpers import SMALL, make_model
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import command as bc
+from sb3_elmur.comparison import command as comparison
+from sb3_elmur.comparison.cells import GREEDY
 from sb3_elmur.evaluation import command as evaluation
 from sb3_elmur.recording import command as recording
 from sb3_elmur.recording import record
@@ -36,13 +38,13 @@ class Command(NamedTuple):
     :param name: What is counted.
     :param run: Runs it in a folder, or continues it there.
     :param result: What it has come to in a folder; compared by ``==``.
-    :param continued: Whether it can be continued. If not, what it had saved must be whole.
+    :param damaged: What is not whole in a folder, looked for after every kill.
     """
 
     name: str
     run: Callable[[Path], None]
     result: Callable[[Path], Any]
-    continued: bool = True
+    damaged: Callable[[Path], list[str]] = lambda place: []
 
 
 def make_commands(folder: Path) -> list[Command]:
@@ -75,15 +77,31 @@ def make_commands(folder: Path) -> list[Command]:
         recording.main(words)
 
     def run_train(place: Path) -> None:
+        if any(place.glob(f"ppo_elmur/*/{ENV}.zip")):
+            return
+        if begun := sorted(place.glob("ppo_elmur/*/*/config.yml")):
+            return train(["--continue", str(begun[-1].parents[1])])
         words = ["--env", ENV, "-f", str(place), "--conf-file", str(folder / "zoo.yml"), "--save-freq", "50"]
         train([*words, "--eval-freq", "200", "--device", "cpu", "-n", "400"])
+
+    overrides = {key: value for key, value in zoo.items() if key != "policy"}
+    matrix = {
+        "kind": "online", "envs": [ENV], "agents": {"elmur": overrides, "oracle": {"algo": "oracle"}}, "seeds": [0, 1],
+        "n_eval_episodes": 4, "score": {"measure": "success"},
+    }  # fmt: skip
+    (folder / "matrix.yml").write_text(yaml.safe_dump(matrix))
+
+    def run_compare(place: Path) -> None:
+        words = ["--workers", "1", "--results", str(place / "results"), "--data", str(folder / "demonstrations")]
+        comparison.main([str(folder / "matrix.yml"), *words])
 
     return [
         Command("record", run_record, _episodes),
         Command("evaluate_stepped", run_evaluate("--env", ENV, "--episodes", "60", "--n-envs", "3"), _record),
         Command("evaluate_corridors", run_evaluate("--lengths", "10", "3000", "--episodes", "5"), _record),
         Command("bc", run_bc, _weights),
-        Command("train", run_train, _damaged, continued=False),
+        Command("compare", run_compare, _cells),
+        Command("train", run_train, _steps, _damaged),
     ]
 
 
@@ -104,10 +122,23 @@ def _weights(place: Path) -> list[list[float]]:
     return [tensor.flatten().tolist() for tensor in state.values()]
 
 
+def _cells(place: Path) -> dict[str, Any]:
+    """What each cell has measured, but for times."""
+    results = {path.name: json.loads(path.read_text()) for path in sorted(place.glob("results/matrix/[!.]*.json"))}
+    return {name: [result["plan"], result[GREEDY]] for name, result in results.items()}
+
+
+def _steps(place: Path) -> int:
+    (path,) = place.glob(f"ppo_elmur/*/{ENV}.zip")
+    return RecurrentPPO.load(path, device="cpu").num_timesteps
+
+
 def _damaged(place: Path) -> list[str]:
     """Models and archives that are not whole."""
     damaged = []
     for path in place.rglob("*"):
+        if path.name.startswith("."):  # half written, and never looked at
+            continue
         if path.suffix == ".zip":
             try:
                 RecurrentPPO.load(path, device="cpu")
@@ -145,13 +176,11 @@ def kill_at_random(command: Command, folder: Path, n_kills: int, seed: int, seco
         for _ in range(rng.randint(1, 4)):
             ended = _run(command, place, rng.uniform(0.0, duration))
             counts["kills"] += ended is None
-            if not command.continued and (damaged := command.result(place)):
+            if damaged := command.damaged(place):
                 counts["other_results"] += 1
                 messages += damaged
             if ended is not None:
                 break
-        if not command.continued:
-            continue
         if _run(command, place, None) != 0:
             counts["errors"] += 1
             messages.append((place / "output.txt").read_text()[-300:])

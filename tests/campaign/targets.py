@@ -1,6 +1,7 @@
 """What is damaged: data sets, settings, records, walks, statistics, checkpoints and models, each with what reads it."""
 
 import io
+import json
 import shutil
 import zipfile
 from collections.abc import Iterable
@@ -86,7 +87,7 @@ def _minari(folder: Path) -> Target:
             assert any(episode.observations.shape[1:] == one.shape[1:] for one in originals)
         return True  # HDF5 has no checksums: other numbers of the spaces cannot be told
 
-    return Target("minari", [file.read_bytes()], ".hdf5", read, 2_000)
+    return Target("minari", [file.read_bytes()], ".hdf5", read, 5_000)
 
 
 def _bc_yaml(folder: Path) -> Target:
@@ -132,7 +133,7 @@ def _records(folder: Path) -> Target:
             content.add_episodes([{"return": 1.0, "length": 3}])
         return True
 
-    return Target("evaluation_record", originals, ".json", read, 4_000, text=True)
+    return Target("evaluation_record", originals, ".json", read, 10_000, text=True)
 
 
 def _walks(folder: Path) -> Target:
@@ -147,7 +148,7 @@ def _walks(folder: Path) -> Target:
         walk = load_walk(path, settings, policy.initial_memories(6)[0])
         return _same(walk.memory, original.memory) and np.array_equal(walk.late, original.late)
 
-    return Target("walk", [(folder / "walk.npz").read_bytes()], ".npz", read, 4_000)
+    return Target("walk", [(folder / "walk.npz").read_bytes()], ".npz", read, 10_000)
 
 
 def _recordings(folder: Path) -> Target:
@@ -166,13 +167,14 @@ def _results(folder: Path) -> Target:
     original = next(cell.path for cell in make_cells(matrix, BENCHMARKS / "results") if cell.path.exists())
     (cell,) = (cell for cell in make_cells(matrix, folder) if cell.path.name == original.name)
     cell.path.parent.mkdir()
+    content = json.dumps({**json.loads(original.read_text()), "plan": cell.plan()}).encode()
 
     def read(path: Path) -> bool:
         shutil.copy(path, cell.path)
         report = cell.read()
         return report is not None and np.isfinite(report[GREEDY][cell.env.evaluate[0]][cell.env.score.measure])
 
-    return Target("comparison_result", [original.read_bytes()], ".json", read, 2_000, text=True)
+    return Target("comparison_result", [content], ".json", read, 5_000, text=True)
 
 
 def _matrix_yaml(folder: Path) -> Target:
@@ -180,7 +182,7 @@ def _matrix_yaml(folder: Path) -> Target:
         make_cells(read_matrix(path), folder)
         return True
 
-    return Target("matrix_yaml", [(BENCHMARKS / "matrices" / "tmaze_online.yml").read_bytes()], ".yml", read, 500, text=True)
+    return Target("matrix_yaml", [(BENCHMARKS / "matrices" / "tmaze_online.yml").read_bytes()], ".yml", read, 1_000, text=True)
 
 
 def _statistics(folder: Path) -> Target:
@@ -193,7 +195,7 @@ def _statistics(folder: Path) -> Target:
         normalized(plain, path).normalize_obs(np.zeros((2, 3), np.float32))
         return True
 
-    return Target("vecnormalize", [(folder / "vecnormalize.pkl").read_bytes()], ".pkl", read, 4_000)
+    return Target("vecnormalize", [(folder / "vecnormalize.pkl").read_bytes()], ".pkl", read, 10_000)
 
 
 def _checkpoints(folder: Path) -> Target:
@@ -206,7 +208,7 @@ def _checkpoints(folder: Path) -> Target:
         trainer.train(folder)  # it has ended: nothing but the checkpoint is read
         return _same(trainer.policy.state_dict().values(), weights)
 
-    return Target("checkpoint", [(folder / "checkpoint.pt").read_bytes()], ".pt", read, 1_000)
+    return Target("checkpoint", [(folder / "checkpoint.pt").read_bytes()], ".pt", read, 5_000)
 
 
 def _models(folder: Path) -> Target:
@@ -217,7 +219,7 @@ def _models(folder: Path) -> Target:
     def read(path: Path) -> bool:
         return _same(load_model(path, "cpu").policy.state_dict().values(), weights)
 
-    return Target("model", [_without_code(folder / "model.zip")], ".zip", read, 500)
+    return Target("model", [_without_code(folder / "model.zip")], ".zip", read, 5_000)
 
 
 def _without_code(path: Path) -> bytes:
