@@ -160,11 +160,13 @@ def check_observation(observation: Any) -> None:
     """
     if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
         raise ValueError(
-            "`observation` must be an array or a dictionary. Received a tuple of observation and info, which `env.reset()` of "
-            "Gymnasium returns: use `observation, info = env.reset()`."
+            "`observation` must be an array or a dictionary. Received a tuple of observation and info: you are mixing Gym API "
+            "(`observation, info = env.reset()`) with SB3's VecEnv API (`observation = env.reset()`)."
         )
     for name, value in as_dict(observation).items():
         array = np.asarray(value)
+        if not array.size:
+            raise ValueError(f"`{name}` must hold at least one number. Received the shape {array.shape}.")
         if not np.issubdtype(array.dtype, np.floating):
             continue
         with np.errstate(over="ignore"):

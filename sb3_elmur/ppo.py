@@ -150,8 +150,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     def _setup_model(self) -> None:
         for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if self.batch_size is not None else ()):
             check_count(name, getattr(self, name), 1)
-        for name in ("gamma", "gae_lambda"):
-            check_range(name, getattr(self, name), 0.0, 1.0)
+        for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
+            check_range(name, getattr(self, name), 0.0, high)
         check_range("averaging", self.averaging, 0.0, 1.0, open_end=True)
         check_size(self.trust_region)
         if self.normalize_advantage and self.n_steps * self.n_envs == 1:

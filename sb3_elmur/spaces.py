@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
@@ -44,8 +44,9 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     if not observed:
         _refuse("observation_space", observation_space, "have at least one key")
     for key, space in observed.items():
-        if "." in key or (not key and isinstance(observation_space, spaces.Dict)):
-            _refuse("observation_space", repr(key), "have keys that are not empty and have no dot, which name modules")
+        if isinstance(observation_space, spaces.Dict) and (not key or "." in key or hasattr(nn.ModuleDict, key)):
+            allowed = "have keys that can name modules: not empty, without a dot, no attribute of torch.nn.ModuleDict"
+            _refuse("observation_space", repr(key), allowed)
         name = f"observation_space[{key!r}]" if isinstance(observation_space, spaces.Dict) else "observation_space"
         _check_sizes(name, space)
         if isinstance(space, spaces.Box) and not space.shape:

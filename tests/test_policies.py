@@ -240,8 +240,13 @@ def test_one_environment_may_have_one_flag(how: str) -> None:
 
 def test_what_reset_of_gymnasium_returns_is_refused_with_a_hint() -> None:
     policy = make_policy(VECTOR, spaces.Discrete(2))
-    with pytest.raises(ValueError, match=r"observation, info = env.reset\(\)"):
+    with pytest.raises(ValueError, match="mixing Gym API"):
         policy.predict(RandomEnv(VECTOR, spaces.Discrete(2)).reset())
+
+
+def test_observations_of_no_environment_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`observation`.*\(0, 3\)"):
+        make_policy(VECTOR, spaces.Discrete(2)).predict(np.zeros((0, 3), np.float32))
 
 
 def test_an_algorithm_without_recurrent_state_is_refused() -> None:

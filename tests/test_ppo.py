@@ -425,6 +425,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True),
     "gamma": (-0.1, 1.1, "0.9"),
     "gae_lambda": (-0.1, 1.1, None),
+    "vf_coef": (-0.1, float("inf")),
+    "max_grad_norm": (-1.0, float("nan")),
     "n_steps": (0, 1.5),
     "batch_size": (0, -5),
     "n_epochs": (0, -1),

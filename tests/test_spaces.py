@@ -76,6 +76,7 @@ def test_continuous_actions_have_the_shape_of_their_space(shape: tuple[int, ...]
         (spaces.Box(-1, 1, (2, 0)), spaces.Discrete(2), "observation_space"),
         (spaces.MultiDiscrete([[2, 3], [2, 2]]), spaces.Discrete(2), "observation_space"),
         (spaces.Dict({"a.b": VECTOR}), spaces.Discrete(2), "observation_space"),
+        (spaces.Dict({"items": VECTOR}), spaces.Discrete(2), "observation_space"),
         (spaces.Dict({"a": spaces.Box(-1, 1, ())}), spaces.Discrete(2), "'a'"),
         (spaces.Dict({}), spaces.Discrete(2), "observation_space"),
     ],

@@ -12,6 +12,7 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -84,7 +85,11 @@ def run_part(name: str, end: float, share: float) -> dict[str, Any]:
     :param end: When the campaign ends, on the monotonic clock.
     :param share: Share of the time until then that it may take.
     """
-    return {"asked": PARTS[name].asked, **PARTS[name].run(share * (end - time.monotonic()))}
+    asked = PARTS[name].asked
+    try:
+        return {"asked": asked, **PARTS[name].run(share * (end - time.monotonic()))}
+    except Exception:  # a part that fails must not take the others with it
+        return {"asked": asked, "errors": 1, "messages": [traceback.format_exc()]}
 
 
 def is_complete(result: dict[str, Any]) -> bool:
