@@ -156,15 +156,15 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         check_size(self.trust_region)
         if self.normalize_advantage and self.n_steps * self.n_envs == 1:
             raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
+        if not issubclass(self.policy_class, ElmurPolicy):
+            raise ValueError(
+                f"`policy` must have a memory core, such as ElmurPolicy. Received {self.policy_class.__name__}: "
+                "use sb3_contrib.RecurrentPPO for it."
+            )
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps
         self._last_lstm_states = None
-        if not isinstance(self.policy, ElmurPolicy):
-            raise ValueError(
-                f"`policy` must have a memory core, such as ElmurPolicy. Received {type(self.policy).__name__}: "
-                "use sb3_contrib.RecurrentPPO for it."
-            )
         buffer_class = SegmentDictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else SegmentRolloutBuffer
         self.rollout_buffer = buffer_class(
             self.n_steps,

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import helpers
@@ -445,3 +446,8 @@ def test_wrong_arguments_are_refused_when_given_and_when_loaded(name: str, value
 def test_a_policy_without_a_memory_core_is_refused_with_a_pointer() -> None:
     with pytest.raises(ValueError, match=r"Received RecurrentActorCriticPolicy: use sb3_contrib\.RecurrentPPO for it"):
         RecurrentPPO("MlpLstmPolicy", "CartPole-v1")
+
+
+def test_a_policy_class_without_recurrent_state_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="`policy`.*Received ActorCriticPolicy"):
+        RecurrentPPO(ActorCriticPolicy, "CartPole-v1")
