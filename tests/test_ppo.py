@@ -449,5 +449,5 @@ def test_a_policy_without_a_memory_core_is_refused_with_a_pointer() -> None:
 
 
 def test_a_policy_class_without_recurrent_state_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="`policy`.*Received ActorCriticPolicy"):
+    with pytest.raises(ValueError, match=r"`policy`.*Received ActorCriticPolicy"):
         RecurrentPPO(ActorCriticPolicy, "CartPole-v1")
