@@ -4,19 +4,12 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sb3_elmur.core.base import MemoryCore
-from sb3_elmur.core.cells import RecurrentCell
 from sb3_elmur.core.config import ElmurConfig
-from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.layer import make_norm
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.registry import make_core
 from sb3_elmur.core.states import CoreState, LiveState, PackedLayout, Pair
-
-
-def make_core(config: ElmurConfig) -> MemoryCore:
-    """The memory core that ``config.core`` names."""
-    return Elmur(config) if config.core == "elmur" else RecurrentCell(config)
 
 
 class Backbone(nn.Module):
@@ -34,11 +27,11 @@ class Backbone(nn.Module):
         self.embed = nn.Linear(features_dim, config.d_model)
         self.core = make_core(config)
         self.norm = make_norm(config) if config.core == "elmur" and config.norm_first else nn.Identity()
-        widest = max(parameter.shape[-1] for parameter in self.core.parameters() if parameter.dim() > 1)
+        widest = max(part.shape[-1] for part in (*self.core.parameters(), self.core.initial_slots) if part.dim() > 1)
         probe = th.randn(widest, generator=th.Generator().manual_seed(0))
         self.register_buffer("probe", probe, persistent=False)
         self._fingerprint = th.empty(0)
-        self.layout = PackedLayout(config.n_layers, self.core.initial_slots.shape[1], config.d_model, config.segment_length)
+        self.layout = PackedLayout(*self.core.initial_slots.shape, config.segment_length)
 
     def unroll(
         self, features: Tensor, pair: Pair, episode_starts: Tensor, *, detach_memory: bool, need_state: bool

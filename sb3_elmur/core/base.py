@@ -28,7 +28,8 @@ class MemoryCore(nn.Module, ABC):
     """
     A sequence model whose memory changes once per segment of L steps, at its end.
 
-    :meth:`segment` and :meth:`step` are two ways to run the same thing; the base class builds the others from them.
+    :meth:`segment` and :meth:`step` are two ways to run the same thing; the base class builds the others from them. For a
+    memory of your own, :class:`sb3_elmur.core.recurrent.RecurrentCore` is a shorter contract.
 
     :param config: Its hyper-parameters.
     """

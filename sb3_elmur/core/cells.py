@@ -1,69 +1,50 @@
-"""
-Baselines with another memory than ELMUR's behind the same interface: a GRU or an LSTM.
+"""Baselines with another memory than ELMUR's behind the same interface: PyTorch's GRU and LSTM."""
 
-Their state is a :class:`sb3_elmur.core.memory.Memory` like ELMUR's, so that policies, buffers and trainers cannot tell them
-apart: the slots of a layer are its hidden vectors, all written at the end of every segment, which is so the unit in which
-state is stored and gradients are cut. It has no other meaning: outputs do not depend on the segment length.
-"""
+from typing import ClassVar
 
-import torch as th
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
-from sb3_elmur.core.feedforward import RouterLoad
-from sb3_elmur.core.memory import Memory, reset_memory
-from sb3_elmur.core.states import CellState
+from sb3_elmur.core.recurrent import RecurrentCore, State
 
 
-class RecurrentCell(MemoryCore):
+class GRU(RecurrentCore):
     """
-    A GRU, whose layers have one slot, or an LSTM, whose layers have two: hidden state and cell state.
+    PyTorch's GRU; its state is the hidden vectors of its layers, (B, N, D).
 
     :param config: Its hyper-parameters.
     """
 
+    module: ClassVar[type[nn.RNNBase]] = nn.GRU
+    n_parts: ClassVar[int] = 1  # tensors of the state
+
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__(config)
-        cell, n_slots = {"gru": (nn.GRU, 1), "lstm": (nn.LSTM, 2)}[config.core]
-        self.cell = cell(config.d_model, config.d_model, config.n_layers, batch_first=True, dropout=config.dropout)
-        self.register_buffer("initial_slots", th.zeros(config.n_layers, n_slots, config.d_model), persistent=False)
+        self.cell = self.module(config.d_model, config.d_model, config.n_layers, batch_first=True, dropout=config.dropout)
 
-    def segment(
-        self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
-    ) -> tuple[Tensor, Memory]:
-        """See :meth:`sb3_elmur.core.base.MemoryCore.segment`; there are no routers."""
-        y, hidden = self._run(x, memory.slots)
-        lengths = lengths.to(x.device, non_blocking=True)
-        position = th.where(lengths > 0, memory.segment_start(self.segment_length) + lengths, memory.position)
-        return y, self._write(memory, hidden, position, lengths == self.segment_length)
+    def initial(self, batch: int) -> State:
+        """See :meth:`sb3_elmur.core.recurrent.RecurrentCore.initial`: zeros."""
+        zeros = next(self.cell.parameters()).new_zeros(batch, self.config.n_layers, self.config.d_model)
+        return (zeros,) * self.n_parts
 
-    def open_segment(self, x: Tensor, memory: Memory) -> CellState:
-        """See :meth:`sb3_elmur.core.base.MemoryCore.open_segment`."""
-        lengths = memory.phase(self.segment_length)
-        if not x.shape[1]:
-            return CellState(memory, memory.slots)
-        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        _, hidden = self._run(packed, memory.slots)
-        return CellState(memory, th.where((lengths > 0)[:, None, None, None], hidden, memory.slots))
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """See :meth:`sb3_elmur.core.recurrent.RecurrentCore.advance`."""
+        y, state = self.scan(x[:, None], state)
+        return y[:, 0], state
 
-    def step(self, x: Tensor, state: CellState, episode_starts: Tensor, *, inplace: bool = False) -> tuple[Tensor, CellState]:
-        """See :meth:`sb3_elmur.core.base.MemoryCore.step`; nothing is written in place, since everything is new."""
-        starts = episode_starts.bool()
-        memory = reset_memory(state.memory, self.initial_slots, starts)
-        y, hidden = self._run(x[:, None], state.hidden.masked_fill(starts[:, None, None, None], 0.0))
-        position = memory.position + 1
-        return y[:, 0], CellState(self._write(memory, hidden, position, position % self.segment_length == 0), hidden)
-
-    def _run(self, x: Tensor | PackedSequence, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of the last layer for all tokens, and the hidden vectors of all layers after them, (B, N, M, D)."""
-        before = hidden.permute(2, 1, 0, 3).contiguous().unbind()  # each (N, B, D)
+    def scan(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """See :meth:`sb3_elmur.core.recurrent.RecurrentCore.scan`."""
+        before = tuple(part.transpose(0, 1).contiguous() for part in state)  # each (N, B, D)
         y, after = self.cell(x, before if len(before) > 1 else before[0])
-        return y, th.stack(after if len(before) > 1 else (after,), dim=2).transpose(0, 1)
+        return y, tuple(part.transpose(0, 1) for part in (after if len(before) > 1 else (after,)))
 
-    @staticmethod
-    def _write(memory: Memory, hidden: Tensor, position: Tensor, complete: Tensor) -> Memory:
-        """Memory at ``position``, with the hidden vectors of the rows whose segment is ``complete`` (B,)."""
-        slots = th.where(complete[:, None, None, None], hidden, memory.slots)
-        return Memory(slots, th.where(complete[:, None], position[:, None] - 1, memory.anchors), position)
+
+class LSTM(GRU):
+    """
+    PyTorch's LSTM; its state is the hidden and the cell vectors of its layers, each (B, N, D).
+
+    :param config: Its hyper-parameters.
+    """
+
+    module = nn.LSTM
+    n_parts = 2

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+CORE_NAMES = ("elmur", "gru", "lstm")
+
 
 @dataclass(frozen=True)
 class ElmurConfig:
     """
     Hyper-parameters of one ELMUR stack (arXiv 2510.07151), with the paper's symbols in parentheses, or of a baseline.
 
-    :param core: ``"elmur"``, or a baseline with another memory behind the same interface: ``"gru"`` or ``"lstm"``, of which
-        only ``n_layers``, ``d_model``, ``segment_length`` and ``dropout`` (between its layers) count.
+    :param core: ``"elmur"``; a baseline with another memory behind the same interface: ``"gru"`` or ``"lstm"``, of which only
+        ``n_layers``, ``d_model``, ``segment_length`` and ``dropout`` (between its layers) count; or a memory of your own, a
+        subclass of :class:`sb3_elmur.core.recurrent.RecurrentCore` or its path ``"package.module:Class"``.
+    :param core_kwargs: Arguments of the core's constructor beside this configuration; ``None`` means none.
     :param d_model: Width of tokens and of memory slots (D), for ELMUR even and divisible by ``n_heads``.
     :param n_layers: Number of layers (N), each with a memory of its own.
     :param n_heads: Attention heads (H) of self-attention, read and write.
@@ -45,7 +49,8 @@ class ElmurConfig:
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 
-    core: str = "elmur"
+    core: str | type = "elmur"
+    core_kwargs: dict[str, Any] | None = None
     d_model: int = 128
     n_layers: int = 2
     n_heads: int = 4
@@ -73,7 +78,7 @@ class ElmurConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("core", self.core, ("elmur", "gru", "lstm"))
+        check_core_name(self.core, self.core_kwargs)
         for name in ("d_model", "n_layers", "n_heads", "segment_length", "max_distance", "n_routed_experts", "top_k"):
             check_count(name, getattr(self, name), 1)
         for name in ("memory_size", "n_shared_experts"):
@@ -104,6 +109,23 @@ class ElmurConfig:
                 f"`top_k` counts the shared experts and must be at most `n_shared_experts` + `n_routed_experts` ({experts}). "
                 f"Received {self.top_k}."
             )
+
+
+def check_core_name(core: object, arguments: object) -> None:
+    """
+    Refuse what names no core, without importing anything.
+
+    :param core: A name, a class, or the path of one.
+    :param arguments: Of its constructor.
+    :raises ValueError: If one is refused.
+    """
+    if not isinstance(core, type) and core not in CORE_NAMES:
+        module, _, name = core.partition(":") if isinstance(core, str) else ("", "", "")
+        if not all(part.isidentifier() for part in (*module.split("."), name)):
+            names = ", ".join(map(repr, CORE_NAMES))
+            raise ValueError(f"`core` must be one of {names}, a class, or 'package.module:Class'. Received {core!r}.")
+    if arguments is not None and not (isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)):
+        raise ValueError(f"`core_kwargs` must map names to values, or be None. Received {arguments!r}.")
 
 
 def check_count(name: str, value: object, smallest: int) -> None:

@@ -130,18 +130,18 @@ class ElmurState(NamedTuple):
 
 class CellState(NamedTuple):
     """
-    State of a GRU or LSTM within a segment.
+    State of a :class:`sb3_elmur.core.recurrent.RecurrentCore` within a segment.
 
-    :param memory: Memory of B rows: the hidden vectors at the open segment's start.
-    :param hidden: Hidden vectors after the last token, (B, N, M, D).
+    :param memory: Memory of B rows: what was remembered at the open segment's start.
+    :param hidden: What is remembered after the last token, tensors (B, ...).
     """
 
     memory: Memory
-    hidden: Tensor
+    hidden: tuple[Tensor, ...]
 
     def rows(self, index: Tensor) -> "CellState":
         """The rows that ``index`` (b,) selects."""
-        return CellState(self.memory.rows(index), self.hidden[index])
+        return CellState(self.memory.rows(index), tuple(part[index] for part in self.hidden))
 
 
 class Runner(Protocol):

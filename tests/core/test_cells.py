@@ -16,10 +16,10 @@ import helpers
 from helpers import ACTION_SPACES, AS_THE_HOST, VECTOR, make_policy, random_envs, replay_differences
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
 from sb3_elmur.core.attention import sinusoids
-from sb3_elmur.core.backbone import make_core
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.registry import make_core
 from sb3_elmur.core.states import PackedLayout
 
 CORES: dict[str, dict[str, Any]] = {"gru": {"core": "gru"}, "lstm": {"core": "lstm"}, "slotless": {"memory_size": 0}}
@@ -261,19 +261,19 @@ def test_slots_are_the_hidden_vectors_after_the_last_complete_segment(core: str)
     x = th.randn(2, 8, 8).double()
     _, memory, _ = unroll(made, x, th.zeros(2, 8))
     _, after = made.cell(x[:, :6])
-    hidden = th.stack(after if core == "lstm" else (after,), 2).transpose(0, 1)
+    hidden = th.cat(after if core == "lstm" else (after,)).transpose(0, 1)[:, None]
     th.testing.assert_close(memory.slots, hidden, atol=1e-12, rtol=0)
     assert (memory.anchors == 5).all()
-    assert memory.slots.shape == (2, 2, {"gru": 1, "lstm": 2}[core], 8)
+    assert memory.slots.shape == (2, 1, {"gru": 2, "lstm": 4}[core], 8)
 
 
 @every_core
 def test_a_packed_state_is_exact_and_zeros_are_the_start_of_an_episode(core: str) -> None:
     made = build(core).float()
     n_slots = made.initial_slots.shape[1]
-    layout = PackedLayout(2, n_slots, 8, 3)
+    layout = PackedLayout(*made.initial_slots.shape, 3)
     position = th.tensor([3 * 10**12 + 1, 4])
-    memory = Memory(th.randn(2, 2, n_slots, 8), (position[:, None] - 2).expand(-1, n_slots), position)
+    memory = Memory(th.randn(2, *made.initial_slots.shape), (position[:, None] - 2).expand(-1, n_slots), position)
     restored, _ = layout.unpack(layout.pack(memory, th.zeros(2, 2, 8)), made.initial_slots)
     assert all(map(th.equal, memory, restored))
     zeros = th.zeros(1, 2, layout.hidden_size)

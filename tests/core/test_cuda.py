@@ -12,9 +12,9 @@ from helpers import SMALL, make_model, random_envs, replay_differences
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
-from sb3_elmur.core.backbone import make_core
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.registry import make_core
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation import Corridors, run_episodes
