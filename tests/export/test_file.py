@@ -153,7 +153,7 @@ def test_a_step_that_branches_on_data_is_refused(tmp_path: Path, monkeypatch: py
         return step(self, -x if x.sum() > 0 else x, *arguments, **options)
 
     monkeypatch.setattr(type(policy.backbone.core), "step", branching)
-    with pytest.raises(ValueError, match=r"`policy` must have a step.*RecurrentCell"):
+    with pytest.raises(ValueError, match=r"`policy` must have a step.*GRU"):
         export_policy(policy, tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
 
