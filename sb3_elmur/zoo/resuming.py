@@ -74,6 +74,7 @@ class ContinuedExperimentManager(CheckedExperimentManager):
         env.seed((self.seed + model.num_timesteps) % 2**32)
         for callback in self.callbacks:
             callback.n_calls = model.num_timesteps // env.num_envs
+        model.policy.load_state_dict(self.state.weights)
         restore_generators(self.state.generators)
         interval: dict[str, Any] = {"log_interval": self.log_interval if self.log_interval > -1 else None}
         if self.log_interval == -1:  # which leaves it to the algorithm

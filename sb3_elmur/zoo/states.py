@@ -27,12 +27,14 @@ class State(NamedTuple):
     :param n_timesteps: Steps that were taken, and learned from.
     :param generators: Of random numbers.
     :param logs: Sizes of the files of episodes, in bytes, by name.
+    :param weights: Of the policy that trains; its model has their running average.
     """
 
     model: Path
     n_timesteps: int
     generators: dict[str, Any]
     logs: dict[str, int]
+    weights: dict[str, th.Tensor]
 
 
 class SaveState(BaseCallback):
@@ -63,7 +65,7 @@ class SaveState(BaseCallback):
         save(self.model, model)
         logs = {path.name: path.stat().st_size for path in self.run.glob("*.monitor.csv")}
         with atomic_path(model.with_suffix("") / FILE) as temporary:  # the last, so that a state that has it is complete
-            th.save({"generators": _generators(), "logs": logs}, temporary)
+            th.save({"generators": _generators(), "logs": logs, "weights": self.model.policy.state_dict()}, temporary)
         for old in _complete(self.run)[:-N_KEPT]:
             shutil.rmtree(old.with_suffix(""))
             old.unlink()

@@ -98,6 +98,33 @@ def test_the_latest_two_states_are_kept_and_half_of_one_is_not_taken(tmp_path: P
     assert state.n_timesteps == 96
 
 
+def test_a_continued_run_trains_the_weights_that_trained_and_not_their_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept: list[dict[str, Any]] = []
+    with monkeypatch.context() as patch:
+        kill_after(patch, 3)
+        save = SaveState._on_rollout_start
+
+        def save_and_keep(callback: SaveState) -> None:
+            kept.append({name: weight.clone() for name, weight in callback.model.policy.state_dict().items()})
+            save(callback)
+
+        patch.setattr(SaveState, "_on_rollout_start", save_and_keep)
+        with pytest.raises(Killed):
+            run(patch, *TRAIN)
+
+    def compare(callback: SaveState) -> None:
+        for name, weight in callback.model.policy.state_dict().items():
+            np.testing.assert_array_equal(weight, kept[-1][name])
+        raise Killed
+
+    monkeypatch.setattr(SaveState, "_on_rollout_start", compare)
+    with pytest.raises(Killed):
+        run(monkeypatch, "train", "--continue", str(RUN))
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_what_is_no_interrupted_run_is_refused(
     finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
