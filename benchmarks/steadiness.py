@@ -326,11 +326,11 @@ def report(folder: Path) -> None:
 def draw(reports: list[dict[str, Any]], path: Path) -> None:
     """The curve of every seed, a panel for each task."""
     names = [name for name in TASKS if any(report["task"] == name for report in reports)]
-    figure, axes = plt.subplots(
-        len(names), 2, figsize=(10, 2.1 * len(names)), layout="constrained", squeeze=False, sharey="row"
-    )
+    recipes = [recipe for recipe in RECIPES if any(report["recipe"] == recipe for report in reports)]
+    size = (5 * len(recipes), 2.1 * len(names))
+    figure, axes = plt.subplots(len(names), len(recipes), figsize=size, layout="constrained", squeeze=False, sharey="row")
     for row, name in zip(axes, names, strict=True):
-        for panel, recipe in zip(row, RECIPES, strict=True):
+        for panel, recipe in zip(row, recipes, strict=True):
             for report in reports:
                 if (report["task"], report["recipe"]) == (name, recipe):
                     panel.plot(*zip(*report["curve"], strict=True), lw=1, alpha=0.8, label=str(report["seed"]))
