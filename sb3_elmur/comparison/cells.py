@@ -15,7 +15,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison.algorithm import Algorithm, Job, Played
-from sb3_elmur.comparison.matrix import Agent, Demonstrations, Environment, Matrix
+from sb3_elmur.comparison.matrix import Agent, Demonstrations, Environment, Matrix, Number
 from sb3_elmur.comparison.provenance import provenance
 from sb3_elmur.comparison.schemas import read
 from sb3_elmur.comparison.settings import find_algorithm, resolve
@@ -26,18 +26,18 @@ GREEDY, SAMPLED = "evaluations", "sampled"  # keys of a result
 EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations
 
 
-Evaluation = TypedDict("Evaluation", {"return": float, "success": NotRequired[float], "returns": list[float]})
+Evaluation = TypedDict("Evaluation", {"return": Number, "success": NotRequired[Number], "returns": list[Number]})
 Report = TypedDict(
     "Report",
     {
         "plan": dict[str, Any],
         "parameters": int,
-        "effort": dict[str, float],
+        "effort": dict[str, Number],
         "evaluations": dict[str, Evaluation],
         "sampled": NotRequired[dict[str, Evaluation]],
-        "curve": list[dict[str, float]],
-        "training CPU seconds": float,
-        "evaluation CPU seconds": float,
+        "curve": list[dict[str, Number]],
+        "training CPU seconds": Number,
+        "evaluation CPU seconds": Number,
         "date": str,
         "machine": dict[str, Any],
         "versions": dict[str, str],
@@ -116,6 +116,12 @@ class Cell:
         for way in (GREEDY, SAMPLED) if self.env.sampled else (GREEDY,):
             if missing := set(self.env.evaluate) - set(report.get(way, ())):
                 raise ValueError(f"{self.path} lacks `{way}` of {', '.join(sorted(missing))}. Delete the file.")
+        needed = {"steps", self.env.score.measure}
+        if not all(needed <= point.keys() for point in report["curve"]):
+            raise ValueError(
+                f"`curve` of {self.path} must have {' and '.join(sorted(needed))} everywhere: it is damaged, or the "
+                "environment does not report success. Delete the file."
+            )
         return report
 
     def write(self, report: dict[str, Any]) -> None:

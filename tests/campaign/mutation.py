@@ -132,7 +132,7 @@ def try_target(target: Target, mistakes: tuple[type[Exception], ...], seed: int,
         "tried": sum(counts.values()),
         **result,
         "seconds": round(time.monotonic() - begun),
-        "errors": dict(errors.most_common(8)),
+        "messages": dict(errors.most_common(8)),
     }
 
 

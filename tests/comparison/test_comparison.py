@@ -235,6 +235,17 @@ def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
         cell.read()
 
 
+@pytest.mark.parametrize(("key", "value"), [("return", float("nan")), ("return", float("inf")), ("curve", [{"steps": 1.0}])])
+def test_a_result_without_numbers_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    cell = scripted_cell(tmp_path)
+    report = compute(cell, None)
+    where = report if key == "curve" else report["evaluations"][cell.env.evaluate[0]]
+    where[key] = value
+    cell.write(report)
+    with pytest.raises(ValueError, match=key):
+        cell.read()
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_result_is_refused_or_complete(tmp_path: Path, data: st.DataObject) -> None:
