@@ -35,7 +35,7 @@ from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.zoo.commands import train
 from sb3_elmur.zoo.states import FOLDER
 
-ENV, N_STEPS, SEEDS = "TMazePassive10-v0", 16_384, (0, 1, 2, 3)
+ENV, N_STEPS, SEEDS = "TMazePassive10-v0", 49_152, (0, 1, 2, 3)
 EPISODES, EVALUATION_SEED = 200, 1000
 SETTINGS = ["n_envs:16", "n_steps:64", "batch_size:256", "policy_kwargs:dict(d_model=32, segment_length=5, memory_size=2)"]
 OPTIONS = ["--eval-freq", "8192", "--eval-episodes", "4", "--n-eval-envs", "4", "--save-freq", "8192", "--device", "cpu"]
