@@ -18,8 +18,9 @@ from corridor_helpers import corridor_policy
 from helpers import ACTION_SPACES, TURN, UNBOUNDED, VECTOR, RandomEnv, episode_arrays, make_model, random_envs
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.options import parse
-from sb3_elmur.comparison.cells import GREEDY, make_cells
+from sb3_elmur.comparison.cells import make_cells
 from sb3_elmur.comparison.matrix import read_matrix
+from sb3_elmur.comparison.results import Results
 from sb3_elmur.datasets import NpzEpisodes, open_episodes
 from sb3_elmur.evaluation import Corridors
 from sb3_elmur.evaluation.record import Record, load_walk, save_walk, summarise
@@ -172,7 +173,9 @@ def _results(folder: Path) -> Target:
     def read(path: Path) -> bool:
         shutil.copy(path, cell.path)
         report = cell.read()
-        return report is not None and np.isfinite(report[GREEDY][cell.env.evaluate[0]][cell.env.score.measure])
+        assert report is not None
+        results = Results(matrix, 1, (), {(cell.env.env_id, cell.agent.name): [report]})
+        return bool(np.isfinite(results.values(cell.env, cell.agent.name)).all())
 
     return Target("comparison_result", [content], ".json", read, 5_000, text=True)
 
