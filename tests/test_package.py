@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "bc", "datasets", "envs", "evaluation", "recording", "settings", "atomic_files", "command_line", "policies", "ppo",
         "zoo",
     },
+    "testing": {"core"},
     "cli": {"command_line"},
     "__init__": {"callbacks", "envs", "policies", "ppo", "models"},
 }  # fmt: skip

@@ -31,7 +31,8 @@ class Backbone(nn.Module):
         probe = th.randn(widest, generator=th.Generator().manual_seed(0))
         self.register_buffer("probe", probe, persistent=False)
         self._fingerprint = th.empty(0)
-        self.layout = PackedLayout(*self.core.initial_slots.shape, config.segment_length)
+        n_layers, memory_size, _ = self.core.initial_slots.shape
+        self.layout = PackedLayout(n_layers, memory_size, config.d_model, config.segment_length)
 
     def unroll(
         self, features: Tensor, pair: Pair, episode_starts: Tensor, *, detach_memory: bool, need_state: bool

@@ -15,7 +15,7 @@ class GRU(RecurrentCore):
     :param config: Its hyper-parameters.
     """
 
-    module: ClassVar[type[nn.RNNBase]] = nn.GRU
+    module: ClassVar[type[nn.GRU] | type[nn.LSTM]] = nn.GRU
     n_parts: ClassVar[int] = 1  # tensors of the state
 
     def __init__(self, config: ElmurConfig) -> None:
