@@ -16,6 +16,7 @@ EXAMPLES = {
     "clone_then_finetune": ["--episodes", "4", "--n-epochs", "1", "--total-timesteps", "1"],
     "evaluate_and_inspect": ["model.zip", "--lengths", "10", "--episodes", "20"],
     "deploy": ["model.zip", "--steps", "20"],
+    "own_memory": ["--total-timesteps", "1"],
 }
 
 
