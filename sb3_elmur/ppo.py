@@ -24,7 +24,7 @@ from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.masks import check_no_state_lost, get_action_masks, has_masks
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
-from sb3_elmur.policy_checks import check_rewards, check_weights
+from sb3_elmur.policy_checks import check_flags, check_rewards, check_weights
 from sb3_elmur.spaces import map_observations
 from sb3_elmur.trust_region import DEFAULT_SIZE, check_size, training_within
 
@@ -132,8 +132,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             policy_kwargs = POLICY_DEFAULTS | (policy_kwargs or {})
         self.bptt_segments, self.trust_region = bptt_segments, trust_region
         self.scale_rewards, self.averaging = scale_rewards, averaging
-        self.state = None
-        self.use_masking = True
+        self.state, self.use_masking = None, True
         self._mask_env: GymEnv | None = None  # within `masked_by`
         self._average: ElmurPolicy | None = None  # while `learn` runs
         self.return_rms = RunningMeanStd(shape=())
@@ -153,7 +152,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
             check_range(name, getattr(self, name), 0.0, high)
         check_range("averaging", self.averaging, 0.0, 1.0, open_end=True)
-        check_size(self.trust_region)
+        check_size("trust_region", self.trust_region)
+        check_size("target_kl", self.target_kl)
+        check_flags(scale_rewards=self.scale_rewards)
         if self.normalize_advantage and self.n_steps * self.n_envs == 1:
             raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
         if not issubclass(self.policy_class, ElmurPolicy):
@@ -198,8 +199,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         """
         self.use_masking = use_masking
         shared = {id(self.policy.optimizer): self.policy.optimizer}
-        self._average = deepcopy(self.policy, shared) if self.averaging else None
-        self._n_averaged = 0
+        self._average, self._n_averaged = deepcopy(self.policy, shared) if self.averaging else None, 0
         try:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         except Exception:

@@ -41,16 +41,17 @@ class Learner(Protocol):
         """Where the divergence is recorded."""
 
 
-def check_size(size: object) -> None:
+def check_size(name: str, size: object) -> None:
     """
-    Check the argument ``trust_region`` of :class:`sb3_elmur.RecurrentPPO`.
+    Check the size of a trust region, an argument of :class:`sb3_elmur.RecurrentPPO`.
 
+    :param name: The argument, for the message.
     :param size: What a user gave.
     :raises ValueError: If it is neither a number above 0 nor ``None``.
     """
     number = isinstance(size, Real) and not isinstance(size, bool) and 0.0 < float(size) < float("inf")
     if not number and size is not None:
-        raise ValueError(f"`trust_region` must be a number above 0, or None. Received {size!r}.")
+        raise ValueError(f"`{name}` must be a number above 0, or None. Received {size!r}.")
 
 
 def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:

@@ -424,6 +424,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "bptt_segments": (0, -1, 1.5, True, None),
     "averaging": (-0.1, 1.0, "0.5", True),
     "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True),
+    "target_kl": (0, -1.0, "0.1"),
+    "scale_rewards": ("no", 1),
     "gamma": (-0.1, 1.1, "0.9"),
     "gae_lambda": (-0.1, 1.1, None),
     "vf_coef": (-0.1, float("inf")),
