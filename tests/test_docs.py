@@ -122,7 +122,6 @@ SIMULATED = {DOCS / "environments" / "mikasa.md"}
         if any("sb3-elmur" in line for line in commands(page))
     ],
 )
-@pytest.mark.xdist_group("pages")  # which use each other's data and models
 def test_every_command_of_the_package_runs(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("MPLBACKEND", "agg")
