@@ -200,6 +200,15 @@ class _NumbersUnpickler(pickle._Unpickler):  # C's takes memory as a damaged fil
             return super().find_class(module_name, global_name)
         return type(global_name, (_Inert,), {})
 
+    def load_build(self) -> None:
+        """Set an object's state, of NumPy's types only the one that they have: they take any, and another crashes later."""
+        instance, state = self.stack[-2:]  # type: ignore[attr-defined]
+        if isinstance(instance, np.dtype) and state not in [instance.newbyteorder(order).__reduce__()[2] for order in "<>"]:
+            raise ValueError(f"The state of {instance} must be its own. Received {state!r}.")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[attr-defined]
+
 
 def _load(path: Path) -> tuple[Any, _NumbersUnpickler]:
     """What a pickle holds, without any code of the file, and what has read it."""

@@ -145,6 +145,19 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+def test_a_damaged_type_of_an_array_is_refused(tmp_path: Path) -> None:
+    """NumPy takes any flags for a type of its own, and crashes when it is used."""
+    path = tmp_path / "vecnormalize.pkl"
+    saved_statistics(path)
+    content = path.read_bytes()
+    damaged = content.replace(b"\xff\xff\xffK\x00t", b"\xff\xff\xffK\x10t")  # the flags, the last of a type's state
+    assert damaged != content
+    path.write_bytes(damaged)
+    for read in (check_statistics, lambda path: normalized(random_envs(2, FAR), path)):
+        with pytest.raises(ValueError, match=r"vecnormalize\.pkl"):
+            read(path)
+
+
 def test_statistics_run_no_code(tmp_path: Path) -> None:
     env, path = saved_statistics(tmp_path / "vecnormalize.pkl"), tmp_path / "vecnormalize.pkl"
     env.reset_infos = [Bomb(tmp_path / "boom")]
