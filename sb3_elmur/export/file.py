@@ -124,7 +124,7 @@ def _onnx_program(step: PolicyStep) -> Any:
         value.shape[0] = "batch"
     metadata = {
         "sb3_elmur": version("sb3-elmur"),
-        "core": policy.config.core,
+        "core": type(policy.backbone.core).__name__,
         "observation_space": str(policy.observation_space),
         "action_space": str(policy.action_space),
         "normalizes_observations": str(bool(step.normalization.moments)),

@@ -77,11 +77,15 @@ def latest_state(run: Path) -> State | None:
 
     :param run: The run folder.
     :return: Its latest state, or ``None`` if it was interrupted before it saved any.
+    :raises ValueError: If the state was saved by a version that went on otherwise.
     """
     models = _complete(run)
     if not models:
         return None
-    content = th.load(models[-1].with_suffix("") / FILE, weights_only=True)
+    path = models[-1].with_suffix("") / FILE
+    content = th.load(path, weights_only=True)
+    if missing := set(State._fields[2:]) - set(content):
+        raise ValueError(f"{path} must have `{'`, `'.join(sorted(missing))}`. Received a state of another version.")
     return State(models[-1], _steps(models[-1]), **content)
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from helpers import TURN, VECTOR, make_model, make_policy, random_envs
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
-from sb3_elmur.core import Elmur
+from sb3_elmur.core import Elmur, RecurrentCore
 from sb3_elmur.spaces import map_observations
 
 pytest.importorskip("onnxruntime", reason='onnxruntime is missing: pip install "sb3-elmur[export]"')
@@ -82,6 +82,23 @@ def test_a_file_acts_as_predict_does(name: str, tmp_path: Path) -> None:
     check(tmp_path / "policy.onnx", policy)
 
 
+class Fading(RecurrentCore):
+    """A memory of one's own."""
+
+    def initial(self, batch: int) -> tuple[th.Tensor, ...]:
+        return (th.zeros(batch, self.config.d_model),)
+
+    def advance(self, x: th.Tensor, state: tuple[th.Tensor, ...]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
+        after = 0.9 * state[0] + x.tanh()
+        return after, (after,)
+
+
+def test_a_memory_of_ones_own_is_exported(tmp_path: Path) -> None:
+    policy = make_policy(VECTOR, TURN, core=Fading)
+    export_policy(policy, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", policy, steps=60)
+
+
 def test_a_file_takes_any_number_of_rows(gru: tuple[Path, ElmurPolicy]) -> None:
     for batch in (1, 2, 7):
         check(*gru, steps=60, batch=batch)
@@ -96,7 +113,7 @@ def test_its_arguments_are_named_and_typed(gru: tuple[Path, ElmurPolicy]) -> Non
     names = [argument.name for argument in session.get_outputs()]
     assert names[:2] == ["action", "value"]
     assert [f"next_{name}" for name in inputs if name.startswith("state.")] == names[2:]
-    assert session.get_modelmeta().custom_metadata_map["core"] == "gru"
+    assert session.get_modelmeta().custom_metadata_map["core"] == "GRU"
 
 
 def test_an_episode_may_begin_with_any_state(gru: tuple[Path, ElmurPolicy]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.monitor import load_results
 
 import sb3_elmur
@@ -96,6 +97,15 @@ def test_the_latest_two_states_are_kept_and_half_of_one_is_not_taken(tmp_path: P
     state = latest_state(RUN)
     assert state is not None
     assert state.n_timesteps == 96
+
+
+def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "resume" / "rl_model_64_steps"
+    folder.mkdir(parents=True)
+    folder.with_suffix(".zip").touch()
+    th.save({"generators": {}, "logs": {}}, folder / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt.*`weights`"):
+        latest_state(tmp_path)
 
 
 def test_a_continued_run_trains_the_weights_that_trained_and_not_their_average(
