@@ -337,6 +337,7 @@ def draw(reports: list[dict[str, Any]], path: Path) -> None:
             panel.axhline(TASKS[name].solved, color="grey", lw=0.8, ls="--")
             panel.set_title(f"{name}: {recipe}", fontsize=9)
             panel.grid(alpha=0.3)
+            panel.locator_params(axis="x", nbins=5)
         row[0].set_ylabel(TASKS[name].measure.replace("_", " "))
     for panel in axes[-1]:
         panel.set_xlabel("environment steps")
