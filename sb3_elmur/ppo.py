@@ -135,8 +135,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self.state, self.use_masking = None, True
         self._mask_env: GymEnv | None = None  # within `masked_by`
         self._average: ElmurPolicy | None = None  # while `learn` runs
-        self.return_rms = RunningMeanStd(shape=())
-        self._discounted_returns = np.zeros(0)
+        self.return_rms, self._discounted_returns = RunningMeanStd(shape=()), np.zeros(0)
         self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
         super().__init__(
             policy, env, learning_rate=learning_rate, n_steps=n_steps, batch_size=batch_size, n_epochs=n_epochs, gamma=gamma,
@@ -152,8 +151,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
             check_range(name, getattr(self, name), 0.0, high)
         check_range("averaging", self.averaging, 0.0, 1.0, open_end=True)
-        check_size("trust_region", self.trust_region)
-        check_size("target_kl", self.target_kl)
+        for name in ("trust_region", "target_kl", "clip_range"):
+            if not callable(getattr(self, name)):  # a schedule
+                check_size(name, getattr(self, name))
         check_flags(scale_rewards=self.scale_rewards)
         if self.normalize_advantage and self.n_steps * self.n_envs == 1:
             raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")

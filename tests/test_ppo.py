@@ -425,6 +425,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "averaging": (-0.1, 1.0, "0.5", True),
     "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True),
     "target_kl": (0, -1.0, "0.1"),
+    "clip_range": (0.0, -0.2),
     "scale_rewards": ("no", 1),
     "gamma": (-0.1, 1.1, "0.9"),
     "gae_lambda": (-0.1, 1.1, None),

@@ -5,6 +5,7 @@ import inspect
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.settings import read_file
 
@@ -29,3 +30,8 @@ def test_ppo_without_memory_is_trained_by_the_same_recipe() -> None:
     assert isinstance(rate, LinearSchedule)
     assert (rate.start, rate.end, rate.end_fraction) == (1e-3, 0.0, 1.0)
     assert {name: defaults[name] for name in RECIPE} == RECIPE | {"learning_rate": rate}
+
+
+def test_gradients_reach_as_far_in_cloning_as_in_training() -> None:
+    """A gate learns nothing from a cue that lies before the chain."""
+    assert BCConfig().bptt_segments == inspect.signature(RecurrentPPO).parameters["bptt_segments"].default

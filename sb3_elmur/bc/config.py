@@ -32,7 +32,7 @@ class BCConfig:
 
     n_epochs: int = 100
     batch_size: int = 64
-    bptt_segments: int = 3
+    bptt_segments: int = 8
     learning_rate: float = 3e-4
     warmup: float = 0.05
     weight_decay: float = 1e-4
