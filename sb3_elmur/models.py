@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch as th
@@ -187,6 +187,9 @@ class _Inert:
     add = extend = append
 
 
+_ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")  # of bytes
+
+
 class _NumbersUnpickler(pickle._Unpickler):  # C's takes memory as a damaged file says
     """Makes arrays and built-in values, and nothing else; it notes what classes and functions a file names."""
 
@@ -203,11 +206,11 @@ class _NumbersUnpickler(pickle._Unpickler):  # C's takes memory as a damaged fil
     def load_build(self) -> None:
         """Set an object's state, of NumPy's types only the one that they have: they take any, and another crashes later."""
         instance, state = self.stack[-2:]  # type: ignore[attr-defined]
-        if isinstance(instance, np.dtype) and state not in [instance.newbyteorder(order).__reduce__()[2] for order in "<>"]:
+        if isinstance(instance, np.dtype) and state not in [instance.newbyteorder(order).__reduce__()[2] for order in _ORDERS]:
             raise ValueError(f"The state of {instance} must be its own. Received {state!r}.")
         super().load_build()  # type: ignore[misc]
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[attr-defined]
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[assignment]
 
 
 def _load(path: Path) -> tuple[Any, _NumbersUnpickler]:
