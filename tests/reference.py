@@ -56,7 +56,7 @@ def random_params(config: dict, seed: int) -> Params:
                 params[core + "3.weight"], params[core + "3.bias"] = normal(d, config["d_ff"]), normal(d)
         if config.get("blend") == "learned":
             params[p + "blend.logit"] = normal(1)[0]
-        if config.get("blend") == "gated":
+        if config.get("blend") in ("gated", "gated_recurrent"):
             for name, shape in (
                 ("hidden.weight", (d, 2 * d)),
                 ("hidden.bias", (d,)),

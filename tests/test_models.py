@@ -57,6 +57,17 @@ def test_models_of_both_classes_load(cls: type, policy: str, loaded: type, tmp_p
     assert type(load_model(tmp_path / "model.zip", "cpu")) is loaded
 
 
+@pytest.mark.parametrize("blend", ["learned", "gated", "gated_recurrent"])
+def test_a_loaded_model_blends_as_the_saved_one(blend: str, tmp_path: Path) -> None:
+    model = make_model(RecurrentPPO, "CartPole-v1", policy_kwargs={"blend": blend, "gate_bias": 1.0, "segment_length": 2})
+    model.save(tmp_path / "model")
+    policies, states = (model.policy, load_model(tmp_path / "model.zip", "cpu").policy), [None, None]
+    for observation in np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32):
+        for i, policy in enumerate(policies):
+            _, states[i] = policy.predict(observation, states[i], deterministic=True)
+        np.testing.assert_array_equal(states[0], states[1])
+
+
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo")
     (tmp_path / "text.zip").write_text("text")

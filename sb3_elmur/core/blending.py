@@ -77,6 +77,19 @@ class GatedBlend(nn.Module):
         return _Step.apply(self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1)))))
 
 
+class GatedRecurrentBlend(GatedBlend):
+    """
+    The same gate over a candidate that is formed from the slot's content, as in a gated recurrent unit.
+
+    One write can then combine what is held with what is new. Where the gate is closed, the slot is kept bit for bit, too.
+    """
+
+    from_blank = False
+
+
+BLENDS = {"fixed": FixedBlend, "learned": LearnedBlend, "gated": GatedBlend, "gated_recurrent": GatedRecurrentBlend}
+
+
 def make_blend(config: ElmurConfig) -> nn.Module:
     """The strategy that ``config.blend`` names."""
-    return {"fixed": FixedBlend, "learned": LearnedBlend, "gated": GatedBlend}[config.blend](config)
+    return BLENDS[config.blend](config)

@@ -26,7 +26,8 @@ class ElmurConfig:
     :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when the least recently written slot
         is overwritten: 1 replaces the slot, 0 keeps it.
     :param blend: How new and old content of a slot are combined: by the paper's constant lambda (``"fixed"``), a trained one
-        for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot (``"gated"``).
+        for each layer (``"learned"``), or a gate that looks at both and keeps or replaces the slot: with new content that is
+        formed from the segment alone (``"gated"``), or from the slot's content, too (``"gated_recurrent"``).
     :param gate_bias: Where the logits of gates begin; below 0 they begin closed, and keep what a slot was filled with.
     :param memory_init_std: Standard deviation (sigma) of the initial slot vectors.
     :param max_distance: Reach (K) in steps of the relative bias between tokens and slots; larger distances count as K - 1.
@@ -92,7 +93,7 @@ class ElmurConfig:
             check_range(name, getattr(self, name), 0.0, float("inf"))
         for name in ("dropout", "attention_dropout", "memory_dropout"):
             check_range(name, getattr(self, name), 0.0, 1.0, open_end=True)
-        check_choice("blend", self.blend, ("fixed", "learned", "gated"))
+        check_choice("blend", self.blend, ("fixed", "learned", "gated", "gated_recurrent"))
         check_choice("norm", self.norm, ("layer", "rms"))
         check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
         check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))

@@ -24,12 +24,22 @@ def run_segments(elmur: Elmur, x: Tensor) -> list[Memory]:
     return memories
 
 
-def gated(bias: float) -> Elmur:
-    return Elmur(ElmurConfig(**SMALL, blend="gated", gate_bias=bias))
+def gated(bias: float, blend: str = "gated") -> Elmur:
+    return Elmur(ElmurConfig(**SMALL, blend=blend, gate_bias=bias))
 
 
-def test_a_closed_gate_keeps_a_slot_bit_for_bit_and_for_ever() -> None:
-    memories = run_segments(gated(-100.0), th.randn(4, 3 * 20, 8))
+def rewritten(elmur: Elmur, slots: Tensor, empty: bool = False) -> list[Tensor]:
+    """In each layer, what the same segment makes of its first slot where that holds each of the vectors (B, 1, D)."""
+    th.manual_seed(1)
+    outputs = th.randn(1, 3, 8).expand(len(slots), -1, -1)
+    blank = elmur.initial_slots[:1, :1].expand(len(slots), -1, -1)
+    index = th.zeros(len(slots), 1, 3, dtype=th.int64)
+    return [layer.rewrite(slots, blank, th.full((len(slots),), empty), outputs, index) for layer in elmur.layers]
+
+
+@pytest.mark.parametrize("blend", ["gated", "gated_recurrent"])
+def test_a_closed_gate_keeps_a_slot_bit_for_bit_and_for_ever(blend: str) -> None:
+    memories = run_segments(gated(-100.0, blend), th.randn(4, 3 * 20, 8))
     assert all(th.equal(memory.slots, memories[1].slots) for memory in memories[2:])
     assert memories[-1].anchors.tolist() == [[56, 59]] * 4  # the least recently offered slot goes on being chosen
 
@@ -40,11 +50,14 @@ def test_an_open_gate_writes_what_does_not_depend_on_the_old_content() -> None:
     _, written = elmur.segment(th.randn(1, 3, 8), full, th.tensor([3]))
     assert not th.equal(written.slots[:, :, 0], full.slots[:, :, 0])
     assert th.equal(written.slots[:, :, 1], full.slots[:, :, 1])
-    outputs, blank, index = th.randn(1, 3, 8), elmur.initial_slots[:1, :1], th.zeros(1, 1, 3, dtype=th.int64)
-    for layer in elmur.layers:
-        filled = layer.rewrite(blank, blank, th.tensor([True]), outputs, index)
-        for old in th.randn(2, 1, 1, 8):
-            assert th.equal(layer.rewrite(old, blank, th.tensor([False]), outputs, index), filled)
+    blank = elmur.initial_slots[:1, :1].expand(2, -1, -1)
+    for new, filled in zip(rewritten(elmur, th.randn(2, 1, 8)), rewritten(elmur, blank, empty=True), strict=True):
+        assert th.equal(new, filled)
+
+
+def test_an_open_recurrent_gate_writes_what_depends_on_the_old_content() -> None:
+    for new in rewritten(gated(100.0, "gated_recurrent"), th.randn(2, 1, 8)):
+        assert (new[0] - new[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("logit", [-3.0, -0.1, 0.1, 3.0])
@@ -68,7 +81,7 @@ def test_the_learned_weight_begins_at_lru_blend(weight: float) -> None:
     learned.sum().backward()
 
 
-@pytest.mark.parametrize("blend", ["learned", "gated"])
+@pytest.mark.parametrize("blend", ["learned", "gated", "gated_recurrent"])
 def test_blending_parameters_are_trained(blend: str) -> None:
     elmur = Elmur(ElmurConfig(**SMALL, blend=blend, gate_bias=0.0))
     x = th.randn(8, 15, 8)

@@ -41,6 +41,8 @@ VARIANTS = {
     "learned blending": {"blend": "learned"},
     "gated": {"blend": "gated"},
     "gated, one slot, pre-norm": {"blend": "gated", "memory_size": 1, "pre_lnorm": True},
+    "gated recurrent": {"blend": "gated_recurrent"},
+    "gated recurrent, one slot, pre-norm": {"blend": "gated_recurrent", "memory_size": 1, "pre_lnorm": True},
     "one head": {"n_head": 1, "max_seq_len": 1},
 }
 

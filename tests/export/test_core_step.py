@@ -18,6 +18,7 @@ CORES: dict[str, dict[str, Any]] = {
     "fixed": {"blend": "fixed"},
     "learned": {"blend": "learned", "norm_first": True},
     "gated": {"blend": "gated", "gate_bias": 0.0},
+    "gated recurrent": {"blend": "gated_recurrent", "gate_bias": 0.0},
     "moe": {"ffn": "moe", "n_routed_experts": 8},
     "without slots": {"memory_size": 0},
     "gru": {"core": "gru"},
