@@ -7,17 +7,28 @@ import gymnasium
 from .mikasa import TASKS as MIKASA_TASKS
 from .mikasa import MikasaEnv, MikasaVecEnv
 from .popgym import TASKS, POPGymEnv, POPGymVecEnv
-from .tmaze import TMazeConfig, TMazeCuesConfig, TMazeCuesEnv, TMazeCuesVecEnv, TMazeEnv, TMazeVecEnv
+from .tmaze import (
+    TMazeConfig,
+    TMazeCuesConfig,
+    TMazeCuesEnv,
+    TMazeCuesVecEnv,
+    TMazeEnv,
+    TMazeRunesConfig,
+    TMazeRunesEnv,
+    TMazeRunesVecEnv,
+    TMazeVecEnv,
+)
 
 __all__ = [
     "MikasaEnv", "MikasaVecEnv", "POPGymEnv", "POPGymVecEnv", "TMazeConfig", "TMazeCuesConfig", "TMazeCuesEnv",
-    "TMazeCuesVecEnv", "TMazeEnv", "TMazeVecEnv", "register_envs",
+    "TMazeCuesVecEnv", "TMazeEnv", "TMazeRunesConfig", "TMazeRunesEnv", "TMazeRunesVecEnv", "TMazeVecEnv", "register_envs",
 ]  # fmt: skip
 
 PASSIVE_LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
 ACTIVE_LENGTHS = (10, 30, 100, 300, 1000)
 CUES = (1, 2, 4, 8, 16)
 CUE_LENGTHS = (30, 60, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000)
+RUNES = (1, 2, 4, 8)
 ENDLESS_SIZES = tuple((n_corridors, length) for n_corridors in (3, 10) for length in (10, 30, 100, 300, 1000))
 
 
@@ -38,11 +49,14 @@ def register_envs() -> None:
         for length in CUE_LENGTHS
         if length >= 3 * n  # each of n corridors needs a cell, a turn, and a step in which its cue is shown
     }
+    runes: dict[str, dict[str, Any]] = {"TMazeRunes-v0": {}}
+    runes |= {f"TMazeRunes{n}x{length}-v0": {"n_runes": n, "length": length} for n in RUNES for length in CUE_LENGTHS}
     tasks = {f"POPGym{task}-v0": {"task": task} for task in TASKS}
     robots = {f"Mikasa{task}-v0": {"task": task} for task in MIKASA_TASKS}
     families = {
         "tmaze:TMazeEnv": mazes,
         "tmaze:TMazeCuesEnv": cues,
+        "tmaze:TMazeRunesEnv": runes,
         "popgym:POPGymEnv": tasks,
         "mikasa:MikasaEnv": robots,
     }

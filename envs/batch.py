@@ -12,11 +12,13 @@ from .mikasa.vec import MikasaVecEnv
 from .native import NativeVecEnv
 from .popgym.vec import POPGymVecEnv
 from .tmaze.cues_vec import TMazeCuesVecEnv
+from .tmaze.runes_vec import TMazeRunesVecEnv
 from .tmaze.vec import TMazeVecEnv
 
 NATIVE: dict[str, type[NativeVecEnv] | type[MikasaVecEnv]] = {
     f"{__package__}.tmaze:TMazeEnv": TMazeVecEnv,
     f"{__package__}.tmaze:TMazeCuesEnv": TMazeCuesVecEnv,
+    f"{__package__}.tmaze:TMazeRunesEnv": TMazeRunesVecEnv,
     f"{__package__}.popgym:POPGymEnv": POPGymVecEnv,
     f"{__package__}.mikasa:MikasaEnv": MikasaVecEnv,
 }

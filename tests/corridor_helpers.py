@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
 
 from helpers import make_policy
 from sb3_elmur import ElmurPolicy
@@ -28,6 +29,7 @@ class DoubleExtractor(FlattenExtractor):
 def prefer_right(policy: ElmurPolicy, right: float) -> None:
     """Draw an action network that prefers to move right unless at the junction, by so many standard deviations."""
     seen = th.tensor(list(product([0.0], [-1.0, 0.0, 1.0], [0.0, 1.0], [-1.0, 0.0, 1.0])))
+    seen = nn.functional.pad(seen, (0, policy.observation_space.shape[0] - seen.shape[1]))
     one_step = th.ones(len(seen), dtype=th.int64)
     with th.no_grad():
         latent, _ = policy.replay(seen, policy.initial_memories(len(seen))[0], one_step)
@@ -38,10 +40,12 @@ def prefer_right(policy: ElmurPolicy, right: float) -> None:
         policy.action_net.bias[Action.RIGHT] = -right * (corridor + junction) @ away / 2
 
 
-def corridor_policy(seed: int = 5, right: float = 4.0, **arguments: Any) -> ElmurPolicy:
+def corridor_policy(
+    seed: int = 5, right: float = 4.0, spaces: tuple[spaces.Space, spaces.Space] = SPACES, **arguments: Any
+) -> ElmurPolicy:
     """A random policy for corridors."""
     th.manual_seed(seed)
-    policy = make_policy(*SPACES, features_extractor_class=DoubleExtractor, **arguments).double()
+    policy = make_policy(*spaces, features_extractor_class=DoubleExtractor, **arguments).double()
     prefer_right(policy, right)
     return policy
 

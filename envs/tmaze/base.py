@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -13,6 +13,8 @@ from gymnasium.error import ResetNeeded
 from ..arguments import check_integer
 from ..drawing import Window
 from ..native import NativeVecEnv
+from .config import Action
+from .noise import NoiseBatch
 from .render import Scene, draw
 
 
@@ -76,11 +78,24 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise ResetNeeded("No episode is running: call `reset` first.")
 
 
+class MazeConfig(Protocol):
+    """What the arguments of all mazes have in common."""
+
+    @property
+    def length(self) -> int:
+        """Step at which the deadline comes."""
+
+
 class MazeVecEnv(NativeVecEnv):
     """A batch of T-Mazes that can be drawn, and whose corridors can be crossed many steps at a time."""
 
     metadata = MazeEnv.metadata
+    config: MazeConfig
+    x: np.ndarray
     steps: np.ndarray
+    corridor: np.ndarray
+    _noise: NoiseBatch
+    _last_action: np.ndarray
 
     @abstractmethod
     def oracle_actions(self) -> np.ndarray:
@@ -92,12 +107,64 @@ class MazeVecEnv(NativeVecEnv):
         """
 
     @abstractmethod
+    def look_ahead(self, n_steps: int) -> np.ndarray:
+        """
+        Return the observations of agents that move right from here, without moving them.
+
+        :param n_steps: Number of observations: the current one and the ``n_steps - 1`` next ones.
+        :return: Float32, shape (n_envs, n_steps, ...).
+        :raises ResetNeeded: Before the first reset.
+        :raises ValueError: If an episode ends on the way.
+        """
+
+    @abstractmethod
+    def quiet_steps(self) -> np.ndarray:
+        """
+        Count the steps ahead, the next included, before which agents see nothing but noise, wherever they go.
+
+        A move right is rewarded with nothing in these steps, and no episode ends with them.
+
+        :return: Int64, shape (n_envs,).
+        """
+
+    def move_right(self, n_steps: int) -> np.ndarray:
+        """
+        Move every agent right, as ``n_steps`` calls of ``step`` do; agents at the junction stay there.
+
+        Rewards are not returned, and wrappers such as ``VecMonitor`` do not see these steps.
+
+        :param n_steps: Number of moves.
+        :return: The observations after them, shape (n_envs, ...).
+        :raises ResetNeeded: Before the first reset.
+        :raises ValueError: If an episode ends on the way.
+        """
+        n_steps = self._check_walk(n_steps)
+        self._noise.skip(n_steps)
+        self.x = np.minimum(self.x + n_steps, self.corridor)
+        self.steps += n_steps
+        self._last_action = np.full(self.num_envs, Action.RIGHT)
+        return self._observe(self._all)
+
+    @property
+    def steps_to_deadline(self) -> int:
+        """How many steps can be taken before any episode ends by its deadline."""
+        return self.config.length - 1 - int(self.steps.max())
+
+    @abstractmethod
+    def _observe(self, rows: np.ndarray) -> np.ndarray:
+        """What agents see at present, in the mazes of some rows (b,), (b, ...)."""
+
+    @abstractmethod
     def _scene(self, i: int) -> Scene:
         """Describe the present moment of environment i."""
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Draw every maze, as :meth:`MazeEnv.render` does."""
         return self.env_method("render")
+
+    def _steps_in_corridor(self) -> np.ndarray:
+        """Steps before which an agent cannot be at its junction, and with which its episode does not end, (n_envs,)."""
+        return np.minimum(self.corridor - self.x, self.config.length - 1 - self.steps)
 
     def _methods(self) -> dict[str, Callable[..., Any]]:
         return {"oracle_action": self._oracle_action, "render": self._render}
@@ -109,18 +176,17 @@ class MazeVecEnv(NativeVecEnv):
         self._require_reset()
         return draw(self._scene(i))
 
-    def _check_walk(self, n_steps: int, length: int, spare: int) -> int:
+    def _check_walk(self, n_steps: int, n_more: int = 0) -> int:
         """
         Check how far agents may walk.
 
         :param n_steps: What was asked for.
-        :param length: Steps at which the first deadline comes.
-        :param spare: Steps before it that must be left.
+        :param n_more: Steps beyond those to the next deadline that are allowed.
         :return: The same number.
         """
         self._require_reset()
         n_steps = check_integer("n_steps", n_steps, minimum=1)
-        most = length - spare - int(self.steps.max())
+        most = self.steps_to_deadline + n_more
         if n_steps > most:
             raise ValueError(f"`n_steps` must be at most {most} before the next deadline. Received {n_steps}.")
         return n_steps

@@ -24,6 +24,7 @@ class Action(IntEnum):
     DOWN = 3
 
 
+NOISE = 3  # its index in observations
 DX = (1, 0, -1, 0)
 DY = (0, 1, 0, -1)
 

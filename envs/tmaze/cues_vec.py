@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .base import MazeVecEnv
-from .config import DX, DY, Action
+from .config import DX, DY, NOISE, Action
 from .cues import N_FIXED, TMazeCuesConfig
 from .noise import NoiseBatch
 from .render import Scene
@@ -38,6 +38,7 @@ class TMazeCuesVecEnv(MazeVecEnv):
     :raises ValueError: For an argument that :class:`TMazeCuesConfig` refuses, an unknown render mode, or ``n_envs`` below 1.
     """
 
+    config: TMazeCuesConfig
     STATE = ("x", "steps", "corridor", "turns", "correct_turns")
 
     def __init__(
@@ -110,37 +111,16 @@ class TMazeCuesVecEnv(MazeVecEnv):
         return np.where(self.x < self.corridor, Action.RIGHT, turn)
 
     def look_ahead(self, n_steps: int) -> np.ndarray:
-        """
-        Return the observations of agents that move right from here, without moving them.
-
-        :param n_steps: Number of observations: the current one and the ``n_steps - 1`` next ones.
-        :return: Float32, shape (n_envs, n_steps, 4 + n_cues).
-        :raises ResetNeeded: Before the first reset.
-        :raises ValueError: If an episode ends on the way.
-        """
-        n_steps = self._check_walk(n_steps, self.config.length, spare=0)
+        """See :meth:`sb3_elmur.envs.tmaze.base.MazeVecEnv.look_ahead`."""
+        n_steps = self._check_walk(n_steps, n_more=1)
         ahead = np.arange(n_steps)
         steps = self.steps[:, None] + ahead  # (n_envs, n_steps)
         at_junction = self.x[:, None] + ahead >= self.corridor[:, None]
         return self._compose(self._all[:, None], steps, at_junction, self._noise.ahead(n_steps))
 
-    def move_right(self, n_steps: int) -> np.ndarray:
-        """
-        Move every agent right, as ``n_steps`` calls of ``step`` do; agents at the junction stay there.
-
-        Rewards are not returned, and wrappers such as ``VecMonitor`` do not see these steps.
-
-        :param n_steps: Number of moves.
-        :return: The observations after them, shape (n_envs, 4 + n_cues).
-        :raises ResetNeeded: Before the first reset.
-        :raises ValueError: If an episode ends on the way.
-        """
-        n_steps = self._check_walk(n_steps, self.config.length, spare=1)
-        self._noise.skip(n_steps)
-        self.x = np.minimum(self.x + n_steps, self.corridor)
-        self.steps += n_steps
-        self._last_action = np.full(self.num_envs, Action.RIGHT)
-        return self._observe(self._all)
+    def quiet_steps(self) -> np.ndarray:
+        """See :meth:`sb3_elmur.envs.tmaze.base.MazeVecEnv.quiet_steps`."""
+        return np.where(self.steps < self.config.n_cues, 0, self._steps_in_corridor())
 
     def _scene(self, i: int) -> Scene:
         action, steps = int(self._last_action[i]), int(self.steps[i])
@@ -181,7 +161,7 @@ class TMazeCuesVecEnv(MazeVecEnv):
         observations = np.zeros((*steps.shape, N_FIXED + n_cues), dtype=np.float32)
         observations[..., 1] = self.cues[rows, number] * shown
         observations[..., 2] = at_junction
-        observations[..., 3] = noise
+        observations[..., NOISE] = noise
         visible = shown
         if self.config.order == "told":
             asked = self.asked[rows, np.minimum(self.turns[rows], n_cues - 1)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 NOISE_BLOCK = 1024
+NOISE_VALUES = (-1, 0, 1)
 
 
 def _split(rng: np.random.Generator) -> np.random.Generator:

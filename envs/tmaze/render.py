@@ -54,6 +54,8 @@ class Scene(NamedTuple):
     :param last_action: Name of the last action, None right after a reset.
     :param cues: In a maze of several cues, all of them, else ().
     :param asked: Number of the cue that the next junction asks for.
+    :param runes: In a maze of runes, their names, else ().
+    :param rune: Number of the one that is seen.
     """
 
     x: int
@@ -70,6 +72,8 @@ class Scene(NamedTuple):
     last_action: str | None
     cues: tuple[int, ...] = ()
     asked: int = 0
+    runes: tuple[str, ...] = ()
+    rune: int | None = None
 
     @property
     def outcome(self) -> str | None:
@@ -92,6 +96,7 @@ def draw(scene: Scene) -> np.ndarray:
     _draw_maze(surface, scene)
     _draw_bar(surface, scene)
     _draw_cues(surface, scene)
+    _draw_runes(surface, scene)
     if scene.n_corridors > 1:
         _draw_progress(surface, scene)
     return pixels(surface)
@@ -168,6 +173,13 @@ def _draw_cues(surface: Surface, scene: Scene) -> None:
             frame.center = center
             pygame.draw.rect(surface, ORACLE, frame, border_radius=5)
         _draw_arrow(surface, center, cue, 0.6)
+
+
+def _draw_runes(surface: Surface, scene: Scene) -> None:
+    """Name all runes in a row, the one that is seen in ink."""
+    for i, name in enumerate(scene.runes):
+        x = WIDTH * (i + 0.5) / len(scene.runes)
+        write(surface, name, (x, PROGRESS_Y), min(22, 160 // len(scene.runes)), INK if i == scene.rune else PALE)
 
 
 def _draw_bar(surface: Surface, scene: Scene) -> None:

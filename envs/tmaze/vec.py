@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .base import MazeVecEnv
-from .config import DX, DY, Action, TMazeConfig, make_spaces
+from .config import DX, DY, NOISE, Action, TMazeConfig, make_spaces
 from .noise import NoiseBatch
 from .render import Scene
 
@@ -37,6 +37,7 @@ class TMazeVecEnv(MazeVecEnv):
     :raises ValueError: For an argument that :class:`TMazeConfig` refuses, an unknown render mode, or ``n_envs`` below 1.
     """
 
+    config: TMazeConfig
     STATE = ("x", "steps", "goal", "corridor", "turns", "correct_turns")
 
     def __init__(
@@ -110,39 +111,19 @@ class TMazeVecEnv(MazeVecEnv):
         return np.where(self._informed, onward, Action.LEFT)
 
     def look_ahead(self, n_steps: int) -> np.ndarray:
-        """
-        Return the observations of agents that move right from here, without moving them.
-
-        :param n_steps: Number of observations: the current one and the ``n_steps - 1`` next ones.
-        :return: Float32, shape (n_envs, n_steps, 4).
-        :raises ResetNeeded: Before the first reset.
-        :raises ValueError: In an active maze, or if an episode ends on the way.
-        """
-        n_steps = self._check_passive_walk(n_steps, spare=0)
+        """See :meth:`sb3_elmur.envs.tmaze.base.MazeVecEnv.look_ahead`."""
+        n_steps = self._check_walk(n_steps, n_more=1)
         ahead = np.arange(n_steps)
         observations = np.zeros((self.num_envs, n_steps, 4), dtype=np.float32)
         observations[:, :, 1] = self.goal[:, None] * (self.steps[:, None] + ahead < self.config.hint_steps)
         observations[:, :, 2] = self.x[:, None] + ahead >= self.corridor[:, None]
-        observations[:, :, 3] = self._noise.ahead(n_steps)
+        observations[:, :, NOISE] = self._noise.ahead(n_steps)
         return observations
 
-    def move_right(self, n_steps: int) -> np.ndarray:
-        """
-        Move every agent right, as ``n_steps`` calls of ``step`` do; agents at the junction stay there.
-
-        Rewards are not returned, and wrappers such as ``VecMonitor`` do not see these steps.
-
-        :param n_steps: Number of moves.
-        :return: The observations after them, shape (n_envs, 4).
-        :raises ResetNeeded: Before the first reset.
-        :raises ValueError: In an active maze, or if an episode ends on the way.
-        """
-        n_steps = self._check_passive_walk(n_steps, spare=1)
-        self._noise.skip(n_steps)
-        self.x = np.minimum(self.x + n_steps, self.corridor)
-        self.steps += n_steps
-        self._last_action = np.full(self.num_envs, Action.RIGHT)
-        return self._observe(self._all)
+    def quiet_steps(self) -> np.ndarray:
+        """See :meth:`sb3_elmur.envs.tmaze.base.MazeVecEnv.quiet_steps`."""
+        penalised = (self.x < self.steps) & (self.config.reward == "penalty")
+        return np.where(self.config.active | (self._hint(self._all) != 0) | penalised, 0, self._steps_in_corridor())
 
     def _scene(self, i: int) -> Scene:
         action = int(self._last_action[i])
@@ -161,11 +142,11 @@ class TMazeVecEnv(MazeVecEnv):
             last_action=None if action == NO_ACTION else Action(action).name.lower(),
         )
 
-    def _check_passive_walk(self, n_steps: int, spare: int) -> int:
+    def _check_walk(self, n_steps: int, n_more: int = 0) -> int:
         self._require_reset()
         if self.config.active:
             raise ValueError("`active` must be False to look ahead or to move right many steps at once. Received True.")
-        return self._check_walk(n_steps, self.config.length, spare)
+        return super()._check_walk(n_steps, n_more)
 
     def _start_corridor(self, rows: np.ndarray) -> None:
         for i in rows.tolist():
@@ -182,7 +163,7 @@ class TMazeVecEnv(MazeVecEnv):
         observations = np.zeros((len(rows), 4), dtype=np.float32)
         observations[:, 1] = self._hint(rows)
         observations[:, 2] = self.x[rows] == self.corridor[rows]
-        observations[:, 3] = self._noise.present(rows)
+        observations[:, NOISE] = self._noise.present(rows)
         return observations
 
     def _next_observations(self, rows: np.ndarray) -> np.ndarray:

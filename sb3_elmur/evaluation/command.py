@@ -17,7 +17,9 @@ from sb3_elmur.command_line import SettingsError, add_common_options, import_pac
 from sb3_elmur.core.config import check_count
 from sb3_elmur.envs import TMazeEnv
 from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.envs.tmaze.base import MazeVecEnv
 from sb3_elmur.evaluation.corridors import Corridors
+from sb3_elmur.evaluation.crossing import cross_episodes
 from sb3_elmur.evaluation.episodes import run_episodes
 from sb3_elmur.evaluation.record import Record, compare_models, load_walk, save_walk, summarise
 from sb3_elmur.models import as_in_training, find_statistics, load_model
@@ -193,14 +195,15 @@ def evaluate_episodes(policy: BasePolicy, env: VecEnv, options: argparse.Namespa
     with tqdm(
         total=n_episodes, initial=len(record.episodes), unit="episode", miniters=0, disable=options.no_progress
     ) as progress_bar:
-        n_steps = 0
 
-        def progress(n_ended: int) -> None:
-            nonlocal n_steps
-            n_steps += 1
+        def progress(n_steps: int, n_ended: int) -> None:
             progress_bar.set_postfix_str(f"step {n_steps:,}", refresh=False)
             progress_bar.update(min(n_ended, n_episodes - progress_bar.n))
 
         while len(record.episodes) < n_episodes:
-            batch = run_episodes(policy, env, options.seed + len(record.episodes), progress, not options.stochastic)
+            seed = options.seed + len(record.episodes)
+            if isinstance(env, MazeVecEnv) and isinstance(policy, ElmurPolicy) and not options.stochastic:
+                batch = cross_episodes(policy, env, seed, progress)
+            else:
+                batch = run_episodes(policy, env, seed, progress, not options.stochastic)
             record.add_episodes(batch[: n_episodes - len(record.episodes)])

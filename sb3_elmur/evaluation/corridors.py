@@ -4,10 +4,10 @@ Evaluation over very many steps: corridors of the passive T-Maze, of any length.
 They are crossed a segment at a time, by three exact shortcuts. An agent in the corridor sees the same whatever it does, so the
 steps of a segment can be computed in parallel. Corridors of all lengths begin alike, so one walk to the end of the longest
 serves them all. And where memory is bit for bit what it was before, a segment with the same observations leads to the same
-memory, which is looked up (:class:`KnownSegments`); that pays for policies that keep a slot unchanged, such as gated ones.
+memory, which is looked up (:mod:`sb3_elmur.evaluation.known_segments`); that pays for policies that keep a slot unchanged,
+such as gated ones.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,10 +21,8 @@ from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.states import CoreState, Memories
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.tmaze.env import Action
+from sb3_elmur.evaluation.known_segments import KnownSegments
 from sb3_elmur.policies import ElmurPolicy
-
-MOST_BYTES = 2**28  # that `KnownSegments` may use
-ENTRY_BYTES = 256  # for the Python objects of one entry, beside its content
 
 
 class Walk(NamedTuple):
@@ -39,75 +37,6 @@ class Walk(NamedTuple):
     memory: Memory
     late: np.ndarray
     results: dict[int, np.ndarray]
-
-
-class KnownSegments:
-    """
-    Where segments in which an agent always moved right led to, by the memory before them and the observations.
-
-    Memories are numbered. They are told apart by their content and by how long ago each slot was written; a policy sees
-    nothing else of them.
-
-    :param like: Memory of the same shape and device.
-    """
-
-    def __init__(self, like: Memory) -> None:
-        self._device = like.slots.device
-        slots, ages = like.slots.cpu().numpy(), like.anchors.cpu().numpy()
-        fields = [("slots", slots.dtype, slots.shape[1:]), ("ages", ages.dtype, ages.shape[1:])]
-        self._type = np.dtype([*fields, ("padding", np.uint8)])  # NumPy refuses rows of no bytes, as without slots
-        self._clear()
-
-    def _clear(self) -> None:
-        self._memories: list[bytes] = []
-        self._numbers: dict[bytes, int] = {}
-        self._next: dict[tuple[int, bytes], int] = {}
-        self._n_bytes = 0
-
-    def number(self, memory: Memory) -> np.ndarray:
-        """Numbers of the memories of B rows, (B,) int64, the same for the same memory."""
-        rows = np.zeros(len(memory.position), self._type)
-        rows["slots"] = memory.slots.cpu().numpy()
-        rows["ages"] = (memory.position[:, None] - memory.anchors).cpu().numpy()
-        return self._number(row_bytes(rows))
-
-    def _number(self, memories: list[bytes]) -> np.ndarray:
-        for content in memories:
-            if content not in self._numbers:
-                self._numbers[content] = len(self._memories)
-                self._memories.append(content)
-                self._n_bytes += len(content) + ENTRY_BYTES
-        return np.array([self._numbers[content] for content in memories])
-
-    def memory(self, numbers: np.ndarray, time: int) -> Memory:
-        """Memories (B rows) of the given numbers, (B,), at a time."""
-        rows = np.frombuffer(b"".join([self._memories[i] for i in numbers.tolist()]), self._type)
-        slots, ages = (th.as_tensor(rows[field].copy(), device=self._device) for field in ("slots", "ages"))
-        return Memory(slots, time - ages, th.full((len(rows),), time, device=self._device))
-
-    def look_up(self, numbers: np.ndarray, observations: np.ndarray) -> np.ndarray:
-        """Numbers of the memories after segments with observations (B, L, F), (B,); -1 where unknown."""
-        return np.array([self._next.get(key, -1) for key in zip(numbers.tolist(), row_bytes(observations), strict=True)])
-
-    def add(self, numbers: np.ndarray, observations: np.ndarray, after: np.ndarray) -> None:
-        """Remember what :meth:`look_up` asks for."""
-        keys = zip(numbers.tolist(), row_bytes(observations), strict=True)
-        self._next.update(zip(keys, after.tolist(), strict=True))
-        self._n_bytes += observations.nbytes + len(observations) * ENTRY_BYTES
-
-    def tidy(self, numbers: np.ndarray) -> np.ndarray:
-        """Forget all but the memories of the given numbers, (B,), if there is too much; return the numbers they now have."""
-        if self._n_bytes < MOST_BYTES:
-            return numbers
-        kept = [self._memories[i] for i in numbers.tolist()]
-        self._clear()
-        return self._number(kept)
-
-
-def row_bytes(array: np.ndarray) -> list[bytes]:
-    """The bytes of each row of an array (B, ...)."""
-    rows = np.ascontiguousarray(array).reshape(len(array), math.prod(array.shape[1:]))
-    return rows.view(f"V{rows.shape[1] * rows.itemsize}")[:, 0].tolist()
 
 
 class Corridors:

@@ -70,7 +70,7 @@ def run_episodes(
     policy: BasePolicy,
     env: VecEnv,
     seed: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     deterministic: bool = True,
 ) -> list[dict[str, float]]:
     """
@@ -79,23 +79,27 @@ def run_episodes(
     :param policy: See :func:`play_episodes`.
     :param env: See :func:`play_episodes`.
     :param seed: See :func:`play_episodes`.
-    :param progress: Called after every step of the batch with the number of episodes that ended.
+    :param progress: Called after every step of the batch with the number of steps so far, and of episodes that ended with it.
     :param deterministic: See :func:`play_episodes`.
     :return: Of each episode its ``return``, ``length``, and what the environment says of success.
     :raises ValueError: If the environments have other spaces than the policy.
     """
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     episodes: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
-    for step in play_episodes(policy, env, seed, deterministic):
+    for time, step in enumerate(play_episodes(policy, env, seed, deterministic), start=1):
         returns += np.where(step.running, step.rewards, 0.0)
         lengths += step.running
         ended = np.flatnonzero(step.ended)
         for i in ended:
-            success = {key: float(step.infos[i][key]) for key in SUCCESSES if key in step.infos[i]}
-            episodes[i] = {"return": float(returns[i]), "length": int(lengths[i]), **success}
+            episodes[i] = {"return": float(returns[i]), "length": int(lengths[i]), **successes(step.infos[i])}
         if progress is not None:
-            progress(len(ended))
+            progress(time, len(ended))
     return episodes
+
+
+def successes(info: dict[str, Any]) -> dict[str, float]:
+    """What the last info of an episode says of success."""
+    return {key: float(info[key]) for key in SUCCESSES if key in info}
 
 
 def wilson_interval(rate: float, n: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.tmaze import noise as maze_noise
 from sb3_elmur.envs.tmaze.noise import NOISE_BLOCK
 from sb3_elmur.evaluation import Corridors, run_episodes
-from sb3_elmur.evaluation import corridors as evaluation
+from sb3_elmur.evaluation import known_segments as evaluation
 from sb3_elmur.evaluation.record import load_walk, save_walk
 
 architectures = st.fixed_dictionaries(

@@ -22,14 +22,14 @@ from sb3_elmur.evaluation import run_episodes, wilson_interval
 def test_episodes_are_those_of_evaluate_policy(make_envs: Callable[[int], VecEnv]) -> None:
     env = make_envs(5)
     policy = make_policy(env.observation_space, env.action_space)
-    n_ended: list[int] = []
-    episodes = run_episodes(policy, env, 7, n_ended.append)
+    calls: list[tuple[int, int]] = []
+    episodes = run_episodes(policy, env, 7, lambda *call: calls.append(call))
     env.seed(7)
     returns, lengths = evaluate_policy(policy, env, n_eval_episodes=5, return_episode_rewards=True, warn=False)
     found = sorted((episode["length"], episode["return"]) for episode in episodes)
     np.testing.assert_allclose(found, sorted(zip(lengths, returns, strict=True)), atol=1e-5)
-    assert sum(n_ended) == 5
-    assert len(n_ended) == max(lengths)
+    assert sum(n_ended for _, n_ended in calls) == 5
+    assert [n_steps for n_steps, _ in calls] == list(range(1, max(lengths) + 1))
 
 
 def test_episodes_depend_on_their_seeds_alone() -> None:

@@ -1,0 +1,168 @@
+"""
+Episodes in T-Mazes of any length, which are stepped where something can happen, and crossed where nothing can.
+
+On a quiet stretch of a corridor an agent sees nothing but noise, whatever it does, so that the steps of a segment can be
+computed in parallel; and where the memory before it and the noise are bit for bit what they were before, its outcome is looked
+up. A memory that leads to the same next memory with every noise that there is leads there in the segments to come, too: the
+rest of the stretch is skipped, however long it is. All of this is exact: results are those of
+:func:`sb3_elmur.evaluation.episodes.run_episodes`.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import check_for_correct_spaces
+from torch import Tensor
+
+from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.states import Memories
+from sb3_elmur.envs.tmaze.base import MazeVecEnv
+from sb3_elmur.envs.tmaze.config import NOISE, Action
+from sb3_elmur.envs.tmaze.noise import NOISE_VALUES
+from sb3_elmur.evaluation.episodes import successes
+from sb3_elmur.evaluation.known_segments import UNSETTLED, KnownSegments
+from sb3_elmur.policies import ElmurPolicy
+
+MOST_PATTERNS = 729  # of noise in a segment, of which all are tried
+VISITS = 8  # one of so many patterns was met before all are tried
+
+
+def cross_episodes(
+    policy: ElmurPolicy, env: MazeVecEnv, seed: int, progress: Callable[[int, int], None] | None = None
+) -> list[dict[str, float]]:
+    """
+    The results of one episode in each maze, with the most probable actions.
+
+    :param policy: Who plays.
+    :param env: The mazes, which are seeded and reset.
+    :param seed: Seed of the first maze; the others follow.
+    :param progress: Called again and again with the number of steps that the batch has taken so far, and the number of
+        episodes that ended since the last call.
+    :return: See :func:`sb3_elmur.evaluation.episodes.run_episodes`.
+    :raises ValueError: If the mazes have other spaces than the policy.
+    """
+    crossing = Crossing(policy, env, seed)
+    while crossing.running.any():
+        n_running = crossing.running.sum()
+        crossing.advance()
+        if progress is not None:
+            progress(crossing.time, int(n_running - crossing.running.sum()))
+    return crossing.episodes
+
+
+class Crossing:
+    """
+    One episode in each of B T-Mazes, under way; between calls all agents are at the border of two segments.
+
+    :param policy: Who plays.
+    :param env: The mazes, which are seeded and reset.
+    :param seed: Seed of the first maze; the others follow.
+    :raises ValueError: If the mazes have other spaces than the policy.
+    """
+
+    def __init__(self, policy: ElmurPolicy, env: MazeVecEnv, seed: int) -> None:
+        check_for_correct_spaces(env, policy.observation_space, policy.action_space)
+        policy.set_training_mode(False)
+        self.policy, self.env, self.segment_length = policy, env, policy.backbone.core.segment_length
+        env.seed(seed)
+        self.observations: Any = env.reset()
+        self.time = 0
+        self.running = np.ones(env.num_envs, dtype=bool)
+        self.episodes: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
+        self._returns = np.zeros(env.num_envs)
+        memory = policy.initial_memories(env.num_envs).pi
+        self._known = KnownSegments(memory)
+        self._numbers = self._known.number(memory)
+        n_patterns = len(NOISE_VALUES) ** self.segment_length
+        self._patterns = (
+            np.array([*product(NOISE_VALUES, repeat=self.segment_length)], dtype=np.float32)
+            if n_patterns <= MOST_PATTERNS
+            else None
+        )
+
+    @th.inference_mode()
+    def advance(self) -> None:
+        """Go on to the end of the segment, or of as many as can be skipped."""
+        n_segments = np.minimum(self.env.quiet_steps(), self.env.steps_to_deadline) // self.segment_length
+        rows = self.running.nonzero()[0]
+        n_skipped = int(n_segments[rows].min())
+        after = self._skip(rows, n_skipped) if n_skipped else None
+        if after is not None:
+            self._numbers[rows] = after
+            self.time += n_skipped * self.segment_length
+            self.observations = self.env.move_right(n_skipped * self.segment_length)
+            return
+        actions = np.full((self.env.num_envs, self.segment_length), Action.RIGHT, dtype=np.int64)
+        crossing = self.running & (n_segments > 0)
+        if crossing.any():
+            self._cross(crossing.nonzero()[0], actions)
+        if n_skipped and (actions[rows] == Action.RIGHT).all():
+            self.time += self.segment_length
+            self.observations = self.env.move_right(self.segment_length)
+        else:
+            self._step((self.running & ~crossing).nonzero()[0], actions)
+        self._numbers = self._known.tidy(self._numbers)
+
+    def _skip(self, rows: np.ndarray, n_segments: int) -> np.ndarray | None:
+        """Numbers of the memories of rows (b,) after quiet segments, if no noise changes them."""
+        if self._patterns is None:
+            return None
+        for number in self._known.often(self._numbers[rows], len(self._patterns) // VISITS + 1):
+            row = rows[self._numbers[rows] == number][0]
+            observations = np.tile(self.observations[row], (*self._patterns.shape, 1))
+            observations[:, :, NOISE] = self._patterns
+            actions, after = self._replay(observations, np.full(len(observations), number))
+            self._known.settle(number, np.where((actions == Action.RIGHT).all(1), after, UNSETTLED))
+        return self._known.follow(self._numbers[rows], n_segments)
+
+    def _cross(self, rows: np.ndarray, actions: np.ndarray) -> None:
+        """Compute the actions (B, L) of rows (b,) in a quiet segment, and the memories after it."""
+        observations = self.env.look_ahead(self.segment_length)[rows]
+        numbers = self._numbers[rows]
+        after = self._known.look_up(numbers, observations)
+        unknown = (after < 0).nonzero()[0]
+        if len(unknown):
+            taken, after[unknown] = self._replay(observations[unknown], numbers[unknown])
+            actions[rows[unknown]] = taken
+            straight = unknown[(taken == Action.RIGHT).all(1)]
+            self._known.add(numbers[straight], observations[straight], after[straight])
+        self._numbers[rows] = after
+
+    def _replay(self, observations: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (b, L) in a segment with observations (b, L, F), and the numbers of the memories after it, (b,)."""
+        lengths = th.full((len(observations),), self.segment_length, device=self.policy.device)
+        memory = self._known.memory(numbers, self.time)
+        latent, memory = self.policy.replay(self._tensor(observations), memory, lengths, need_memory=True)
+        actions = self.policy.action_net(latent).argmax(1).view(len(observations), -1)
+        return actions.cpu().numpy(), self._known.number(memory)
+
+    def _step(self, rows: np.ndarray, actions: np.ndarray) -> None:
+        """Step through a segment: rows (b,) as they see fit, the others with their actions (B, L)."""
+        state = self._open(self._known.memory(self._numbers[rows], self.time)) if len(rows) else None
+        for time in range(self.segment_length):
+            if state is not None:
+                actions[rows, time], state = self.policy.step(self.observations[rows], state, deterministic=True)
+            self._take(actions[:, time])
+        if state is not None:
+            self._numbers[rows] = self._known.number(state.memory)
+
+    def _open(self, memory: Memory) -> Any:
+        """The state for stepping with a memory at the beginning of a segment."""
+        nothing = self._tensor(self.observations[:0])
+        lengths = th.zeros(len(memory.position), dtype=th.int64, device=self.policy.device)
+        return self.policy.reopen(nothing, Memories(memory, memory), lengths).pi
+
+    def _take(self, actions: np.ndarray) -> None:
+        """Step all mazes, and note which episodes end."""
+        self.observations, rewards, dones, infos = self.env.step(actions)
+        self.time += 1
+        self._returns += np.where(self.running, rewards, 0.0)
+        for i in (self.running & dones).nonzero()[0]:
+            self.episodes[i] = {"return": float(self._returns[i]), "length": self.time, **successes(infos[i])}
+        self.running &= ~dones
+
+    def _tensor(self, observations: np.ndarray) -> Tensor:
+        return th.as_tensor(observations.reshape(-1, observations.shape[-1]), device=self.policy.device)
