@@ -12,7 +12,7 @@ class GRU(RecurrentCore):
     """
     PyTorch's GRU; its state is the hidden vectors of its layers, (B, N, D).
 
-    :param config: Its hyper-parameters.
+    :param config: Its hyper-parameters, of which ``n_layers``, ``d_model`` and ``dropout`` (between its layers) count.
     """
 
     module: ClassVar[type[nn.GRU] | type[nn.LSTM]] = nn.GRU
@@ -43,7 +43,7 @@ class LSTM(GRU):
     """
     PyTorch's LSTM; its state is the hidden and the cell vectors of its layers, each (B, N, D).
 
-    :param config: Its hyper-parameters.
+    :param config: As the GRU's.
     """
 
     module = nn.LSTM

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-CORE_NAMES = ("elmur", "gru", "lstm")
+CORE_NAMES = ("elmur", "gru", "lstm", "mingru", "ffm", "shm", "gtrxl")
+_WITH_HEADS = ("elmur", "gtrxl")
 
 
 @dataclass(frozen=True)
@@ -13,15 +14,15 @@ class ElmurConfig:
     """
     Hyper-parameters of one ELMUR stack (arXiv 2510.07151), with the paper's symbols in parentheses, or of a baseline.
 
-    :param core: ``"elmur"``; a baseline with another memory behind the same interface: ``"gru"`` or ``"lstm"``, of which only
-        ``n_layers``, ``d_model``, ``segment_length`` and ``dropout`` (between its layers) count; or a memory of your own, a
+    :param core: ``"elmur"``; a baseline with another memory behind the same interface, one of the other :data:`CORE_NAMES`, of
+        which only ``n_layers``, ``d_model``, ``segment_length`` and what its class names count; or a memory of your own, a
         subclass of :class:`sb3_elmur.core.recurrent.RecurrentCore` or its path ``"package.module:Class"``.
     :param core_kwargs: Arguments of the core's constructor beside this configuration; ``None`` means none.
-    :param d_model: Width of tokens and of memory slots (D), for ELMUR even and divisible by ``n_heads``.
+    :param d_model: Width of tokens and of memory slots (D), with attention even and divisible by ``n_heads``.
     :param n_layers: Number of layers (N), each with a memory of its own.
     :param n_heads: Attention heads (H) of self-attention, read and write.
     :param segment_length: Steps per segment (L): the reach of self-attention, and one memory write per ``L`` steps.
-        For a GRU or LSTM only the unit in which its state is stored and gradients are cut.
+        For a baseline only the unit in which its state is stored and gradients are cut.
     :param memory_size: Memory slots per layer (M). 0 is a plain transformer that sees nothing but the open segment.
     :param lru_blend: Weight (lambda) in [0, 1] of what is newly written when the least recently written slot
         is overwritten: 1 replaces the slot, 0 keeps it.
@@ -100,9 +101,9 @@ class ElmurConfig:
         for name in ("norm_first", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False. Received {getattr(self, name)!r}.")
-        if self.core == "elmur" and self.d_model % self.n_heads:
+        if self.core in _WITH_HEADS and self.d_model % self.n_heads:
             raise ValueError(f"`d_model` must be divisible by `n_heads` ({self.n_heads}). Received {self.d_model}.")
-        if self.core == "elmur" and self.d_model % 2:
+        if self.core in _WITH_HEADS and self.d_model % 2:
             raise ValueError(f"`d_model` must be even, for pairs of sine and cosine. Received {self.d_model}.")
         experts = self.n_shared_experts + self.n_routed_experts
         if self.ffn == "moe" and self.top_k > experts:

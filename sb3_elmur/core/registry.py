@@ -7,8 +7,20 @@ from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.cells import GRU, LSTM
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.core.ffm import FFM
+from sb3_elmur.core.gtrxl import GTrXL
+from sb3_elmur.core.mingru import MinGRU
+from sb3_elmur.core.shm import SHM
 
-CORES: dict[str, type[MemoryCore]] = {"elmur": Elmur, "gru": GRU, "lstm": LSTM}
+CORES: dict[str, type[MemoryCore]] = {
+    "elmur": Elmur,
+    "gru": GRU,
+    "lstm": LSTM,
+    "mingru": MinGRU,
+    "ffm": FFM,
+    "shm": SHM,
+    "gtrxl": GTrXL,
+}
 """Those of :data:`sb3_elmur.core.config.CORE_NAMES`."""
 
 

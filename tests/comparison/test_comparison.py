@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 from rliable import metrics
 from torch import nn
 
+from sb3_elmur import RecurrentPPO
 from sb3_elmur.comparison import cells, command, statistics
 from sb3_elmur.comparison.algorithms import ALGORITHMS
 from sb3_elmur.comparison.cells import Cell, compute, data_folder, make_cells, record_data
 from sb3_elmur.comparison.cloning import epochs_within
+from sb3_elmur.comparison.evaluation import make_monitored
 from sb3_elmur.comparison.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
 from sb3_elmur.comparison.report import write_report
 from sb3_elmur.comparison.runner import run, run_cells
@@ -182,6 +184,17 @@ def test_every_shipped_matrix_can_be_run(path: Path, tmp_path: Path) -> None:
             pytest.skip(str(error)[:300])
         raise
     assert len({cell.path for cell in found}) == len(found)
+
+
+def test_memories_that_are_compared_have_as_many_parameters_within_a_tenth(tmp_path: Path) -> None:
+    (path,) = (path for path in MATRICES if path.stem == "memories")
+    counts: dict[str, list[int]] = {}
+    for cell in make_cells(select(read_matrix(path), seeds=[0]), tmp_path):
+        env = make_monitored(cell.env.env_id, 1)
+        model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=cell.settings["policy_kwargs"])
+        counts.setdefault(cell.env.env_id, []).append(sum(weight.numel() for weight in model.policy.parameters()))
+    for elmur, *others in counts.values():
+        assert others == pytest.approx([elmur] * len(others), rel=0.1)
 
 
 def test_strings_of_zoo_configs_mean_what_rl_zoo3_makes_of_them(tmp_path: Path) -> None:

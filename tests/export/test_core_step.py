@@ -23,6 +23,10 @@ CORES: dict[str, dict[str, Any]] = {
     "without slots": {"memory_size": 0},
     "gru": {"core": "gru"},
     "lstm": {"core": "lstm"},
+    "mingru": {"core": "mingru"},
+    "ffm": {"core": "ffm"},
+    "shm": {"core": "shm", "core_kwargs": {"matrix_size": 4}},
+    "gtrxl": {"core": "gtrxl", "core_kwargs": {"window": 4}},
 }
 
 

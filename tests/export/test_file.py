@@ -45,6 +45,10 @@ CASES: dict[str, tuple[spaces.Space, spaces.Space, type[ElmurPolicy], dict[str, 
     "without slots": (VECTOR, BOX, ElmurPolicy, {"memory_size": 0}),
     "lstm, images": (IMAGES, BOX, ElmurCnnPolicy, {"core": "lstm"}),
     "gru, dictionary": (DICTIONARY, TURN, ElmurMultiInputPolicy, GRU),
+    "mingru": (VECTOR, TURN, ElmurPolicy, {"core": "mingru"}),
+    "ffm": (VECTOR, TURN, ElmurPolicy, {"core": "ffm"}),
+    "shm": (VECTOR, BOX, ElmurPolicy, {"core": "shm"}),
+    "gtrxl": (VECTOR, BOX, ElmurPolicy, {"core": "gtrxl"}),
 }  # fmt: skip
 
 
