@@ -1,0 +1,267 @@
+"""
+What memory holds, and what it combines: cues and runes in the T-Maze, by behaviour cloning.
+
+    python benchmarks/capacity.py                                    # every run of RUNS that has no result yet
+    python benchmarks/capacity.py --only law --seeds 0 1 2           # those of one question
+    python benchmarks/capacity.py --run cues gated_recurrent 1 8 0   # one run: task, memory, slots M, k, seed
+    python benchmarks/capacity.py --report                           # tables and figure of what is there
+
+Every run is a process of its own on one core, and writes ``benchmarks/results/capacity/<task>_<memory>_<M>_<k>_<seed>.json``.
+Runs whose file is there are not repeated, so that the command continues where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch as th
+from common import RESULTS, markdown_table, provenance, write_file, write_json
+
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.trainer import BC
+from sb3_elmur.datasets.episodes import NpzEpisodes
+from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.envs.tmaze.base import MazeVecEnv
+from sb3_elmur.evaluation import cross_episodes
+from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.recording import record
+
+FOLDER = RESULTS / "capacity"
+FIGURE = RESULTS.parents[1] / "docs" / "capacity.png"
+N_RECORDED, N_EVALUATED, EVALUATION_SEED = 2_000, 100, 1_000_000
+LENGTHS = (1_000, 10_000, 1_000_000)  # beside that of training
+GATES = ("gated", "gated_recurrent")
+BLENDS = ("fixed", "learned", *GATES)
+CELLS = {"lstm": 96, "gru": 112}  # widths with which a layer has about as many parameters as one of ELMUR
+SEGMENT_LENGTH = {"cues": 4, "told": 2, "runes": 3}
+GATE_BIAS = {"cues": 1.0, "told": -2.0, "runes": 0.0}  # what is told is kept, and the rest is rewritten often
+N_EPOCHS = {"cues": 60, "told": 10, "runes": 15}
+TRAINING: dict[str, Any] = {"batch_size": 64, "learning_rate": 3e-3}
+
+
+class Run(NamedTuple):
+    """
+    One agent that is trained and evaluated.
+
+    :param task: "cues" (in the order shown), "told" (in an order told at the junctions) or "runes".
+    :param memory: A blend of ELMUR, "lstm" or "gru".
+    :param slots: Slots M; 0 for a cell.
+    :param k: Cues, or runes.
+    :param seed: Of everything.
+    """
+
+    task: str
+    memory: str
+    slots: int
+    k: int
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where its result goes."""
+        return FOLDER / ("_".join(map(str, self)) + ".json")
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Of the maze in which it is trained, of at most 60 steps."""
+        length = 30 if self.k <= 4 and self.task != "cues" else 60
+        if self.task == "runes":
+            return {"n_runes": self.k, "length": length, "corridor_length": (self.k + 1, length - 2)}
+        order = "told" if self.task == "told" else "shown"
+        return {"n_cues": self.k, "length": length, "corridor_length": (1, (length - 2 * self.k) // self.k), "order": order}
+
+    @property
+    def env_id(self) -> str:
+        """Of the maze."""
+        return "TMazeRunes-v0" if self.task == "runes" else "TMazeCues-v0"
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Of the policy."""
+        shared = {"n_layers": 1, "segment_length": SEGMENT_LENGTH[self.task], "ortho_init": False}
+        if self.memory in CELLS:
+            return shared | {"core": self.memory, "d_model": CELLS[self.memory]}
+        return shared | {"d_model": 64, "memory_size": self.slots, "blend": self.memory, "gate_bias": GATE_BIAS[self.task]}
+
+    @property
+    def training(self) -> BCConfig:
+        """Of behaviour cloning; gradients reach back over the whole episode."""
+        return BCConfig(n_epochs=N_EPOCHS[self.task], bptt_segments=-(-60 // SEGMENT_LENGTH[self.task]), **TRAINING)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of its evaluation; only what a gate keeps bit for bit is skipped, so that the others end earlier."""
+        return LENGTHS if self.memory in GATES else LENGTHS[:2]
+
+
+def runs(question: str, seeds: list[int]) -> list[Run]:
+    """
+    The runs that answer a question.
+
+    :param question: Of :data:`QUESTIONS`.
+    :param seeds: Of each.
+    """
+    if question == "headline":
+        agents = [("told", "gated", 4, 8), ("cues", "gated_recurrent", 1, 8)]
+        agents += [(task, cell, 0, 8) for task in ("cues", "told") for cell in CELLS]
+    elif question == "law":
+        agents = [("told", memory, m, k) for memory in ("fixed", *GATES) for k in (1, 2, 4, 8) for m in (1, 2, 4, 8)]
+        agents += [("told", cell, 0, k) for cell in CELLS for k in (1, 2, 4, 8)]
+    else:
+        agents = [("runes", memory, 1, k) for memory in BLENDS for k in (2, 4)]
+        agents += [("runes", cell, 0, k) for cell in CELLS for k in (2, 4)]
+    return [Run(*agent, seed) for seed in seeds for agent in agents]
+
+
+QUESTIONS = ("headline", "law", "fusion")
+
+
+def train(run: Run) -> RecurrentPPO:
+    """Clone the recorded oracle."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "episodes"
+        record(run.env_id, "oracle", data, N_RECORDED, seed=run.seed * N_RECORDED, env_kwargs=run.env_kwargs)
+        env = make_batch(run.env_id, 1, run.env_kwargs)
+        model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=run.policy_kwargs, seed=run.seed, device="cpu")
+        BC(model, NpzEpisodes(data, env.observation_space, env.action_space), run.training).train()
+    return model
+
+
+def evaluate(policy: ElmurPolicy, run: Run) -> dict[str, dict[str, float]]:
+    """By length, the shares of right turns and of episodes in which all were right."""
+    success = {}
+    for length in (run.env_kwargs["length"], *run.lengths):
+        kwargs = {name: value for name, value in run.env_kwargs.items() if name != "corridor_length"} | {"length": length}
+        env = make_batch(run.env_id, N_EVALUATED, kwargs)
+        assert isinstance(env, MazeVecEnv)
+        episodes = cross_episodes(policy, env, EVALUATION_SEED)
+        names = ("turn_success", "is_success")
+        success[str(length)] = {name: float(np.mean([episode[name] for episode in episodes])) for name in names}
+    return success
+
+
+def perform(run: Run) -> None:
+    """Train and evaluate in this process, and write the result."""
+    th.set_num_threads(1)
+    start = time.process_time()
+    model = train(run)
+    trained = time.process_time()
+    report = {
+        "run": run._asdict(),
+        "env_kwargs": run.env_kwargs,
+        "policy_kwargs": run.policy_kwargs,
+        "training": run.training.__dict__,
+        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+        "episodes": N_EVALUATED,
+        "success": evaluate(model.policy, run),
+        "training CPU seconds": round(trained - start, 1),
+        "evaluation CPU seconds": round(time.process_time() - trained, 1),
+        **provenance(run.seed),
+    }
+    write_json(run.path, report)
+
+
+def launch(run: Run, logs: Path) -> None:
+    """Perform in a process of its own."""
+    if run.path.exists():
+        return
+    print(f"{run.path.stem}: begins", flush=True)
+    log = logs / f"{run.path.stem}.log"
+    with open(log, "w") as output:
+        command = [sys.executable, __file__, "--run", *map(str, run)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
+    print(f"{run.path.stem}: " + ("done" if code == 0 else f"failed, see {log}"), flush=True)
+
+
+def results() -> dict[tuple[str, str, int, int], list[dict[str, Any]]]:
+    """Reports of all seeds by task, memory, slots and k."""
+    by_agent = defaultdict(list)
+    for path in sorted(FOLDER.glob("*.json")):
+        content = json.loads(path.read_text())
+        by_agent[tuple(Run(**content["run"]))[:4]].append(content)
+    return by_agent
+
+
+def shares(reports: list[dict[str, Any]], place: int) -> list[float]:
+    """Of all seeds the share of right turns at the length of training (0) or one of those after it; none if not evaluated."""
+    return [list(one["success"].values())[place]["turn_success"] for one in reports if place < len(one["success"])]
+
+
+def report() -> None:
+    """Print a table of all results, and draw the figure."""
+    by_agent = results()
+    rows = []
+    for (task, memory, slots, k), reports in sorted(by_agent.items()):
+        cells = []
+        for place in range(1 + len(LENGTHS)):
+            values = shares(reports, place)
+            cells.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
+        seconds = np.median([one["training CPU seconds"] for one in reports])
+        rows.append([task, k, memory, slots or "", len(reports), reports[0]["parameters"], *cells, round(float(seconds))])
+    lengths = ["trained length", *(f"{length:,}" for length in LENGTHS)]
+    print(markdown_table(["task", "k", "memory", "M", "seeds", "parameters", *lengths, "training, CPU s"], rows))
+    draw(by_agent, FIGURE)
+
+
+def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: Path) -> None:
+    """Right turns after 1,000 steps, against k: one panel for each number of slots, and one for cells; every seed is a dot."""
+    chosen = {agent: reports for agent, reports in by_agent.items() if agent[0] == "told"}
+    panels = sorted({slots for _, _, slots, _ in chosen}, key=lambda slots: slots or np.inf)
+    figure, axes = plt.subplots(1, max(1, len(panels)), figsize=(11, 3.2), sharey=True, layout="constrained", squeeze=False)
+    colors = {memory: f"C{i}" for i, memory in enumerate((*BLENDS, *CELLS))}
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for memory in colors:
+            agents = sorted(agent for agent in chosen if agent[1:3] == (memory, panel))
+            if not agents:
+                continue
+            values = [shares(chosen[agent], 1) for agent in agents]
+            ks = [agent[3] for agent in agents]
+            axis.plot(ks, [np.mean(seeds) for seeds in values], color=colors[memory], label=memory)
+            for k, seeds in zip(ks, values, strict=True):
+                axis.plot([k] * len(seeds), seeds, "o", ms=3, color=colors[memory])
+        axis.set(title=f"M = {panel}" if panel else "cells", xscale="log", xticks=(1, 2, 4, 8), xticklabels=(1, 2, 4, 8))
+        axis.set(xlabel="cues k", ylim=(-0.03, 1.03))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    axes[0, 0].set_ylabel("right turns, 1,000 steps")
+    write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def main() -> None:
+    """Run, or report, as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS, metavar="QUESTION")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=1, help="processes at a time")
+    parser.add_argument("--run", nargs=5, metavar=("TASK", "MEMORY", "M", "K", "SEED"), help="one run, in this process")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
+    options = parser.parse_args()
+    if options.run:
+        task, memory, *numbers = options.run
+        perform(Run(task, memory, *map(int, numbers)))
+        return
+    if not options.report:
+        logs = Path(tempfile.mkdtemp(prefix="capacity_"))
+        with ThreadPoolExecutor(options.workers) as pool:
+            for question in options.only:
+                for run in runs(question, options.seeds):
+                    pool.submit(launch, run, logs)
+    report()
+
+
+if __name__ == "__main__":
+    main()
