@@ -240,7 +240,8 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
     check_count("memory_size", memory_size, 1)
     config = model.policy.config
     if config.core != "elmur" or config.memory_size == 0:
-        raise ValueError(f"`model` must have memory slots. Received core={config.core!r}, memory_size={config.memory_size}.")
+        received = f"core={config.core_name!r}, memory_size={config.memory_size}"
+        raise ValueError(f"`model` must have memory slots. Received {received}.")
     state = model.policy.state_dict()
     for name, slots in state.items():
         if name.endswith("initial_slots"):

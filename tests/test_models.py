@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_elmur
 from helpers import DICT, RandomEnv, make_model, random_envs
 from sb3_elmur import RecurrentPPO, resize_memory
+from sb3_elmur.core.cells import GRU
 from sb3_elmur.models import check_statistics, find_statistics, load_model, normalized
 from sb3_elmur.recording import record
 
@@ -275,7 +276,12 @@ def test_a_wrong_number_of_slots_is_refused(memory_size: float) -> None:
         resize_memory(make_model(RecurrentPPO, random_envs(1)), memory_size)  # type: ignore[arg-type]
 
 
-def test_a_model_without_slots_is_refused() -> None:
-    model = make_model(RecurrentPPO, random_envs(1), policy_kwargs={"core": "gru"})
-    with pytest.raises(ValueError, match=r"core='gru'"):
-        resize_memory(model, 2)
+class OwnMemory(GRU):
+    """A class of a user."""
+
+
+@pytest.mark.parametrize(("core", "name"), [("gru", "gru"), (OwnMemory, f"{__name__}:OwnMemory")])
+def test_a_model_without_slots_is_refused_by_the_name_of_its_core(core: Any, name: str) -> None:
+    model = make_model(RecurrentPPO, random_envs(1), policy_kwargs={"core": core})
+    with pytest.raises(ValueError, match=f"core='{name}'"):
+        resize_memory(model, 4)

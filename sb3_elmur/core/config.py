@@ -112,6 +112,11 @@ class ElmurConfig:
                 f"Received {self.top_k}."
             )
 
+    @property
+    def core_name(self) -> str:
+        """The name of the core, or the path of its class."""
+        return self.core if isinstance(self.core, str) else f"{self.core.__module__}:{self.core.__qualname__}"
+
 
 def check_core_name(core: object, arguments: object) -> None:
     """

@@ -71,5 +71,6 @@ def _imported(path: str) -> object:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ValueError(
-            f"`core` must name a module that can be imported. There is no {error.name!r} for {path!r}."
+            f"`core` must name a module that can be imported. There is no {error.name!r} for {path!r}. "
+            "Commands search the current folder for what `--gym-packages` names."
         ) from error

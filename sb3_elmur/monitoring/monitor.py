@@ -39,7 +39,7 @@ def memory_of(policy: Any) -> Elmur:
         raise ValueError(f"`policy` must be an ElmurPolicy. Received {type(policy).__name__}.")
     core = policy.backbone.core
     if not isinstance(core, Elmur) or not core.config.memory_size:
-        received = f"`core={policy.config.core!r}`" if not isinstance(core, Elmur) else "`memory_size=0`"
+        received = f"`core={policy.config.core_name!r}`" if not isinstance(core, Elmur) else "`memory_size=0`"
         raise ValueError(f"`policy` must have ELMUR's memory, to be looked into. Received one with {received}.")
     return core
 

@@ -121,6 +121,16 @@ def test_the_command_trains_logs_and_saves(data: Path, capsys: pytest.CaptureFix
     assert equal(weights(run_folder(data, 2)), weights(run))
 
 
+def test_a_memory_of_ones_own_is_cloned(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a module of the current folder."""
+    monkeypatch.chdir(data.parent)
+    shutil.copy(Path(__file__).parents[2] / "examples" / "own_memory.py", "own_memory_of_bc.py")
+    kwargs = ["core:own_memory_of_bc:MinGRU", "core_kwargs:{'gate_bias': -3.0}"]
+    main(command(data, "--gym-packages", "own_memory_of_bc", "--policy-kwargs", *kwargs))
+    core = sb3_elmur.RecurrentPPO.load(run_folder(data) / f"{ENV}.zip", device="cpu").policy.backbone.core
+    assert type(core).__module__ == "own_memory_of_bc"
+
+
 def test_the_command_takes_classes_by_their_dotted_paths(data: Path) -> None:
     path = "stable_baselines3.common.torch_layers.FlattenExtractor"
     main(command(data, "--policy-kwargs", f"features_extractor_class:{path}", "activation_fn:torch.nn.ELU", "net_arch:[4]"))
