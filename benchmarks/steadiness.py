@@ -37,6 +37,7 @@ from rl_zoo3 import import_envs  # noqa: F401  # registers CartPoleNoVel-v1
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
+from tmaze_memory import EXPERIMENTS, load_settings, record_data, train_bc
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
@@ -87,6 +88,29 @@ class DelayedCopy(gym.Env):
 gym.register("DelayedCopy-v0", entry_point=lambda: DelayedCopy())
 
 
+def clone_copier(seed: int) -> RecurrentPPO:
+    """A policy that copies without mistakes, from 300 recorded episodes."""
+    rng = np.random.default_rng(seed)
+    policy_kwargs = {"d_model": 64, "segment_length": 5, "memory_size": 2, "blend": "fixed"}
+    model = RecurrentPPO("ElmurPolicy", make_batch("DelayedCopy-v0", 1), policy_kwargs=policy_kwargs, seed=seed, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        for i, symbol in enumerate(rng.integers(4, size=300)):
+            observation, action = np.zeros((DELAY + 1, 5), np.float32), np.zeros(DELAY + 1, np.int64)
+            observation[0, symbol] = observation[DELAY, 4] = 1
+            action[DELAY] = symbol
+            np.savez(Path(folder) / f"{i}.npz", observation=observation, action=action)
+        data = NpzEpisodes(Path(folder), DelayedCopy.observation_space, DelayedCopy.action_space)
+        BC(model, data, BCConfig(n_epochs=100, batch_size=16)).train()
+    return model
+
+
+def clone_oracle(seed: int) -> RecurrentPPO:
+    """A policy cloned from recorded corridors of the T-Maze, with the settings of ``bc_elmur.yml``."""
+    with tempfile.TemporaryDirectory() as folder:
+        record_data(Path(folder))
+        return train_bc(load_settings(EXPERIMENTS["bc_gated"]), seed, Path(folder), lambda model: None)
+
+
 def cross_long_corridors(policy: ElmurPolicy) -> dict[str, float]:
     """Success in corridors of up to a million steps."""
     corridors = Corridors(policy, (1_000, 100_000, 1_000_000), 100, SEED)
@@ -117,7 +141,7 @@ class Task:
     :param settings: In place of those of ``ppo_elmur.yml``.
     :param evaluated: Arguments of the environments of an evaluation.
     :param proof: How the last policy is judged once more, in longer episodes.
-    :param cloned: Whether training starts from a policy that was cloned.
+    :param clone: Makes the policy from which training starts, with a seed; without it training starts from nothing.
     """
 
     env_id: str
@@ -130,7 +154,7 @@ class Task:
     settings: dict[str, Any] | None = None
     evaluated: dict[str, Any] = field(default_factory=dict)
     proof: Callable[[ElmurPolicy], dict[str, float]] | None = None
-    cloned: bool = False
+    clone: Callable[[int], RecurrentPPO] | None = None
 
 
 EASED = {"corridor_length": (1, 28), "reward": "eased"}
@@ -163,7 +187,11 @@ TASKS = {
     ),
     "repeat previous": Task("POPGymRepeatPreviousEasy-v0", 2_000_000, 32_768, 64, "return", 0.99, before=OLD),
     "clone": Task(
-        "DelayedCopy-v0", 50_000, 2_048, 100, "return", 0.95, before=OLD | HOST, settings={"n_envs": 16}, cloned=True,
+        "DelayedCopy-v0", 50_000, 2_048, 100, "return", 0.95, before=OLD | HOST, settings={"n_envs": 16}, clone=clone_copier,
+    ),
+    "clone, tmaze": Task(
+        "TMazePassive30-v0", 50_000, 2_048, 100, "is_success", 0.95, before=OLD | HOST,
+        settings={"n_envs": 16, "env_kwargs": EASED}, clone=clone_oracle,
     ),
     "remember color": Task("MikasaRememberColor3-v0", 960_000, 28_800, 100, "is_success", 0.9, before=OLD | {"ent_coef": 0.0}),
 }  # fmt: skip
@@ -177,22 +205,6 @@ def settings_of(task: Task, recipe: str) -> dict[str, Any]:
         return settings
     old = {"learning_rate": settings.get("learning_rate", "lin_1e-3")} | task.before
     return settings | old | {"policy_kwargs": OLD_SMALL | settings.get("policy_kwargs", {}) | old.get("policy_kwargs", {})}
-
-
-def clone(seed: int) -> RecurrentPPO:
-    """A policy that copies without mistakes, from 300 recorded episodes."""
-    rng = np.random.default_rng(seed)
-    policy_kwargs = {"d_model": 64, "segment_length": 5, "memory_size": 2, "blend": "fixed"}
-    model = RecurrentPPO("ElmurPolicy", make_batch("DelayedCopy-v0", 1), policy_kwargs=policy_kwargs, seed=seed, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        for i, symbol in enumerate(rng.integers(4, size=300)):
-            observation, action = np.zeros((DELAY + 1, 5), np.float32), np.zeros(DELAY + 1, np.int64)
-            observation[0, symbol] = observation[DELAY, 4] = 1
-            action[DELAY] = symbol
-            np.savez(Path(folder) / f"{i}.npz", observation=observation, action=action)
-        data = NpzEpisodes(Path(folder), DelayedCopy.observation_space, DelayedCopy.action_space)
-        BC(model, data, BCConfig(n_epochs=100, batch_size=16)).train()
-    return model
 
 
 class Curve(BaseCallback):
@@ -236,9 +248,9 @@ def run(name: str, recipe: str, seed: int, folder: Path) -> None:
         )
         judging = VecNormalize(judging, training=False, norm_reward=False)
         judging.obs_rms = env.obs_rms
-    if task.cloned:
+    if task.clone is not None:
         with tempfile.TemporaryDirectory() as temporary:
-            clone(seed).save(Path(temporary) / "clone")
+            task.clone(seed).save(Path(temporary) / "clone")
             arguments.pop("policy_kwargs", None)
             model = RecurrentPPO.load(Path(temporary) / "clone", env, device="cpu", seed=seed, **arguments)
     else:
