@@ -25,7 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--expert", required=True, help="oracle (the environment's own), random, or the .zip file of a saved RecurrentPPO"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder to write; for Minari its name is the data set's id")
-    parser.add_argument("--episodes", required=True, type=int, help="number of episodes")
+    parser.add_argument("--episodes", required=True, type=int, help="number of episodes to play")
+    parser.add_argument("--only-successful", action="store_true", help="leave out episodes that failed")
     parser.add_argument(
         "--noise", type=float, nargs="+", default=[0.0], metavar="SHARE",
         help="share of steps at which a random action is played, while the expert's is recorded; of two, each episode draws "
@@ -58,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         progress_bar=not options.no_progress,
         noise=tuple(options.noise),
         device=options.device,
+        only_successful=options.only_successful,
     )
+    if options.only_successful:
+        print(f"{sum(map(bool, outcomes))} of {len(outcomes)} episodes succeeded and are in {options.output}.")
+        return
     known = [outcome for outcome in outcomes if outcome is not None]
     succeeded = f"; {sum(known)} of the {len(known)} played now succeeded" if known else ""
     print(f"{options.episodes} episodes in {options.output}{succeeded}.")

@@ -35,6 +35,7 @@ def record(
     progress_bar: bool = False,
     noise: float | tuple[float, float] = 0.0,
     device: str = "auto",
+    only_successful: bool = False,
 ) -> list[bool | None]:
     """
     Play episodes and write them to disk. Models act deterministically.
@@ -46,7 +47,7 @@ def record(
         (:func:`sb3_elmur.models.find_statistics`); all others, and what is recorded, are what the environment shows.
     :param output: Folder to write. With ``"npz"``, episodes that are there already are kept. With ``"minari"`` there must be
         nothing yet, and the folder's name, such as ``tmaze-v0``, becomes the id of the data set.
-    :param n_episodes: Number of episodes.
+    :param n_episodes: Number of episodes to play.
     :param seed: Episode i is reset with ``seed + i``, which also seeds the global random generators.
     :param env_kwargs: Arguments of the environment.
     :param format: ``"npz"``, a file per episode as in :mod:`sb3_elmur.datasets`, or ``"minari"``, all in one go.
@@ -56,7 +57,10 @@ def record(
         Of two numbers, each episode draws its own share between them. Up to 1 they yield episodes whose course does not give
         away where the expert is heading, so that an imitator has to remember it.
     :param device: Where a saved model runs.
-    :return: Of each episode that was played now whether it succeeded, ``None`` where the environment does not say.
+    :param only_successful: Leave out episodes that failed. A folder of .npz files notes their numbers, so that none is played
+        again.
+    :return: Of each episode that was played now whether it succeeded, ``None`` where the environment does not say; with
+        ``only_successful`` of all episodes.
     :raises ValueError: If an argument is not as above, or ``output`` was recorded with other settings.
     :raises DataError: If what was played does not belong to the environment's spaces.
     :raises DependencyNotInstalled: If Minari is needed and absent.
@@ -73,12 +77,13 @@ def record(
         "seed": seed,
         "noise": most if least == most else [least, most],
         "format": format,
+        "only_successful": only_successful,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
     }
     settings = json.loads(json.dumps(described, default=repr))
     made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     try:
-        recorder = Recorder(made, make_act(expert, made, device), seed, (least, most))
+        recorder = Recorder(made, make_act(expert, made, device), seed, (least, most), only_successful)
         WRITERS[format](recorder, Path(output), n_episodes, settings, progress_bar)
         return recorder.outcomes
     finally:

@@ -35,12 +35,20 @@ class Recorder:
     :param act: Who plays, see :func:`sb3_elmur.recording.experts.make_act`.
     :param seed: Seed of the first episode.
     :param noise: Least and largest share of an episode's steps at which a random action is played.
+    :param only_successful: Whether episodes that failed are of no use.
 
     Attribute ``outcomes`` says of each episode so far whether it succeeded, ``None`` where the environment does not say.
     """
 
-    def __init__(self, env: gymnasium.Env, act: Act, seed: int, noise: tuple[float, float] = (0.0, 0.0)) -> None:
-        self.env, self.act, self.seed, self.noise = env, act, seed, noise
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        act: Act,
+        seed: int,
+        noise: tuple[float, float] = (0.0, 0.0),
+        only_successful: bool = False,
+    ) -> None:
+        self.env, self.act, self.seed, self.noise, self.only_successful = env, act, seed, noise, only_successful
         self.fields = episode_fields(env.observation_space, env.action_space)
         self.observed = [field.key for field in self.fields[:-2]]
         masks = mask_field(env.observation_space, env.action_space) if has_masks(env) else None
@@ -49,13 +57,14 @@ class Recorder:
             self.fields = [*self.fields, masks]
         self.outcomes: list[bool | None] = []
 
-    def play(self, index: int) -> Recording:
+    def play(self, index: int) -> Recording | None:
         """
         Play an episode.
 
         :param index: Its number.
-        :return: What was played.
+        :return: What was played; ``None`` if it failed, and is of no use.
         :raises DataError: If it does not belong to the environment's spaces.
+        :raises ValueError: If only successful episodes are of use, and the environment does not say which these are.
         """
         seed = self.seed + index
         set_random_seed(seed)
@@ -83,8 +92,11 @@ class Recorder:
             arrays = self._converted(rows)
         except DataError as error:
             raise DataError(f"Episode {index}, played with seed {seed}: {error}") from None
-        self.outcomes.append(None if successes[-1] is None else bool(successes[-1]))
-        return Recording(arrays, successes, terminated)
+        outcome = None if successes[-1] is None else bool(successes[-1])
+        if self.only_successful and outcome is None:
+            raise ValueError(f"`only_successful` needs `is_success` in the infos. Received {info} at an episode's end.")
+        self.outcomes.append(outcome)
+        return Recording(arrays, successes, terminated) if outcome or not self.only_successful else None
 
     def _note(self, rows: dict[str, list[Any]], observation: Any) -> None:
         """Append a copy of an observation, which the environment may change."""

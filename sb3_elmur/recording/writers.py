@@ -19,9 +19,10 @@ from tqdm import tqdm
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.datasets.episodes import import_minari
 from sb3_elmur.datasets.fields import MASK
-from sb3_elmur.recording.recorder import Recorder
+from sb3_elmur.recording.recorder import Recorder, Recording
 
 SETTINGS = "recording.json"
+FAILED = "failed.json"  # numbers of the episodes that were left out
 Settings = dict[str, Any]
 
 
@@ -39,8 +40,18 @@ def write_npz(recorder: Recorder, output: Path, n_episodes: int, settings: Setti
     output.mkdir(parents=True, exist_ok=True)
     _claim(output, settings)
     paths = [output / f"train_data_{index}.npz" for index in range(n_episodes)]
-    for index in _progress([index for index, path in enumerate(paths) if not path.exists()], n_episodes, progress_bar):
-        arrays, successes, _ = recorder.play(index)
+    failed = _read_failed(output / FAILED)
+    if recorder.only_successful:
+        recorder.outcomes = [path.exists() for index, path in enumerate(paths) if path.exists() or index in failed]
+    left = [index for index, path in enumerate(paths) if not (path.exists() or index in failed)]
+    for index in _progress(left, n_episodes, progress_bar):
+        recording = recorder.play(index)
+        if recording is None:
+            failed.add(index)
+            with atomic_path(output / FAILED) as path:
+                path.write_text(json.dumps(sorted(failed)))
+            continue
+        arrays, successes, _ = recording
         steps = len(successes)
         arrays = {key: array[:steps] for key, array in arrays.items()}
         if any(success is not None for success in successes):
@@ -73,8 +84,8 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
         raise ValueError(f"`output` must not exist: a Minari data set is recorded in one go. Received '{output}'.")
     output.parent.mkdir(parents=True, exist_ok=True)
 
-    def buffer(index: int) -> Any:
-        arrays, successes, terminated = recorder.play(index)
+    def buffer(index: int, recording: Recording) -> Any:
+        arrays, successes, terminated = recording
         last = np.arange(len(successes)) == len(successes) - 1
         infos = {}
         if recorder.masked:  # a row for each observation, of which the last is acted on by nobody
@@ -96,9 +107,10 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output.parent) as root, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="minari")  # asks for the author's address, among others
         with _environment_variable("MINARI_DATASETS_PATH", root):
+            recordings = ((index, recorder.play(index)) for index in _progress(range(n_episodes), n_episodes, progress_bar))
             create(
                 name,
-                (buffer(index) for index in _progress(range(n_episodes), n_episodes, progress_bar)),
+                (buffer(index, recording) for index, recording in recordings if recording is not None),
                 env=recorder.env,
                 algorithm_name=settings["expert"],
                 **lossless,
@@ -130,7 +142,7 @@ def _claim(folder: Path, settings: Settings) -> None:
     if not path.is_file():
         raise ValueError(f"'{path}' must be a file that says how a folder was recorded.")
     try:
-        noted = {"noise": 0.0} | json.loads(path.read_text())
+        noted = {"noise": 0.0, "only_successful": False} | json.loads(path.read_text())
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' does not say how a folder was recorded: {error}") from error
     for name, value in settings.items():
@@ -138,6 +150,19 @@ def _claim(folder: Path, settings: Settings) -> None:
             raise ValueError(
                 f"`output` must be recorded with one `{name}`: '{path}' has {noted.get(name)!r}. Received {value!r}."
             )
+
+
+def _read_failed(path: Path) -> set[int]:
+    """The numbers of the episodes that were played and left out."""
+    if not path.exists():
+        return set()
+    try:
+        failed = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' does not say which episodes failed: {error}") from error
+    if not isinstance(failed, list) or not all(isinstance(index, int) for index in failed):
+        raise ValueError(f"'{path}' must hold the numbers of episodes. Received {failed!r:.80}.")
+    return set(failed)
 
 
 def _to_json(settings: Settings) -> str:

@@ -20,7 +20,7 @@ from sb3_elmur import RecurrentPPO
 from sb3_elmur.datasets.episodes import DataError, Episode, NpzEpisodes, open_episodes
 from sb3_elmur.recording import record
 from sb3_elmur.recording.command import main
-from sb3_elmur.recording.writers import SETTINGS
+from sb3_elmur.recording.writers import FAILED, SETTINGS
 
 TMAZE = "TMazePassive30-v0"
 CORRIDORS = {"corridor_length": (1, 28)}
@@ -261,6 +261,55 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str, tm
         record(**{"env": TMAZE, "expert": "oracle", "output": tmp_path, "n_episodes": 1} | arguments)
 
 
+# Successful episodes alone
+
+
+def up(observation: Any) -> int:
+    """Turns the same way in every episode, which is right in half of them."""
+    return 1 if observation[2] else 0
+
+
+def test_only_successful_episodes_are_kept(format: str, tmp_path: Path) -> None:
+    outcomes = record(TMAZE, up, tmp_path / "all", n_episodes=20)
+    kept = record(TMAZE, up, tmp_path / "kept-v0", n_episodes=20, format=format, only_successful=True)
+    assert outcomes == kept
+    env = gymnasium.make(TMAZE)
+    successful = [episode for episode, outcome in zip(read(tmp_path / "all", env), outcomes, strict=True) if outcome]
+    assert 0 < len(successful) < 20
+    for episode, same in zip(read(tmp_path / "kept-v0", env), successful, strict=True):
+        np.testing.assert_array_equal(episode.observations, same.observations)
+        np.testing.assert_array_equal(episode.actions, same.actions)
+
+
+def test_no_episode_that_failed_is_played_again(tmp_path: Path) -> None:
+    whole = record(TMAZE, interrupted(after=-1), tmp_path / "whole", n_episodes=8, only_successful=True)
+    with pytest.raises(KeyboardInterrupt):
+        record(TMAZE, interrupted(after=31 * 5), tmp_path / "parts", n_episodes=8, only_successful=True)
+    there = contents(tmp_path / "parts")
+    assert 0 < len(there) < len(contents(tmp_path / "whole"))
+    assert record(TMAZE, interrupted(after=31 * 5), tmp_path / "parts", n_episodes=8, only_successful=True) == whole
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_which_episodes_are_kept_belongs_to_a_folder(tmp_path: Path) -> None:
+    record(TMAZE, up, tmp_path, n_episodes=2)
+    with pytest.raises(ValueError, match="`only_successful`.* False.* Received True"):
+        record(TMAZE, up, tmp_path, n_episodes=2, only_successful=True)
+
+
+@pytest.mark.parametrize("text", ["[1", "{}", '["1"]'])
+def test_a_damaged_list_of_failures_is_refused(text: str, tmp_path: Path) -> None:
+    record(TMAZE, up, tmp_path, n_episodes=2, only_successful=True)
+    (tmp_path / FAILED).write_text(text)
+    with pytest.raises(ValueError, match=FAILED):
+        record(TMAZE, up, tmp_path, n_episodes=2, only_successful=True)
+
+
+def test_environments_that_do_not_say_what_succeeded_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`only_successful` needs `is_success`"):
+        record(Guessed, "random", tmp_path, n_episodes=1, only_successful=True)
+
+
 # Interruptions
 
 
@@ -471,6 +520,14 @@ def test_the_command_tells_how_many_episodes_succeeded(tmp_path: Path, capsys: p
     assert "3 of the 3" in first
     main([*words, "--expert", "oracle", "--episodes", "4"])
     assert "1 of the 1" in capsys.readouterr().out
+
+
+def test_the_command_tells_how_many_episodes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--env", TMAZE, "--output", str(tmp_path / "data"), "--no-progress", "--expert", "random", "--only-successful"]
+    for n_episodes in (5, 10):
+        main([*words, "--episodes", str(n_episodes)])
+        kept = len(list((tmp_path / "data").glob("*.npz")))
+        assert f"{kept} of {n_episodes} episodes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
