@@ -1,14 +1,20 @@
 """Features extractors for images of a robot's cameras."""
 
+from collections.abc import Callable, Iterable
+
 import gymnasium
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import TensorDict
 from torch import Tensor, nn
 
 CHANNELS = (32, 64, 64, 128)
+BANDWIDTH = 0.15  # of a colour, whose channels reach from 0 to 1
+SHADES = 32  # of a channel that are told apart when colours are counted
+NO_COLORS = th.zeros(SHADES**3, dtype=th.int64)  # counted
+RARE = 1e-5  # share of the pixels; a colour that fills less is none
 
 
 class FourLayerCNN(BaseFeaturesExtractor):
@@ -46,7 +52,133 @@ class FourLayerCNN(BaseFeaturesExtractor):
         return self.cnn(observations.contiguous(memory_format=th.channels_last))  # faster on CPUs
 
 
-class FourLayerExtractor(BaseFeaturesExtractor):
+class ColorKeypoints(BaseFeaturesExtractor):
+    """
+    For each colour of a code book how much of it an image shows, and where: log(1 + m), and the mean place (x, y).
+
+    A pixel's weight is exp(-d^2 / 0.15^2), d its distance from the colour. The mass m is the sum of the weights w, and a mean
+    place is the sum of w (x, y) over 1 + m: that of a colour that is not there is the middle. It is the expected place of a
+    spatial softmax (Finn et al. 2016, arXiv 1509.06113) with colours in place of learned channels, and made for things that
+    differ in colour. Nothing in it is trained: :meth:`fit` takes the code book from images; before, it is that of all colours.
+
+    :param observation_space: Of images (C, H, W), three channels for each camera.
+    :param n_colors: Colours (K) of the code book, 3 K numbers for each camera.
+    :raises ValueError: If ``observation_space`` is another one, or ``n_colors`` no colour.
+    """
+
+    colors: Tensor
+
+    def __init__(self, observation_space: gymnasium.Space, n_colors: int = 8) -> None:
+        shape = observation_space.shape
+        if shape is None or not is_image_space(observation_space) or shape[0] % 3:
+            raise ValueError(f"`observation_space` must be one of RGB images. Received {observation_space}.")
+        if n_colors < 1:
+            raise ValueError(f"`n_colors` must be at least 1. Received {n_colors}.")
+        n_channels, height, width = shape
+        super().__init__(observation_space, n_channels // 3 * n_colors * 3)
+        x, y = th.linspace(-1, 1, width), th.linspace(-1, 1, height)
+        places = th.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=2)
+        self.register_buffer("places", places.flatten(0, 1), persistent=False)  # (pixels, 2)
+        self.register_buffer("colors", farthest_colors(NO_COLORS + 1, n_colors))  # (K, 3)
+
+    def fit(self, observations: Iterable[Tensor]) -> None:
+        """
+        Take the code book from images: colours that are far from each other, beginning with the most frequent one.
+
+        :param observations: Images (B, C, H, W) of uint8, any number of times.
+        """
+        self.take_colors(sum(map(count_colors, observations), NO_COLORS))
+
+    def take_colors(self, counts: Tensor) -> None:
+        """
+        Take the code book from counted colours.
+
+        :param counts: See :func:`count_colors`.
+        """
+        self.colors.copy_(farthest_colors(counts, len(self.colors)))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """
+        Compute features.
+
+        :param observations: Images (B, C, H, W), already divided by 255.
+        :return: (B, features_dim): of each camera and colour the log of its mass, x and y.
+        """
+        pixels = observations.unflatten(1, (-1, 3)).flatten(3)  # (B, C, H, W) -> (B, cameras, 3, pixels)
+        colors = self.colors
+        squares = pixels.square().sum(2, keepdim=True) + colors.square().sum(1)[:, None] - 2 * (colors @ pixels)
+        weights = (-squares / BANDWIDTH**2).exp()  # (B, cameras, K, pixels)
+        masses = 1 + weights.sum(3, keepdim=True)
+        return th.cat((masses.log(), weights @ self.places / masses), dim=3).flatten(1)  # (B, cameras, K, 3) -> (B, ...)
+
+
+def count_colors(images: Tensor) -> Tensor:
+    """
+    Count the pixels of each colour.
+
+    :param images: (B, C, H, W) of uint8, three channels for each camera.
+    :return: By 32 shades of red, green and blue, (32768,).
+    """
+    shades = (images.unflatten(1, (-1, 3)).long() * SHADES) // 256  # (B, cameras, 3, H, W)
+    red, green, blue = shades.unbind(2)
+    return th.bincount(((red * SHADES + green) * SHADES + blue).flatten(), minlength=SHADES**3).cpu()
+
+
+def farthest_colors(counts: Tensor, n_colors: int) -> Tensor:
+    """
+    Sample the farthest colours: the most frequent one, then again and again the one farthest from all so far.
+
+    :param counts: See :func:`count_colors`; colours of less than a hundred thousandth of the pixels do not count.
+    :param n_colors: How many; if there are fewer, the last ones are alike.
+    :return: (``n_colors``, 3), from 0 to 1.
+    """
+    (indices,) = th.where((counts > 0) & (counts >= RARE * counts.sum()))
+    shades = th.stack((indices // SHADES**2, indices // SHADES % SHADES, indices % SHADES), dim=1)
+    colors = (shades + 0.5) / SHADES  # (n, 3)
+    chosen = [colors[counts[indices].argmax()]]
+    distances = th.full((len(colors),), th.inf)  # to the nearest chosen one
+    while len(chosen) < n_colors:
+        distances = distances.minimum((colors - chosen[-1]).norm(dim=1))
+        chosen.append(colors[distances.argmax()])
+    return th.stack(chosen)
+
+
+class _DictExtractor(BaseFeaturesExtractor):
+    """
+    The features of each image of a Dict observation, and the other values as they are, side by side.
+
+    :param observation_space: Dict of images (C, H, W) and of whatever can be flattened.
+    :param make: The extractor of an image's space.
+    :param normalized_image: Whether images are normalised already, so that neither type nor bounds are checked.
+    :raises ValueError: If ``observation_space`` is no Dict.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        make: Callable[[gymnasium.Space], BaseFeaturesExtractor],
+        normalized_image: bool = False,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Dict):
+            raise ValueError(f"`observation_space` must be a Dict. Received {observation_space}.")
+        extractors = {
+            key: make(space) if is_image_space(space, normalized_image=normalized_image) else FlattenExtractor(space)
+            for key, space in observation_space.items()
+        }
+        super().__init__(observation_space, sum(extractor.features_dim for extractor in extractors.values()))
+        self.extractors = nn.ModuleDict(extractors)
+
+    def forward(self, observations: TensorDict) -> Tensor:
+        """
+        Compute features.
+
+        :param observations: By key, each (B, ...).
+        :return: (B, features_dim).
+        """
+        return th.cat([extractor(observations[key]) for key, extractor in self.extractors.items()], dim=1)
+
+
+class FourLayerExtractor(_DictExtractor):
     """
     The features of each image of a Dict observation, and the other values as they are, side by side.
 
@@ -59,25 +191,32 @@ class FourLayerExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: gymnasium.Space, cnn_output_dim: int = 256, normalized_image: bool = False) -> None:
-        if not isinstance(observation_space, spaces.Dict):
-            raise ValueError(f"`observation_space` must be a Dict. Received {observation_space}.")
-        images = {key for key, space in observation_space.items() if is_image_space(space, normalized_image=normalized_image)}
-        sizes = {
-            key: cnn_output_dim if key in images else get_flattened_obs_dim(space) for key, space in observation_space.items()
-        }
-        super().__init__(observation_space, sum(sizes.values()))
-        self.extractors = nn.ModuleDict(
-            {
-                key: FourLayerCNN(space, cnn_output_dim, normalized_image) if key in images else nn.Flatten()
-                for key, space in observation_space.items()
-            }
+        super().__init__(
+            observation_space, lambda space: FourLayerCNN(space, cnn_output_dim, normalized_image), normalized_image
         )
 
-    def forward(self, observations: TensorDict) -> Tensor:
-        """
-        Compute features.
 
-        :param observations: By key, each (B, ...).
-        :return: (B, features_dim).
+class ColorKeypointsExtractor(_DictExtractor):
+    """
+    :class:`ColorKeypoints` of each image of a Dict observation, and the other values as they are, side by side.
+
+    :param observation_space: Dict of images (C, H, W), three channels for each camera, and of whatever can be flattened.
+    :param n_colors: Colours of each image's code book.
+    :raises ValueError: If ``observation_space`` is no Dict, or see :class:`ColorKeypoints`.
+    """
+
+    def __init__(self, observation_space: gymnasium.Space, n_colors: int = 8) -> None:
+        super().__init__(observation_space, lambda space: ColorKeypoints(space, n_colors))
+
+    def fit(self, observations: Iterable[TensorDict]) -> None:
         """
-        return th.cat([extractor(observations[key]) for key, extractor in self.extractors.items()], dim=1)
+        Take the code books from observations, see :meth:`ColorKeypoints.fit`.
+
+        :param observations: By key, each (B, ...), images of uint8; any number of times.
+        """
+        keypoints = {key: part for key, part in self.extractors.items() if isinstance(part, ColorKeypoints)}
+        counts = dict.fromkeys(keypoints, NO_COLORS)
+        for observation in observations:
+            counts = {key: counted + count_colors(observation[key]) for key, counted in counts.items()}
+        for key, part in keypoints.items():
+            part.take_colors(counts[key])

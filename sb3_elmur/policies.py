@@ -283,7 +283,13 @@ class ElmurPolicy(ActingPolicy):
         :param pool: See :meth:`sb3_elmur.core.base.MemoryCore.replay`.
         :return: (R, latent_dim), and memory after the last segment, of the chains that reach it.
         """
-        latent, memory = self.backbone.replay(self.actor_features(obs), memory, lengths, need_memory=need_memory, pool=pool)
+        return self.replay_features(self.actor_features(obs), memory, lengths, need_memory=need_memory, pool=pool)
+
+    def replay_features(
+        self, features: Tensor, memory: Memory, lengths: Tensor, *, need_memory: bool = False, pool: Pool | None = None
+    ) -> tuple[Tensor, Memory]:
+        """As :meth:`replay`, for features of observations (R, features_dim), see :meth:`actor_features`."""
+        latent, memory = self.backbone.replay(features, memory, lengths, need_memory=need_memory, pool=pool)
         return self.mlp_extractor.forward_actor(latent), memory
 
     @property

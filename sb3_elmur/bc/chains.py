@@ -20,12 +20,13 @@ class Batch(NamedTuple):
     """
     Chains of consecutive segments, one of each of C episodes; their R steps are laid out in segment-major order.
 
-    :param obs: Observations, (R, ...).
+    :param obs: Observations, (R, ...), or features of observations, (R, features_dim).
     :param actions: Recorded actions as networks give them, (R, ...): squashed to [-1, 1], or counted from 0.
     :param lengths: Steps of each chain, (C,) int64, on the CPU, none larger than the one before.
     :param n_steps: Steps of the chains of all processes.
     :param goes_on: Whether an episode goes on after them.
     :param masks: Which choices were valid, (R, n) bool; ``None`` for all.
+    :param from_features: Whether ``obs`` are features.
     """
 
     obs: Any
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
     n_steps: int
     goes_on: bool
     masks: Tensor | None = None
+    from_features: bool = False
 
 
 class ChainLoss(nn.Module):
@@ -59,8 +61,8 @@ class ChainLoss(nn.Module):
             length of the action network's input, and of the m measures of the loss; and, if an episode goes on, memory after
             the last segment, detached, of the chains that reach it.
         """
-        pool = self.group.pool
-        latent, memory = self.policy.replay(batch.obs, memory, batch.lengths, need_memory=batch.goes_on, pool=pool)
+        replay = self.policy.replay_features if batch.from_features else self.policy.replay
+        latent, memory = replay(batch.obs, memory, batch.lengths, need_memory=batch.goes_on, pool=self.group.pool)
         outputs = self.policy.action_net(latent).float()
         loss = self.cloning_loss.loss(outputs, batch.actions, batch.masks).sum()
         measured = self.cloning_loss.measure(outputs.detach(), batch.actions, batch.masks).sum(0)
@@ -71,7 +73,13 @@ class ChainLoss(nn.Module):
         return loss, sums, memory._replace(slots=memory.slots.detach())
 
 
-def cut_chains(policy: ElmurPolicy, episodes: Sequence[Episode], lengths: np.ndarray, chain_length: int) -> Iterator[Batch]:
+def cut_chains(
+    policy: ElmurPolicy,
+    episodes: Sequence[Episode],
+    lengths: np.ndarray,
+    chain_length: int,
+    feature_space: spaces.Space | None = None,
+) -> Iterator[Batch]:
     """
     Cut episodes into chains, all beginning at the same step: the first chain of each, then the second of those that go on.
 
@@ -79,30 +87,34 @@ def cut_chains(policy: ElmurPolicy, episodes: Sequence[Episode], lengths: np.nda
     :param episodes: This process's, none longer than the one before.
     :param lengths: Of the episodes of all processes, none larger than the one before.
     :param chain_length: Steps of a chain, whole segments.
+    :param feature_space: Of the features that the episodes hold in place of observations, if they do.
     :return: The chains of each step.
     """
     own_lengths = np.array([len(episode) for episode in episodes], dtype=np.int64)
     for begin in range(0, int(lengths[0]), chain_length):
         rows = int((own_lengths > begin).sum())
         ends = np.minimum(own_lengths[:rows], begin + chain_length)
-        obs, actions, masks = _segment_major(policy, episodes[:rows], begin, ends)
+        space = policy.observation_space if feature_space is None else feature_space
+        obs, actions, masks = _segment_major(policy, episodes[:rows], begin, ends, space)
         yield Batch(
-            policy.obs_to_tensor(obs)[0],
+            policy.obs_to_tensor(obs)[0] if feature_space is None else th.as_tensor(obs, device=policy.device),
             actions.to(policy.device),
             th.as_tensor(ends - begin),
             n_steps=int((lengths - begin).clip(0, chain_length).sum()),
             goes_on=begin + chain_length < lengths[0],
             masks=None if masks is None else masks.to(policy.device),
+            from_features=feature_space is not None,
         )
 
 
 def _segment_major(
-    policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray
+    policy: ElmurPolicy, episodes: Sequence[Episode], begin: int, ends: np.ndarray, space: spaces.Space
 ) -> tuple[Any, Tensor, Tensor | None]:
     """
     Lay out chains from step ``begin`` on, the first segment of each chain, then the second of each.
 
     :param ends: Step after each chain, (C,).
+    :param space: Of the episodes' observations.
     :return: Observations, actions as networks give them, and masks, if any episode has some.
     """
     length = policy.backbone.core.segment_length
@@ -112,7 +124,6 @@ def _segment_major(
         for episode, end in zip(episodes, ends.tolist(), strict=True)
         if start < end
     ]
-    space = policy.observation_space
     if isinstance(space, spaces.Dict):
         obs: Any = {key: _join([e.observations[key][part] for e, part in parts], space[key]) for key in space}
     else:

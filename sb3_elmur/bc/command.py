@@ -14,6 +14,7 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.callback import CloningMemoryCallback
 from sb3_elmur.bc.checkpoint import CHECKPOINT
 from sb3_elmur.bc.distributed import Group, join_group
+from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.bc.options import Command, Options, make_settings, parse
 from sb3_elmur.bc.runs import ARGUMENTS_FILE, PROGRAM, SETTINGS_FILE, new_run_folder, record_run, recorded_command, run_name
 from sb3_elmur.bc.trainer import BC
@@ -101,6 +102,7 @@ def make_trainer(options: Options, device: str, verbose: int) -> tuple[BC, VecEn
         settings.policy, env, policy_kwargs=with_classes(settings.policy_kwargs), seed=options.seed, device=device,
         tensorboard_log=options.tensorboard_log, verbose=verbose,
     )  # fmt: skip
+    fit_extractors(model.policy, episodes)
     if options.monitor:
         memory_of(model.policy)  # raises if there is none, before anything is trained
     on_epoch = CloningMemoryCallback() if options.monitor else None

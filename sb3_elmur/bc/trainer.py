@@ -8,7 +8,7 @@ which gradients flow; the memory after it, detached, begins the episode's next c
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from sb3_elmur.bc.chains import Batch, ChainLoss, cut_chains
 from sb3_elmur.bc.checkpoint import CHECKPOINT, identity, no_checkpoint, read_checkpoint, write_checkpoint
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.distributed import Group, current_group
+from sb3_elmur.bc.features import FeatureEpisodes, has_frozen_images
 from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
 from sb3_elmur.core.memory import Memory
-from sb3_elmur.datasets.episodes import Episodes
+from sb3_elmur.datasets.episodes import Episode, Episodes
 from sb3_elmur.ppo import RecurrentPPO
 
 BEST_MODEL = "best_model.zip"
@@ -39,6 +40,9 @@ PROGRESS = ("batches_done", "updates", "steps", "best_score", "epoch_sums")  # a
 class BC:
     """
     Behaviour cloning of the policy of a :class:`sb3_elmur.RecurrentPPO`, which can then be saved, or trained online.
+
+    Images that the actor sees through a features extractor without anything to train are turned into features once, which are
+    kept in memory.
 
     Under ``torchrun`` all processes together train on each batch as one process would.
 
@@ -63,10 +67,13 @@ class BC:
         self.seed = 0 if model.seed is None else model.seed
         self.segment_length = self.policy.backbone.core.segment_length
         self.chain_length = self.config.bptt_segments * self.segment_length
+        self.features = FeatureEpisodes(episodes, self.policy) if has_frozen_images(self.policy) else None
 
         policy = self.policy
-        actor = [policy.pi_features_extractor, policy.backbone, policy.mlp_extractor.policy_net, policy.action_net]
-        self.parameters = list(nn.ModuleList(actor).parameters())
+        actor = nn.ModuleList(
+            [policy.pi_features_extractor, policy.backbone, policy.mlp_extractor.policy_net, policy.action_net]
+        )
+        self.parameters = [parameter for parameter in actor.parameters() if parameter.requires_grad]
         for parameter in self.parameters:  # a parameter without gradient counts as one with gradient zero
             parameter.grad = th.zeros_like(parameter)
         betas, decay = (self.config.beta1, self.config.beta2), self.config.weight_decay
@@ -141,14 +148,14 @@ class BC:
         epoch, batch = divmod(self.batches_done, self.batches_per_epoch)
         order = self.trained[np.random.default_rng((self.seed, epoch)).permutation(len(self.trained))]
         chosen = self._longest_first(order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size])
-        own = [self.episodes[int(i)] for i in chosen[rank::size]]
+        own = [self._inputs[int(i)] for i in chosen[rank::size]]
 
         th.manual_seed(int(np.random.SeedSequence((self.seed, self.batches_done, rank)).generate_state(1)[0]))
         if not self.policy.training:
             self.policy.set_training_mode(True)
         memory = self.policy.initial_memories(len(own)).pi
         sums = []
-        for chains in cut_chains(self.policy, own, self.episodes.lengths[chosen], self.chain_length):
+        for chains in self._cut_chains(own, self.episodes.lengths[chosen]):
             memory, summed = self._update(chains, memory.rows(slice(len(chains.lengths))))
             sums.append(summed)
         total = self.group.total(th.stack(sums).sum(0)).cpu().double()  # all numbers of the batch leave the device at once
@@ -159,6 +166,15 @@ class BC:
             )
         self.epoch_sums = total if self.epoch_sums is None or batch == 0 else self.epoch_sums + total
         self.batches_done += 1
+
+    @property
+    def _inputs(self) -> Episodes:
+        """What is trained on: the episodes, or the features that are computed once."""
+        return self.episodes if self.features is None else self.features
+
+    def _cut_chains(self, episodes: list[Episode], lengths: np.ndarray) -> Iterator[Batch]:
+        space = None if self.features is None else self.features.observation_space
+        return cut_chains(self.policy, episodes, lengths, self.chain_length, space)
 
     def _longest_first(self, indices: np.ndarray) -> np.ndarray:
         return indices[np.argsort(-self.episodes.lengths[indices], kind="stable")]
@@ -265,8 +281,8 @@ class BC:
         for start in range(0, len(self.held_out), self.config.batch_size):
             chosen = self._longest_first(self.held_out[start : start + self.config.batch_size])
             memory = self.policy.initial_memories(len(chosen)).pi
-            episodes = [self.episodes[int(i)] for i in chosen]
-            for chains in cut_chains(self.policy, episodes, self.episodes.lengths[chosen], self.chain_length):
+            episodes = [self._inputs[int(i)] for i in chosen]
+            for chains in self._cut_chains(episodes, self.episodes.lengths[chosen]):
                 _, sums, memory = chain_loss(chains, memory.rows(slice(len(chains.lengths))))
                 total = total + sums.double()
         self.policy.set_training_mode(training)

@@ -293,7 +293,7 @@ def test_no_episode_that_failed_is_played_again(tmp_path: Path) -> None:
 
 def test_which_episodes_are_kept_belongs_to_a_folder(tmp_path: Path) -> None:
     record(TMAZE, up, tmp_path, n_episodes=2)
-    with pytest.raises(ValueError, match="`only_successful`.* False.* Received True"):
+    with pytest.raises(ValueError, match=r"`only_successful`.* False.* Received True"):
         record(TMAZE, up, tmp_path, n_episodes=2, only_successful=True)
 
 

@@ -1,0 +1,67 @@
+"""Features extractors that are not trained: fitted to the data beforehand, and computed once for each episode."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_elmur.datasets.episodes import Episode, Episodes
+from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.spaces import as_dict, map_observations
+
+CHUNK = 256  # steps whose features are computed at once
+
+
+def fit_extractors(policy: ElmurPolicy, episodes: Episodes) -> None:
+    """
+    Fit the features extractors that have a method ``fit`` to the observations of a data set.
+
+    ``fit`` is handed an iterable of observations as :meth:`ElmurPolicy.obs_to_tensor` makes them, an episode each (T, ...).
+
+    :param policy: Whose extractors these are.
+    :param episodes: The data set, which is read once for each.
+    """
+    for extractor in {policy.pi_features_extractor, policy.vf_features_extractor}:
+        if callable(fit := getattr(extractor, "fit", None)):
+            fit(policy.obs_to_tensor(episodes[i].observations)[0] for i in range(len(episodes)))
+
+
+def has_frozen_images(policy: ElmurPolicy) -> bool:
+    """
+    Tell whether the actor sees images through an extractor of which nothing is trained.
+
+    :param policy: Any.
+    """
+    observed = as_dict(getattr(policy.observation_space, "spaces", policy.observation_space))
+    trained = any(parameter.requires_grad for parameter in policy.pi_features_extractor.parameters())
+    return not trained and any(map(is_image_space, observed.values()))
+
+
+class FeatureEpisodes(Episodes):
+    """
+    A data set with the actor's features in place of observations, each computed once and kept in memory.
+
+    :param episodes: The data set.
+    :param policy: Its extractor computes them, as in evaluation.
+    """
+
+    def __init__(self, episodes: Episodes, policy: ElmurPolicy) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (policy.pi_features_extractor.features_dim,), np.float32)
+        super().__init__(self.observation_space, policy.action_space, cache_bytes=sys.maxsize)
+        self.episodes, self.policy, self.lengths = episodes, policy, episodes.lengths
+
+    @th.no_grad()
+    def _load(self, index: int) -> Episode:
+        episode, extractor = self.episodes[index], self.policy.pi_features_extractor
+        training = extractor.training
+        extractor.eval()
+        features = []
+        for start in range(0, len(episode), CHUNK):
+            part = slice(start, start + CHUNK)
+            observations = map_observations(lambda values, part=part: values[part], episode.observations)
+            features.append(self.policy.actor_features(self.policy.obs_to_tensor(observations)[0]).float().cpu().numpy())
+        extractor.train(training)
+        return replace(episode, observations=np.concatenate(features))
