@@ -168,9 +168,9 @@ def result_path(task: str, agent: str, seed: int) -> Path:
     return FOLDER / f"{run_name(task, agent, seed)}.json"
 
 
-def report() -> None:
-    """Print a table of all results."""
-    results = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+def report(folder: Path = FOLDER) -> None:
+    """Print a table of all results of a folder."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     rows = []
     for task, agent in itertools.product(DEMONSTRATIONS, AGENTS | ABLATION):
         runs = [result for result in results if (result["task"], result["agent"]) == (task, agent)]

@@ -1,15 +1,17 @@
 """
-Behaviour cloning of MIKASA-Robo's RememberColor3 from the images of both cameras and the joints.
+Behaviour cloning of MIKASA-Robo's RememberColor tasks from the images of both cameras and the joints, told nothing else.
 
-    python benchmarks/mikasa_rgb.py                                # every agent and seed, one after the other
-    python benchmarks/mikasa_rgb.py --agents elmur --seeds 0
-    python benchmarks/mikasa_rgb.py --report                       # a table of what is there
+    python benchmarks/mikasa_rgb.py                                       # every task, agent and seed, one after the other
+    python benchmarks/mikasa_rgb.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
+    python benchmarks/mikasa_rgb.py --report                              # a table of what is there
 
-The encoder is trained first, to say where each cube is: the simulator's state is recorded beside the images. Then every motion
-serves once for each colour (``mikasa_demonstrations.py``), so that nothing but the cue tells the answer: the images of the cue
-are filmed again with the other colours in it. Demonstrations go to ``--data``, checkpoints and models to ``--runs``; filming
-and cloning go on where they were interrupted. Results are ``benchmarks/results/mikasa_rgb/<agent>_<seed>.json``, and not
-repeated once there.
+The policies see the colours' places (:class:`sb3_elmur.encoders.ColorKeypointsExtractor`), whose code book is taken from the
+pixels of the demonstrations. Of each the first 28 steps are recorded: the cue, the empty table, and the way to the cube.
+Success at any step is what counts, so that an episode of the evaluation, of the task's full length, ends once it has come.
+
+Demonstrations go to ``--data``, checkpoints, models and unfinished evaluations to ``--runs``; recording, training and
+evaluation go on where they were interrupted. Every result is ``benchmarks/results/mikasa_rgb/<task>_<agent>_<seed>.json``,
+and is not repeated once it is there.
 """
 
 from __future__ import annotations
@@ -20,135 +22,107 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_json
-from mikasa_bc import AGENTS, EVALUATION, clone, judge, two_phases
-from mikasa_demonstrations import COLORS, ENV_ID, IMAGES, MOTIONS, NOISE, TASK, THING, Answers, film_motions, sights
+from common import RESULTS, provenance, write_json
+from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, clone, report, run_name
+from mikasa_demonstrations import IMAGES, NOISE
 from stable_baselines3.common.env_util import make_vec_env
-from torch import nn
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
-from sb3_elmur.encoders import FourLayerCNN, FourLayerExtractor
+from sb3_elmur.encoders import ColorKeypointsExtractor
+from sb3_elmur.evaluation import wilson_interval
+from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_rgb"
-N_ENVS = 4
-PHASES = two_phases(40, 15, batch_size=48)
-SEEING = {"epochs": 15, "batch_size": 240, "learning_rate": 1e-3, "held out": 24}  # motions
-POLICY = {"norm_first": True, "features_extractor_class": FourLayerExtractor}
+DEMONSTRATIONS = {"RememberColor3": 320, "RememberColor5": 600, "RememberColor9": 1000}
+COLORS = {"RememberColor3": 8, "RememberColor5": 12, "RememberColor9": 16}  # of the code book
+STEPS = 28  # of a demonstration
 
 
-def learn_to_see(encoder: FourLayerCNN, images: np.ndarray, shown: np.ndarray, rng: np.random.Generator) -> float:
-    """
-    Train an encoder to tell where each cube is.
-
-    :param encoder: Of images.
-    :param images: See :func:`sights`.
-    :param shown: See :func:`sights`.
-    :param rng: Shuffles.
-    :return: Root of the mean squared distance between where cubes are and where they are said to be, in centimetres, in
-        motions that were held out.
-    """
-    scale = shown.reshape(-1, shown.shape[-1]).std(axis=0) + 1e-3
-    head = nn.Linear(encoder.features_dim, shown.shape[-1])
-    optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], SEEING["learning_rate"])
-    schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, SEEING["epochs"])
-
-    def say(pictures: np.ndarray) -> th.Tensor:
-        return head(encoder(th.as_tensor(pictures).permute(0, 3, 1, 2).float() / 255.0))
-
-    trained = len(images) - SEEING["held out"]
-    pictures, places = images[:trained].reshape(-1, *images.shape[2:]), shown[:trained].reshape(-1, shown.shape[-1])
-    for epoch in range(SEEING["epochs"]):
-        losses = []
-        for chosen in np.array_split(rng.permutation(len(pictures)), len(pictures) // SEEING["batch_size"]):
-            loss = (say(pictures[chosen]) - th.as_tensor(places[chosen] / scale).float()).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        schedule.step()
-        print(f"encoder, epoch {epoch}: loss {np.mean(losses):.4f}", flush=True)
-    with th.no_grad():
-        said = np.stack([say(motion).numpy() for motion in images[trained:]]) * scale
-    cubes, truth = (values.reshape(-1, COLORS, THING) for values in (said, shown[trained:]))
-    there = truth[..., 0] > 0.5
-    return round(float(100 * np.sqrt(np.square(cubes - truth)[there][:, 1:].sum(axis=1).mean())), 2)
-
-
-def run(agent: str, seed: int, data: Path, runs: Path) -> None:
+def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
-    settings = read_settings("bc_elmur.yml", ENV_ID)
-    policy_kwargs = settings["policy_kwargs"] | POLICY | AGENTS[agent]
-    images, answers = film_motions(data)
-    env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=IMAGES)
-    motions = NpzEpisodes(images, env.observation_space, env.action_space)
-    normalized = fit_normalization(env, motions, norm_obs_keys=["joints"])
-    episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
-    model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
+    env_id, recorded, folder = f"Mikasa{task}-v0", data / f"{task}_rgb_{STEPS}_steps", runs / run_name(task, agent, seed)
+    settings = read_settings("bc_elmur.yml", env_id)
+    settings["policy_kwargs"] |= {"norm_first": True, **AGENTS[agent]}
+    extractor = {"features_extractor_class": ColorKeypointsExtractor, "features_extractor_kwargs": {"n_colors": COLORS[task]}}
+    short = IMAGES | {"max_episode_steps": STEPS}
+    record(env_id, "oracle", recorded, DEMONSTRATIONS[task], noise=NOISE, env_kwargs=short, progress_bar=True)
+
+    env = make_vec_env(env_id, 1, env_kwargs=IMAGES)
+    images = NpzEpisodes(recorded, env.observation_space, env.action_space)
+    normalized = fit_normalization(env, images, norm_obs_keys=["joints"])
+    episodes = NormalizedEpisodes(images, normalized)
     start = time.process_time()
-    encoder = model.policy.features_extractor.extractors["rgb"]
-    error = learn_to_see(encoder, *sights(data, images, answers), np.random.default_rng(seed))
-    encoder.requires_grad_(False)
-    trained_encoder = time.process_time()
-    clone(model, episodes, settings, PHASES, runs / f"{agent.replace(' ', '_')}_{seed}")
-    report = {
-        "task": TASK,
-        "agent": agent,
-        "observation": IMAGES,
-        "settings": settings | {"policy_kwargs": policy_kwargs | {"features_extractor_class": FourLayerExtractor.__name__}},
-        "encoder": SEEING | {"error of held-out places, cm": error},
-        "phases": PHASES,
-        "demonstrations": {"recorded": MOTIONS, "noise": NOISE, "labelled": len(episodes)},
-        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
-        "CPU seconds": {
-            "encoder, of this process alone": round(trained_encoder - start, 1),
-            "training, of this process alone": round(time.process_time() - trained_encoder, 1),
+    policy_kwargs = settings["policy_kwargs"] | extractor
+    model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
+    fit_extractors(model.policy, episodes)
+    clone(model, episodes, settings, PLAIN, folder)
+    trained = time.process_time() - start
+    write_json(
+        FOLDER / f"{run_name(task, agent, seed)}.json",
+        {
+            "task": task,
+            "agent": agent,
+            "observation": IMAGES,
+            "settings": settings,
+            "code book": (255 * model.policy.features_extractor.extractors["rgb"].colors).round().int().tolist(),
+            "demonstrations": {"recorded": DEMONSTRATIONS[task], "steps": STEPS, "noise": NOISE},
+            "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+            "CPU seconds": {"training, of this process alone": round(trained, 1)},
+            "evaluation": EVALUATION,
+            **judge(model.policy, normalized, folder / "evaluation.json"),
+            **provenance(seed),
         },
-        "evaluation": EVALUATION,
-        **judge(model.policy, model.get_env()),
-        **provenance(seed),
-    }
-    write_json(result_path(agent, seed), report)
-    normalized.close()
+    )
+    env.close()
 
 
-def result_path(agent: str, seed: int) -> Path:
-    """Where a result goes."""
-    return FOLDER / f"{agent.replace(' ', '_')}_{seed}.json"
+def judge(policy: ElmurPolicy, env: VecEnv, path: Path) -> dict[str, Any]:
+    """Success of the most probable actions in the episodes of evaluation, whose outcomes are noted one by one."""
+    outcomes: list[bool] = json.loads(path.read_text())["outcomes"] if path.exists() else []
+    while len(outcomes) < EPISODES:
+        outcomes.append(succeeds(policy, env, EVALUATION_SEED + len(outcomes)))
+        write_json(path, {"outcomes": outcomes})
+    success = float(np.mean(outcomes))
+    return {"success once": success, "95% interval": [round(bound, 4) for bound in wilson_interval(success, EPISODES)]}
 
 
-def report() -> None:
-    """Print a table of all results."""
-    rows = []
-    for path in sorted(FOLDER.glob("*.json")):
-        result = json.loads(path.read_text())
-        low, high = result["95% interval"]
-        seconds = round(result["CPU seconds"]["training, of this process alone"])
-        shown = f"{result['success once']:.2f} ({low:.2f} to {high:.2f})"
-        rows.append([result["agent"], result["seed"], result["demonstrations"]["recorded"], seconds, shown])
-    print(markdown_table(["agent", "seed", "motions", "training, CPU s", "success (95 % interval)"], rows))
+def succeeds(policy: ElmurPolicy, env: VecEnv, seed: int) -> bool:
+    """Whether an episode succeeds, which ends there."""
+    env.seed(seed)
+    observation: Any = env.reset()
+    state, ended, infos = None, np.ones(1, dtype=bool), [{"is_success": False}]
+    while state is None or not (ended.any() or infos[0]["is_success"]):
+        actions, state = policy.predict(observation, state, ended, deterministic=True)
+        observation, _, ended, infos = env.step(actions)
+    return bool(infos[0]["is_success"])
 
 
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=["elmur", "no memory"], metavar="AGENT")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=["RememberColor3"], metavar="TASK")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_rgb", help="checkpoints")
     parser.add_argument("--report", action="store_true", help="only show what is there")
     options = parser.parse_args()
     th.set_num_threads(1)
     if not options.report:
-        for seed, agent in itertools.product(options.seeds, options.agents):
-            if not result_path(agent, seed).exists():
-                run(agent, seed, options.data, options.runs)
-    report()
+        for task, seed, agent in itertools.product(options.tasks, options.seeds, options.agents):
+            if not (FOLDER / f"{run_name(task, agent, seed)}.json").exists():
+                run(task, agent, seed, options.data, options.runs)
+    report(FOLDER)
 
 
 if __name__ == "__main__":
