@@ -6,7 +6,7 @@ once for every colour, with that colour's cube in the cue: as many demonstration
 nothing of the answer, and neither does anything else but the cue.
 
 With images, every motion is recorded twice with the same seed, as the simulator's state and as images. Then the cue is filmed
-again in each colour, with the arm where it was. The scripts ``mikasa_bc.py`` and ``mikasa_rgb_upper_bound.py`` use this module.
+again in each colour, with the arm where it was. ``mikasa_bc.py`` and ``mikasa_rgb_upper_bound.py`` use this module.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from helpers import TURN, VECTOR, make_model, make_policy, random_envs
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
 from sb3_elmur.core import Elmur, RecurrentCore
+from sb3_elmur.encoders import ColorKeypointsExtractor
 from sb3_elmur.spaces import map_observations
 
 pytest.importorskip("onnxruntime", reason='onnxruntime is missing: pip install "sb3-elmur[export]"')
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[spaces.Space, spaces.Space, type[ElmurPolicy], dict[str, 
     "ffm": (VECTOR, TURN, ElmurPolicy, {"core": "ffm"}),
     "shm": (VECTOR, BOX, ElmurPolicy, {"core": "shm"}),
     "gtrxl": (VECTOR, BOX, ElmurPolicy, {"core": "gtrxl"}),
+    "gru, colours": (DICTIONARY, TURN, ElmurMultiInputPolicy, GRU | {"features_extractor_class": ColorKeypointsExtractor}),
 }  # fmt: skip
 
 
