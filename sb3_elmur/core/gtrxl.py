@@ -82,7 +82,8 @@ class GRUGate(nn.Module):
         y_reset, y_update, y_candidate = self.of_y(y).chunk(3, dim=-1)
         x_reset, x_update = self.of_x(x).chunk(2, dim=-1)
         candidate = (y_candidate + self.of_reset((y_reset + x_reset).sigmoid() * x)).tanh()
-        return th.lerp(x, candidate, (y_update + x_update - self.bias).sigmoid())
+        update = (y_update + x_update - self.bias).sigmoid()
+        return (1 - update) * x + update * candidate
 
 
 class WindowAttention(nn.Module):

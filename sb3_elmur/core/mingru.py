@@ -4,8 +4,9 @@ from torch import Tensor, nn
 
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import GELU
+from sb3_elmur.core.linear_scan import linear_scan
 from sb3_elmur.core.recurrent import State
-from sb3_elmur.core.stacked import RecurrentLayer, StackedCore, linear_scan
+from sb3_elmur.core.stacked import RecurrentLayer, StackedCore
 
 
 class MinGRU(StackedCore):

@@ -4,8 +4,9 @@ import torch as th
 from torch import Tensor, nn
 
 from sb3_elmur.core.config import ElmurConfig, check_count
+from sb3_elmur.core.linear_scan import linear_scan
 from sb3_elmur.core.recurrent import State
-from sb3_elmur.core.stacked import RecurrentLayer, StackedCore, linear_scan
+from sb3_elmur.core.stacked import RecurrentLayer, StackedCore
 
 _ROWS = 128  # of the table of theta
 _DRAWS = 1024  # steps after which the drawn rows come again

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-import torch as th
 from torch import Tensor, nn
 
 from sb3_elmur.core.config import ElmurConfig
@@ -58,22 +57,3 @@ class StackedCore(RecurrentCore):
             x, parts = layer(x, state[i * n_parts : (i + 1) * n_parts])
             after += parts
         return x, after
-
-
-def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
-    """
-    All states of a linear recurrence, ``h_t = a_t * h_{t-1} + b_t``.
-
-    Only this product and sum are computed in order, for they are far cheaper than the linear maps that make ``a`` and ``b``. A
-    scan by doubling needs fewer operations, but of log T times as many numbers: on a CPU it takes six to ten times as long.
-
-    :param decay: a, (B, T, ...).
-    :param inputs: b, of the same shape.
-    :param initial: h before the first step, (B, ...).
-    :return: h after every step, (B, T, ...).
-    """
-    hidden, states = initial, []
-    for factor, summand in zip(decay.unbind(1), inputs.unbind(1), strict=True):
-        hidden = th.addcmul(summand, factor, hidden)
-        states.append(hidden)
-    return th.stack(states, dim=1)

@@ -205,6 +205,16 @@ def test_a_cue_is_learned_across_segments(core: str) -> None:
 
 
 @every_core
+def test_runs_under_bf16_autocast(core: str) -> None:
+    made = build(core, core_kwargs=OWN_SIZES[core]).float()
+    x = th.randn(2, 9, 8)
+    exact, _ = made.scan(x, made.initial(2))
+    with th.autocast("cpu", dtype=th.bfloat16):
+        y, _ = made.scan(x, made.initial(2))
+    th.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.1)
+
+
+@every_core
 def test_a_policy_trains_and_is_loaded_as_it_was(core: str, tmp_path: Any) -> None:
     policy_kwargs = {"core": core, "core_kwargs": OWN_SIZES[core]}
     model = helpers.make_model(RecurrentPPO, helpers.random_envs(2), policy_kwargs=policy_kwargs, n_epochs=1)

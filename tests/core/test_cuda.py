@@ -38,6 +38,10 @@ CONFIGS: list[dict[str, Any]] = [
     {"memory_size": 0},
     {"core": "gru"},
     {"core": "lstm"},
+    {"core": "mingru"},
+    {"core": "ffm"},
+    {"core": "shm", "core_kwargs": {"matrix_size": 4}},
+    {"core": "gtrxl", "core_kwargs": {"window": 6}},
 ]
 
 
