@@ -7,7 +7,7 @@ first memory and the observations since, is carried over.
 """
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,17 +167,24 @@ class _SegmentStorage(RolloutBuffer):
 
         return observations, self._fresh.map(begin, self._chain_memories), th.as_tensor(length, device=first.device)
 
-    def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:  # type: ignore[override]
+    def get(  # type: ignore[override]
+        self, batch_size: int | None = None, at_most: Callable[[int], int] | None = None
+    ) -> Generator[RecurrentRolloutBufferSamples, None, None]:
         """
         Minibatches of whole chains in random order, each of at least ``batch_size`` real steps.
 
         A remainder below half of that, or of a single step, joins the minibatch before it.
 
         :param batch_size: ``None`` for a single minibatch.
+        :param at_most: How many minibatches there shall be instead, at most as many; some are joined to one then.
         """
         chains = self._all_chains()
         order = np.random.permutation(len(chains.counted))
-        for chosen in self._minibatches(chains.counted[order], batch_size or self.buffer_size * self.n_envs):
+        minibatches = self._minibatches(chains.counted[order], batch_size or self.buffer_size * self.n_envs)
+        if at_most is not None:
+            joined = np.array_split(np.arange(len(minibatches)), at_most(len(minibatches)))
+            minibatches = [slice(minibatches[several[0]].start, minibatches[several[-1]].stop) for several in joined]
+        for chosen in minibatches:
             yield self._sample(_ChainIndex(*(field[order[chosen]] for field in chains)))
 
     def get_episodes(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:

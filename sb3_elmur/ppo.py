@@ -20,13 +20,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
-from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.states import PolicyState
+from sb3_elmur.distributed import current_group
+from sb3_elmur.joint_training import FirstProcessCallback, learning_jointly, updating_jointly
 from sb3_elmur.masks import check_no_state_lost, get_action_masks, has_masks
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
-from sb3_elmur.policy_checks import check_flags, check_rewards, check_weights
+from sb3_elmur.policy_checks import check_rewards, check_weights
+from sb3_elmur.ppo_checks import check_arguments
+from sb3_elmur.reward_scaling import divide_rewards
 from sb3_elmur.spaces import map_observations
-from sb3_elmur.trust_region import DEFAULT_SIZE, check_size, training_within
+from sb3_elmur.trust_region import DEFAULT_SIZE, training_within
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load
@@ -135,6 +138,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self.state, self.use_masking = None, True
         self._mask_env: GymEnv | None = None  # within `masked_by`
         self._average: ElmurPolicy | None = None  # while `learn` runs
+        self._stopped = False  # by a callback, while several processes train
         self.return_rms, self._discounted_returns = RunningMeanStd(shape=()), np.zeros(0)
         self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
         super().__init__(
@@ -146,22 +150,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         )  # fmt: skip
 
     def _setup_model(self) -> None:
-        for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if self.batch_size is not None else ()):
-            check_count(name, getattr(self, name), 1)
-        for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
-            check_range(name, getattr(self, name), 0.0, high)
-        check_range("averaging", self.averaging, 0.0, 1.0, open_end=True)
-        for name in ("trust_region", "target_kl", "clip_range"):
-            if not callable(getattr(self, name)):  # a schedule
-                check_size(name, getattr(self, name))
-        check_flags(scale_rewards=self.scale_rewards)
-        if self.normalize_advantage and self.n_steps * self.n_envs == 1:
-            raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
-        if not issubclass(self.policy_class, ElmurPolicy):
-            raise ValueError(
-                f"`policy` must have a memory core, such as ElmurPolicy. Received {self.policy_class.__name__}: "
-                "use sb3_contrib.RecurrentPPO for it."
-            )
+        check_arguments(self)
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps
@@ -193,15 +182,27 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         """
         Train; arguments as the host's, and one of ``MaskablePPO``'s.
 
+        Processes that have joined a group (:func:`sb3_elmur.distributed.join_group`) train one model together. Steps and
+        ``batch_size`` count those of all; callbacks, logs and progress bar are of the first process alone.
+
         :param use_masking: Whether to use the masks of environments that have any, see :mod:`sb3_elmur.masks`.
         :return: This model; its policy has the average of the last weights.
         :raises ValueError: If the model was saved with ``detach_memory=True`` and gradients would cross segment borders.
+        :raises LostProcessError: If another process of the group has ended.
         """
-        self.use_masking = use_masking
+        self.use_masking, self._stopped = use_masking, False
+        with learning_jointly(self) as group:
+            if group.size > 1:
+                callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
+                total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
+            return self._learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _learn(self: Self, *arguments: Any) -> Self:
+        """The host's ``learn``, around which weights are averaged."""
         shared = {id(self.policy.optimizer): self.policy.optimizer}
         self._average, self._n_averaged = deepcopy(self.policy, shared) if self.averaging else None, 0
         try:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            return super().learn(*arguments)
         except Exception:
             self._average = None  # the policy keeps the weights that failed, so that they are seen and not saved
             raise
@@ -209,6 +210,10 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if self._average is not None:
                 self.policy.load_state_dict(self._average.state_dict())
                 self._average = None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all random generators, those of several processes differently: environment i of all has seed + i."""
+        super().set_random_seed(None if seed is None else seed + current_group().rank * self.n_envs)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.policy.detach_memory and self.bptt_segments != 1:
@@ -275,15 +280,18 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         obs: Any = self._last_obs
         starts: Any = self._last_episode_starts
         assert obs is not None, "No previous observation was provided"
+        group = current_group()
         self.policy.set_training_mode(False)
+        callback.on_rollout_start()  # the last rollout is still there
+        group.copy_first(self.policy)  # which callbacks may have changed
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()  # the last rollout is still there
         rollout_buffer.reset()
         with th.no_grad():
             lstm_states = self.policy.reopen(*rollout_buffer.open_chains(starts))
         self.state = lstm_states
         masking = self.use_masking and has_masks(env)
+        bonuses = np.zeros_like(rollout_buffer.rewards)
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -301,8 +309,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if isinstance(self.action_space, spaces.Box):
                 clipped_actions = self.policy.to_bounds(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            rewards = rewards.astype(np.result_type(rewards, np.float32))  # a copy: the environment's array stays as it is
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += env.num_envs * group.size
             check_rewards(rewards, self.num_timesteps)
 
             callback.update_locals(locals())  # under the host's names
@@ -310,9 +317,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self._update_info_buffer(infos, dones)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
-            if self.scale_rewards:
-                rewards = self._scaled(rewards, dones)
-            self._bootstrap_timeouts(rewards, dones, infos, lstm_states)
+            self._bootstrap_timeouts(bonuses[n_steps], dones, infos, lstm_states)
             rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, lstm_states.memories, action_masks)
             obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             if not continue_training:
@@ -322,10 +327,13 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             obs_tensor = obs_as_tensor(obs, self.device)
             episode_starts = th.as_tensor(starts, device=self.device)
             values = self.policy.predict_values(obs_tensor, lstm_states, episode_starts)
+        if self.scale_rewards:
+            self._discounted_returns = divide_rewards(rollout_buffer, starts, self._discounted_returns, self.return_rms, group)
+        rollout_buffer.rewards += bonuses
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=starts)
         callback.update_locals(locals())
         callback.on_rollout_end()
-        return True
+        return not group.from_first(lambda: self._stopped)
 
     def _follow(self, average: ElmurPolicy) -> None:
         """Move the average towards the present weights, as if nothing had been there before the first update."""
@@ -338,16 +346,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 kept.copy_(present)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "state", "_average", "_mask_env"]
-
-    def _scaled(self, rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
-        """Rewards divided by the standard deviation of discounted returns so far, if that is above 1."""
-        if self._discounted_returns.shape != rewards.shape:
-            self._discounted_returns = np.zeros_like(rewards)
-        self._discounted_returns = self.gamma * self._discounted_returns + rewards
-        self.return_rms.update(self._discounted_returns)
-        self._discounted_returns[dones] = 0.0
-        return rewards / max(1.0, float(np.sqrt(self.return_rms.var)))
+        return [*super()._excluded_save_params(), "state", "_average", "_mask_env", "_stopped"]
 
     def train(self) -> None:
         """
@@ -356,7 +355,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :raises FloatingPointError: If weights are not finite afterwards.
         """
         try:
-            with nullcontext() if self.trust_region is None else training_within(self, self.trust_region):
+            within = nullcontext() if self.trust_region is None else training_within(self, self.trust_region)
+            with within, updating_jointly(self):
                 super().train()
         except ValueError:  # what PyTorch's distributions raise when weights are not finite
             self._check_weights()
@@ -384,7 +384,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
                 group["lr"] *= group.get("share", 1.0)
 
     def _bootstrap_timeouts(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict], state: PolicyState) -> None:
-        """Add the value of the last observation to the rewards of episodes that a time limit cut, in one call."""
+        """Set the rewards of episodes that a time limit cut to the discounted value of the last observation, in one call."""
         cut = [
             i
             for i in np.flatnonzero(dones)
@@ -397,4 +397,4 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         rows = th.as_tensor(cut, device=self.device)
         with th.no_grad():
             values: Tensor = self.policy.predict_values(obs, state.rows(rows), th.zeros_like(rows))
-        rewards[cut] += self.gamma * values.flatten().cpu().numpy()
+        rewards[cut] = self.gamma * values.flatten().cpu().numpy()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.distributed import ALONE, Group, current_group
 from sb3_elmur.policies import ElmurPolicy
 
 DEFAULT_SIZE = 0.1  # in units of the policy's entropy
@@ -39,19 +39,6 @@ class Learner(Protocol):
     @property
     def logger(self) -> Logger:
         """Where the divergence is recorded."""
-
-
-def check_size(name: str, size: object) -> None:
-    """
-    Check the size of a trust region, an argument of :class:`sb3_elmur.RecurrentPPO`.
-
-    :param name: The argument, for the message.
-    :param size: What a user gave.
-    :raises ValueError: If it is neither a number above 0 nor ``None``.
-    """
-    number = isinstance(size, Real) and not isinstance(size, bool) and 0.0 < float(size) < float("inf")
-    if not number and size is not None:
-        raise ValueError(f"`{name}` must be a number above 0, or None. Received {size!r}.")
 
 
 def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
@@ -96,16 +83,17 @@ def rollout_kl(model: Learner) -> float:
     return total / steps
 
 
-def kl_limit(model: Learner, size: float) -> float:
+def kl_limit(model: Learner, size: float, group: Group = ALONE) -> float:
     """
     How far an update may take the policy.
 
     :param model: Its rollout buffer is full.
     :param size: Of the trust region.
+    :param group: Processes whose rollouts count, and which call this together.
     :return: Nats per step: ``size``, or, where actions are discrete and the policy is surer than one nat, ``size`` times
         its entropy in the rollout.
     """
-    entropy = -float(np.mean(model.rollout_buffer.log_probs))
+    entropy = -group.mean(float(np.mean(model.rollout_buffer.log_probs)))
     return size if isinstance(model.action_space, spaces.Box) else size * min(1.0, entropy)
 
 
@@ -118,38 +106,39 @@ def training_within(model: Learner, size: float) -> Iterator[None]:
     it, and it cannot learn from its own actions what it has lost. So an update that goes further than :func:`kl_limit` has
     the weights that decide on actions set back half of the way, again and again, until it does not. Their learning rate
     shrinks by as much, and grows again with every update that stays inside. What the critic has for itself learns
-    undisturbed.
+    undisturbed. Processes that train together measure on the rollouts of all, and so take back alike.
 
     :param model: Its rollout buffer is full. ``model.step_size`` is the share of the learning rate.
     :param size: Of the trust region.
     """
-    policy, limit = model.policy, kl_limit(model, size)
+    group = current_group()
+    policy, limit = model.policy, kl_limit(model, size, group)
     critic = {id(parameter) for parameter in critic_parameters(policy)}
     acting = [parameter for parameter in policy.parameters() if id(parameter) not in critic]
     before = [parameter.detach().clone() for parameter in acting]
 
-    optimizer, groups = policy.optimizer, policy.optimizer.param_groups
+    optimizer, all_options = policy.optimizer, policy.optimizer.param_groups
     optimizer.param_groups = [
-        {**group, "params": [parameter for parameter in group["params"] if (id(parameter) in critic) == is_critic],
+        {**options, "params": [parameter for parameter in options["params"] if (id(parameter) in critic) == is_critic],
          "share": 1.0 if is_critic else model.step_size}
-        for group in groups
+        for options in all_options
         for is_critic in (False, True)
     ]  # fmt: skip
     try:
         yield
     finally:
-        for group, for_critic in zip(groups, optimizer.param_groups[1::2], strict=True):
-            group["lr"] = for_critic["lr"]
-        optimizer.param_groups = groups
+        for options, for_critic in zip(all_options, optimizer.param_groups[1::2], strict=True):
+            options["lr"] = for_critic["lr"]
+        optimizer.param_groups = all_options
 
-    kl, halvings = rollout_kl(model), 0
+    kl, halvings = group.mean(rollout_kl(model)), 0
     model.logger.record("train/rollout_kl", kl)
     while kl > limit and halvings < MOST_HALVINGS:
         halvings += 1
         with th.no_grad():
             for parameter, old in zip(acting, before, strict=True):
                 parameter.copy_(old if halvings == MOST_HALVINGS else old.lerp(parameter, 0.5))
-        kl = rollout_kl(model)
+        kl = group.mean(rollout_kl(model))
     model.step_size = model.step_size / 2**halvings if halvings else min(1.0, GROWTH * model.step_size)
     model.logger.record("train/kl_limit", limit)
     model.logger.record("train/step_size", model.step_size)

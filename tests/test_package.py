@@ -28,14 +28,22 @@ MAY_IMPORT = {
     "masks": set(),
     "acting": {"core", "masks", "policy_checks"},
     "policies": {"acting", "core", "masks", "policy_checks"},
-    "trust_region": {"buffers", "policies"},
-    "ppo": {"core", "masks", "policies", "policy_checks", "buffers", "trust_region"},
+    "distributed": set(),
+    "trust_region": {"buffers", "distributed", "policies"},
+    "reward_scaling": {"distributed"},
+    "joint_training": {"buffers", "core", "distributed", "policies"},
+    "ppo_checks": {"core", "policies", "policy_checks"},
+    "ppo": {
+        "core", "distributed", "masks", "policies", "policy_checks", "buffers", "joint_training", "ppo_checks",
+        "reward_scaling", "trust_region",
+    },
     "models": {"core", "ppo"},
     "monitoring": {"core", "policies"},
     "callbacks": {"core", "masks", "monitoring", "ppo", "trust_region"},
     "recording": {"core", "datasets", "atomic_files", "command_line", "masks", "models"},
     "bc": {
-        "core", "datasets", "atomic_files", "settings", "command_line", "masks", "models", "monitoring", "policies", "ppo",
+        "core", "datasets", "distributed", "atomic_files", "settings", "command_line", "masks", "models", "monitoring",
+        "policies", "ppo",
     },
     "evaluation": {"core", "datasets", "envs", "atomic_files", "command_line", "masks", "models", "policies"},
     "inspection": {
@@ -43,7 +51,8 @@ MAY_IMPORT = {
     },
     "export": {"core", "atomic_files", "command_line", "models", "policies"},
     "zoo": {
-        "callbacks", "core", "envs", "settings", "atomic_files", "command_line", "masks", "models", "policies", "ppo",
+        "callbacks", "core", "distributed", "envs", "settings", "atomic_files", "command_line", "masks", "models", "policies",
+        "ppo",
     },
     "comparison": {
         "bc", "datasets", "envs", "evaluation", "recording", "settings", "atomic_files", "command_line", "policies", "ppo",

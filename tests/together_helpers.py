@@ -12,8 +12,8 @@ from torch import nn
 import sb3_elmur
 from cloning_helpers import MOE, make_bc, parameters, train_until
 from helpers import ACTION_SPACES, DICT, make_model, random_envs
-from sb3_elmur.bc.distributed import Group, join_group
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.distributed import Group, join_group
 
 TOGETHER: dict[str, dict[str, Any]] = {
     "moe": {"policy_kwargs": MOE, "save_freq": 1, "n_epochs": 2},

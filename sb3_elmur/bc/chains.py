@@ -8,10 +8,10 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from sb3_elmur.bc.distributed import Group
 from sb3_elmur.bc.loss import CloningLoss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode
+from sb3_elmur.distributed import Group
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.spaces import choices, from_zero, shifts
 

@@ -13,7 +13,6 @@ from torch import distributed as dist
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.callback import CloningMemoryCallback
 from sb3_elmur.bc.checkpoint import CHECKPOINT
-from sb3_elmur.bc.distributed import Group, join_group
 from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.bc.options import Command, Options, make_settings, parse
 from sb3_elmur.bc.runs import ARGUMENTS_FILE, PROGRAM, SETTINGS_FILE, new_run_folder, record_run, recorded_command, run_name
@@ -21,6 +20,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.command_line import import_packages, told_in_one_line
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.distributed import Group, join_group
 from sb3_elmur.models import STATISTICS_FILE
 from sb3_elmur.monitoring.monitor import memory_of
 from sb3_elmur.ppo import RecurrentPPO

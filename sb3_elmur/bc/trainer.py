@@ -26,11 +26,11 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.chains import Batch, ChainLoss, cut_chains
 from sb3_elmur.bc.checkpoint import CHECKPOINT, identity, no_checkpoint, read_checkpoint, write_checkpoint
 from sb3_elmur.bc.config import BCConfig
-from sb3_elmur.bc.distributed import Group, current_group
 from sb3_elmur.bc.features import FeatureEpisodes, has_frozen_images
 from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode, Episodes
+from sb3_elmur.distributed import Group, current_group
 from sb3_elmur.ppo import RecurrentPPO
 
 BEST_MODEL = "best_model.zip"

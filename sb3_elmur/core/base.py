@@ -168,7 +168,7 @@ class MemoryCore(nn.Module, ABC):
             decide shapes, so they are on the CPU, where nothing waits for a GPU.
         :param need_memory: Whether the returned memory is used; otherwise the last write is saved.
         :param pool: Adds up router statistics over processes that train together and make the same passes, as
-            :meth:`sb3_elmur.bc.distributed.Group.pool` does. ``None`` for a process of its own.
+            :meth:`sb3_elmur.distributed.Group.pool` does. ``None`` for a process of its own.
         :return: Outputs, (R, D), in the order of ``x``, and memory after the last segment, of the chains that reach it.
         """
         load = self.begin_pass()

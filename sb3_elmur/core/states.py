@@ -33,6 +33,7 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
+from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.memory import EMPTY, Memory, reset_memory
 
 Pair = tuple[Tensor, ...]  # sb3-contrib's (hidden, cell), each (1, B, hidden_size)
@@ -150,7 +151,7 @@ class Runner(Protocol):
     def step(self, features: Tensor, state: Any, episode_starts: Tensor, *, inplace: bool) -> tuple[Tensor, CoreState]:
         """One step with caches."""
 
-    def replay(self, features: Tensor, memory: Memory, lengths: Tensor) -> tuple[Tensor, Memory]:
+    def replay(self, features: Tensor, memory: Memory, lengths: Tensor, *, pool: Pool | None = None) -> tuple[Tensor, Memory]:
         """Chains of segments."""
 
     def unroll(
@@ -203,6 +204,7 @@ class Chains(NamedTuple):
     :param lengths: Tokens of each chain, (C,) int64, on the CPU; their numbers of segments do not increase.
     :param counted: (R,), false for tokens that only lead up to the others and have no outputs.
     :param action_masks: Which choices are valid at the tokens that are ``counted``, (counted, n) bool; ``None`` for all.
+    :param pool: See :meth:`sb3_elmur.core.base.MemoryCore.replay`.
     """
 
     pi: Memory
@@ -210,6 +212,7 @@ class Chains(NamedTuple):
     lengths: Tensor
     counted: Tensor
     action_masks: Tensor | None = None
+    pool: Pool | None = None
 
     def run(self, backbone: Runner, features: Tensor, part: Memory, episode_starts: Tensor) -> tuple[Tensor, Memory]:
         """
@@ -221,7 +224,7 @@ class Chains(NamedTuple):
         :param episode_starts: Unused: a chain lies within an episode.
         :return: Latents of the tokens that are ``counted``, and ``part``.
         """
-        latent, _ = backbone.replay(features, part, self.lengths)
+        latent, _ = backbone.replay(features, part, self.lengths, pool=self.pool)
         return latent[self.counted], part
 
 

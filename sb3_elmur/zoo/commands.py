@@ -24,6 +24,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
 from sb3_elmur.command_line import SettingsError, import_packages, told_in_one_line
+from sb3_elmur.distributed import current_group
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.settings import packaged, read_file
 from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_params
@@ -44,13 +45,16 @@ command = partial(told_in_one_line, mistakes=(SettingsError, DependencyNotInstal
 @command
 def train(arguments: Sequence[str]) -> None:
     """
-    Train as ``python -m rl_zoo3.train`` does.
+    Train as ``python -m rl_zoo3.train`` does. Processes that ``torchrun`` has started train one agent together.
 
     :param arguments: Command line of ``rl_zoo3.train``, or ``--continue`` and the folder of an interrupted run, whose options
         need not be repeated but for ``--gym-packages``. ``--algo`` is ``ppo_elmur`` if not given, and ``--conf-file`` the
         packaged file of the algorithm, unless the zoo's own is the only one with settings of the environment.
     """
-    _train("train", arguments)
+    joint: Any = import_module("sb3_elmur.zoo.joint")
+    options = _start(arguments)
+    with joint.joined(options.device) as device:
+        _train("train", arguments, options, device)
 
 
 @command
@@ -60,29 +64,33 @@ def tune(arguments: Sequence[str]) -> None:
 
     :param arguments: As for :func:`train`.
     """
-    _train("tune", ["-optimize", *arguments])
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise SettingsError("`sb3-elmur tune` trains in one process: start it without torchrun, several times if you like.")
+    arguments = ["-optimize", *arguments]
+    options = _start(arguments)
+    _train("tune", arguments, options, options.device)
 
 
-def _train(name: str, arguments: Sequence[str]) -> None:
+def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, device: str) -> None:
     """
     Train, search or continue, as the arguments say.
 
-    :raises SettingsError: If the environment is unknown, the trained agent is not there, or processes are to train together.
+    :raises SettingsError: If the environment is unknown, or the trained agent is not there.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise SettingsError(f"`sb3-elmur {name}` trains in one process: start it without torchrun, or use `sb3-elmur bc`.")
-    options = _start(arguments)
     if options.run is not None:
         resuming: Any = import_module("sb3_elmur.zoo.resuming")
-        recorded, settings = resuming.find_run(options.run)
+        recorded, settings = current_group().from_first(lambda: resuming.find_run(options.run))
         _check_registered(recorded.env)
+        if recorded.device != "cpu":
+            recorded.device = device
         return resuming.continue_run(options.run, recorded, settings)
     if options.wanted:
         _check_registered(options.env)
         agent = Path(options.trained_agent or "")
         if options.trained_agent and not (agent.suffix == ".zip" and agent.is_file()):
             raise SettingsError(f"`--trained-agent` must be the .zip file of a model. Received {options.trained_agent!r}.")
-    _run("train", [*_settings_file(options), *arguments], name)
+    own = arguments if current_group().rank == 0 else [argument for argument in arguments if argument != "--track"]
+    _run("train", [*_settings_file(options), *own, "--device", device], name)
 
 
 @command
@@ -220,6 +228,7 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-i", "--trained-agent")
     parser.add_argument("--continue", dest="run", type=Path)
     parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("--device", default="auto")
     parser.add_argument("-h", "--help", dest="wanted", action="store_false")
     options = parser.parse_known_args(arguments)[0]
     import_packages(options.gym_packages)

@@ -20,10 +20,12 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from sb3_elmur.command_line import SettingsError
+from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import native_batch
 from sb3_elmur.models import check_statistics, find_statistics
 from sb3_elmur.settings import as_literal, read_settings
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
+from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
 from sb3_elmur.zoo.search import sample_ppo_elmur_params
 from sb3_elmur.zoo.states import FOLDER as STATES
@@ -73,6 +75,8 @@ class CheckedExperimentManager(ExperimentManager):
 
     Environments that have a native batch are one, unless a wrapper or processes (``--vec-env subproc``) are asked for.
 
+    Processes that train one agent together have one run folder, and its environments between them.
+
     Several runs of one environment that start at the same instant have folders of their own. Every saved model has the
     statistics of its ``VecNormalize`` with it.
 
@@ -80,7 +84,7 @@ class CheckedExperimentManager(ExperimentManager):
     zoo does, but not those that fail for another reason. ``--trial-id 0`` is a trial like any other. Neither a search nor an
     environment that cannot be made leaves an empty run folder, which ``enjoy`` would take for the latest run.
 
-    Of rl_zoo3 it overrides, beside public methods, ``_preprocess_hyperparams`` and ``_maybe_normalize``.
+    Of rl_zoo3 it overrides, beside public methods, ``_preprocess_hyperparams``, ``_maybe_normalize`` and ``_save_config``.
     """
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
@@ -100,21 +104,29 @@ class CheckedExperimentManager(ExperimentManager):
         """Make a run folder that no other process has."""
         if self.optimize_hyperparameters:
             return
+        self.save_path = current_group().from_first(self._claim_folder)
+        self.params_path = f"{self.save_path}/{self.env_name}"
+
+    def _claim_folder(self) -> str:
         unique = Path(self.save_path).name.removeprefix(f"{self.env_name}_").lstrip("0123456789")  # of `--uuid`
         Path(self.log_path).mkdir(parents=True, exist_ok=True)
         while not self._claimed:
             number = get_latest_run_id(self.log_path, self.env_name) + 1
-            self.save_path = str(Path(self.log_path) / f"{self.env_name}_{number}{unique}")
+            folder = Path(self.log_path) / f"{self.env_name}_{number}{unique}"
             try:
-                Path(self.save_path).mkdir()
+                folder.mkdir()
                 self._claimed = True
             except FileExistsError:  # of another process, since the folders were counted
                 continue
-        self.params_path = f"{self.save_path}/{self.env_name}"
-        Path(self.params_path).mkdir()
+        self.save_path = str(folder)
+        (folder / str(self.env_name)).mkdir()
+        return str(folder)
 
     def create_callbacks(self) -> None:
-        """Make the zoo's callbacks, of which those that save models save their statistics, too."""
+        """Make the zoo's callbacks, of which those that save models save their statistics, too; in the first process alone."""
+        if current_group().rank:
+            self.callbacks = []
+            return
         n_own = len(self.callbacks)
         super().create_callbacks()
         for i, callback in enumerate(self.callbacks[n_own:], n_own):
@@ -128,15 +140,33 @@ class CheckedExperimentManager(ExperimentManager):
         if issubclass(ALGOS[self.algo], RecurrentPPO) and not self.optimize_hyperparameters:
             self.callbacks.append(SaveState(Path(self.save_path), self.n_timesteps))
 
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if current_group().rank == 0:
+            super()._save_config(saved_hyperparams)
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train; what ends with other processes says how to go on."""
+        with told_how_to_go_on(self.save_path):
+            super().learn(model)
+
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save the final model with its statistics, and delete the states to continue from."""
+        """Save the final model with its statistics, in the first process, and delete the states to continue from."""
+        if current_group().rank:
+            return
         print(f"Saving to {self.save_path}")
         save(model, Path(self.save_path) / f"{self.env_name}.zip")
         shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """Make environments, as a native batch where there is one."""
-        no_log = no_log or self.optimize_hyperparameters
+        """Make environments, as a native batch where there is one; to train in, this process's share of them."""
+        group = current_group()
+        no_log = no_log or self.optimize_hyperparameters or group.rank > 0
+        if not eval_env:
+            n_envs, rest = divmod(n_envs, group.size)
+            if rest:
+                raise SettingsError(
+                    f"`n_envs` must be a multiple of the number of processes, {group.size}. Received {n_envs * group.size + rest}."
+                )
         with told(*MAKING_REFUSALS):
             native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
             if native is None or self.env_wrapper is not None or self.vec_env_class is not DummyVecEnv:

@@ -12,6 +12,8 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_elmur.command_line import SettingsError
+from sb3_elmur.distributed import current_group
+from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run
 from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
@@ -43,7 +45,8 @@ class ContinuedExperimentManager(CheckedExperimentManager):
     def __init__(self, run: Path, options: argparse.Namespace, settings: dict[str, Any], state: State | None) -> None:
         arguments = {name: getattr(options, name) for name in SAME}
         arguments |= {name: getattr(options, option) for name, option in RENAMED.items()}
-        super().__init__(options, env_id=options.env, trained_agent=str(state.model) if state else "", **arguments)
+        agent = str(state.model) if state and current_group().rank == 0 else ""  # the others get what the first has
+        super().__init__(options, env_id=options.env, trained_agent=agent, **arguments)
         self.settings, self.state = settings, state
         self.save_path, self.params_path = str(run), f"{run}/{self.env_name}"
 
@@ -53,7 +56,8 @@ class ContinuedExperimentManager(CheckedExperimentManager):
 
     def create_log_folder(self) -> None:
         """Cut the run's logs back to where it goes on."""
-        restore_logs(Path(self.save_path), self.state)
+        if current_group().rank == 0:
+            restore_logs(Path(self.save_path), self.state)
 
     def create_callbacks(self) -> None:
         """Make the callbacks, with the evaluations so far."""
@@ -69,20 +73,24 @@ class ContinuedExperimentManager(CheckedExperimentManager):
         """Train for the steps that are left."""
         if self.state is None:
             return super().learn(model)
-        env = model.get_env()
+        env, group, n_timesteps = model.get_env(), current_group(), self.state.n_timesteps
         assert env is not None
-        env.seed((self.seed + model.num_timesteps) % 2**32)
+        seed = self.seed + n_timesteps + group.rank * env.num_envs
+        env.seed(seed % 2**32)
         for callback in self.callbacks:
-            callback.n_calls = model.num_timesteps // env.num_envs
+            callback.n_calls = n_timesteps // (env.num_envs * group.size)
         model.policy.load_state_dict(self.state.weights)
-        restore_generators(self.state.generators)
+        if group.rank == 0:
+            restore_generators(self.state.generators)
+        else:
+            set_random_seed(seed % 2**32)
         interval: dict[str, Any] = {"log_interval": self.log_interval if self.log_interval > -1 else None}
         if self.log_interval == -1:  # which leaves it to the algorithm
             interval = {}
-        rest = self.n_timesteps - model.num_timesteps
-        print(f"Going on after {model.num_timesteps} of {self.n_timesteps} steps; episodes begin anew.")
+        print(f"Going on after {n_timesteps} of {self.n_timesteps} steps; episodes begin anew.")
         try:
-            model.learn(rest, self.callbacks, reset_num_timesteps=False, **interval)
+            with told_how_to_go_on(self.save_path):
+                model.learn(self.n_timesteps - n_timesteps, self.callbacks, reset_num_timesteps=False, **interval)
         except KeyboardInterrupt:
             pass  # the model is saved, as the zoo does it
         finally:
@@ -136,7 +144,8 @@ def continue_run(run: Path, options: argparse.Namespace, settings: dict[str, Any
     set_random_seed(options.seed)
     if getattr(options, "num_threads", 0) > 0:
         th.set_num_threads(options.num_threads)
-    manager = ContinuedExperimentManager(run, options, settings, latest_state(run))
+    state = current_group().from_first(lambda: latest_state(run))
+    manager = ContinuedExperimentManager(run, options, settings, state)
     experiment = manager.setup_experiment()
     assert experiment is not None
     model, _ = experiment

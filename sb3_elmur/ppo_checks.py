@@ -1,0 +1,48 @@
+"""What users hand to ``RecurrentPPO``, checked: each error names the argument, what was received and what is allowed."""
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from sb3_elmur.core.config import check_count, check_range
+from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.policy_checks import check_flags
+
+
+def check_arguments(model: Any) -> None:
+    """
+    Check the arguments of a :class:`sb3_elmur.RecurrentPPO`, also those that came from a file.
+
+    :param model: It has them as attributes.
+    :raises ValueError: If one is out of range, or the policy has no memory core.
+    """
+    for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if model.batch_size is not None else ()):
+        check_count(name, getattr(model, name), 1)
+    for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
+        check_range(name, getattr(model, name), 0.0, high)
+    check_range("averaging", model.averaging, 0.0, 1.0, open_end=True)
+    for name in ("trust_region", "target_kl", "clip_range"):
+        if not callable(getattr(model, name)):  # a schedule
+            check_size(name, getattr(model, name))
+    check_flags(scale_rewards=model.scale_rewards)
+    if model.normalize_advantage and model.n_steps * model.n_envs == 1:
+        raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
+    if not issubclass(model.policy_class, ElmurPolicy):
+        raise ValueError(
+            f"`policy` must have a memory core, such as ElmurPolicy. Received {model.policy_class.__name__}: "
+            "use sb3_contrib.RecurrentPPO for it."
+        )
+
+
+def check_size(name: str, size: object) -> None:
+    """
+    Check a size, such as that of a trust region.
+
+    :param name: The argument, for the message.
+    :param size: What a user gave.
+    :raises ValueError: If it is neither a number above 0 nor ``None``.
+    """
+    number = isinstance(size, Real) and not isinstance(size, bool) and 0.0 < float(size) < float("inf")
+    if not number and size is not None:
+        raise ValueError(f"`{name}` must be a number above 0, or None. Received {size!r}.")

@@ -1,0 +1,138 @@
+"""What processes do together that train one RecurrentPPO, in a module that a new process can import."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from torch import distributed as dist
+from torch import nn
+
+import sb3_elmur
+from cloning_helpers import MOE
+from helpers import AS_THE_HOST, make_model
+from sb3_elmur.distributed import join_group
+
+FLAT = spaces.Box(-1, 1, (3,))
+DICT = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Box(-1, 1, (2,))})
+N_ENVS = 4  # of all processes
+N_UPDATES = 3
+N_STEPS = 12
+
+
+class OwnRandomEnv(gym.Env):
+    """Random observations and rewards, and episodes of random length, all from the environment's own seed."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, mean_length: float = 6.0) -> None:
+        self.observation_space, self.action_space, self.mean_length = observation_space, action_space, mean_length
+
+    def _observe(self) -> Any:
+        def draw(space: spaces.Space) -> np.ndarray:
+            return self.np_random.uniform(-1, 1, space.shape).astype(np.float32)
+
+        space = self.observation_space
+        return {key: draw(space[key]) for key in space} if isinstance(space, spaces.Dict) else draw(space)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        terminated, truncated = self.np_random.random(2) < 0.5 / self.mean_length
+        reward = float(np.float32(3.0 * self.np_random.normal()))
+        return self._observe(), reward, bool(terminated), bool(truncated), {}
+
+
+class GreedyPolicy(sb3_elmur.ElmurPolicy):
+    """Takes the most probable action, so that what happens does not depend on which process draws a number."""
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        return super().forward(*arguments, **named | {"deterministic": True})
+
+
+class GreedyDictPolicy(GreedyPolicy, sb3_elmur.policies.ElmurMultiInputPolicy):
+    """For Dict observations."""
+
+
+def make_envs(n_envs: int, space: spaces.Space = FLAT, mean_length: float = 6.0, normalize: bool = False) -> VecEnv:
+    env: VecEnv = DummyVecEnv([lambda: OwnRandomEnv(space, spaces.Discrete(3), mean_length)] * n_envs)
+    return VecNormalize(env) if normalize else env
+
+
+def make_joint(n_envs: int, **scenario: Any) -> Any:
+    """A model whose rollouts do not depend on the number of processes; one minibatch an epoch."""
+    scenario = dict(scenario)
+    space = scenario.pop("observation_space", FLAT)
+    env = make_envs(n_envs, space, scenario.pop("mean_length", 6.0), scenario.pop("normalize", False))
+    policy = GreedyDictPolicy if isinstance(space, spaces.Dict) else GreedyPolicy
+    arguments = {"n_steps": N_STEPS, "batch_size": None, "bptt_segments": 3, "learning_rate": 1e-3} | scenario
+    return make_model(sb3_elmur.RecurrentPPO, env, policy, **arguments)
+
+
+SEPARATE = {"separate_critic": True, "share_features_extractor": False}
+EXACT: dict[str, dict[str, Any]] = {
+    "flat": {},
+    "one segment": {"bptt_segments": 1},
+    "separate": {"policy_kwargs": SEPARATE, "normalize": True},
+    "dict": {"observation_space": DICT, "normalize": True, "policy_kwargs": SEPARATE, "bptt_segments": 1},
+    "moe": {"policy_kwargs": MOE},
+    "moe, one segment": {"policy_kwargs": MOE, "bptt_segments": 1, "normalize": True},
+    "a narrow trust region": {"trust_region": 1e-4},
+    "target_kl": {"target_kl": 1e-4, "trust_region": None, "n_epochs": 6, "learning_rate": 1e-2},
+    "as the host": {**AS_THE_HOST, "policy_kwargs": SEPARATE},
+}
+
+
+def parameters(model: Any) -> th.Tensor:
+    return nn.utils.parameters_to_vector(model.policy.parameters()).detach()
+
+
+def learn(n_envs: int, **scenario: Any) -> dict[str, Any]:
+    """Train for three updates; what came of it."""
+    model = make_joint(n_envs, **scenario)
+    begin = parameters(model)
+    model.learn(N_UPDATES * N_STEPS * N_ENVS)
+    env = model.get_vec_normalize_env()
+    statistics = (
+        [] if env is None else [env.ret_rms, *(env.obs_rms.values() if isinstance(env.obs_rms, dict) else [env.obs_rms])]
+    )
+    return {
+        "begin": begin,
+        "parameters": parameters(model),
+        "logged": {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")},
+        "statistics": [np.append(rms.mean, rms.var) for rms in statistics],
+        "num_timesteps": model.num_timesteps,
+        "n_updates": model._n_updates,
+        "progress": model._current_progress_remaining,
+    }
+
+
+def in_processes(size: int, work: Callable[[Path], Any], folder: Path, limit: float = 120) -> list[Any]:
+    """What ``work`` returns in each of ``size`` processes that have joined a group."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_join, args=(rank, size, port, work, folder)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(limit)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * size
+    return [th.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def _join(rank: int, size: int, port: int, work: Callable[[Path], Any], folder: Path) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    th.set_num_threads(1)  # processes share the cores
+    join_group("cpu")
+    th.save(work(folder), folder / f"{rank}.pt")
+    dist.destroy_process_group()
