@@ -27,6 +27,7 @@ from sb3_elmur.command_line import SettingsError, import_packages, told_in_one_l
 from sb3_elmur.distributed import current_group
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.settings import packaged, read_file
+from sb3_elmur.zoo.joint import joined
 from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_params
 
 ALGORITHM = "ppo_elmur"
@@ -51,9 +52,8 @@ def train(arguments: Sequence[str]) -> None:
         need not be repeated but for ``--gym-packages``. ``--algo`` is ``ppo_elmur`` if not given, and ``--conf-file`` the
         packaged file of the algorithm, unless the zoo's own is the only one with settings of the environment.
     """
-    joint: Any = import_module("sb3_elmur.zoo.joint")
     options = _start(arguments)
-    with joint.joined(options.device) as device:
+    with joined(options.device) as device:
         _train("train", arguments, options, device)
 
 

@@ -165,7 +165,8 @@ class CheckedExperimentManager(ExperimentManager):
             n_envs, rest = divmod(n_envs, group.size)
             if rest:
                 raise SettingsError(
-                    f"`n_envs` must be a multiple of the number of processes, {group.size}. Received {n_envs * group.size + rest}."
+                    f"`n_envs` must be a multiple of the number of processes, {group.size}. "
+                    f"Received {n_envs * group.size + rest}."
                 )
         with told(*MAKING_REFUSALS):
             native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
