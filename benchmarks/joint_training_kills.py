@@ -3,10 +3,10 @@ A training of two processes, one of which is killed at a random time, ten times 
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/joint_training_kills.py
 
-trains on ``TMazePassive10-v0`` by ``torchrun -m sb3_elmur.zoo train``, kills the first or the second process with ``kill -9``,
-in turn, and continues the run by ``--continue``, until it has been killed ``--kills`` times; the last continuation trains to the
-end. Written down for each kill: whose it was, seconds until torchrun had ended, whether a message said how to go on, and the
-steps after which the next one went on. Writes ``benchmarks/results/joint_training_kills.json``.
+trains on ``TMazePassive10-v0`` by ``torchrun -m sb3_elmur.zoo train``, kills the first and the second process in turn by
+``kill -9``, and continues the run by ``--continue``, until it has been killed ``--kills`` times; the last continuation trains
+to the end. Written down for each kill: whose it was, seconds until torchrun had ended, whether a message said how to go on and
+the steps after which the next one went on. Writes ``benchmarks/results/joint_training_kills.json``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CURE = "To go on"
 def start(arguments: Sequence[str], output: Path) -> subprocess.Popen:
     """Start a training; it prints to a file."""
     with output.open("w") as file:
-        return subprocess.Popen([*TORCHRUN, *arguments], stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen([*TORCHRUN, "-m", "sb3_elmur.zoo", "train", *arguments], stdout=file, stderr=subprocess.STDOUT)
 
 
 def processes(torchrun: int) -> dict[int, int]:
@@ -74,6 +74,7 @@ def wait_until_it_trains(process: subprocess.Popen, output: Path) -> None:
 
 
 def main() -> None:
+    """Kill, continue, and write down what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--latest", type=float, default=10.0, help="seconds of training, at most, before a kill")
@@ -132,7 +133,7 @@ def main() -> None:
         "steps_learned_from": n_steps,
     }
     print(summary)
-    write_json(RESULTS / "joint_training_kills.json", {"summary": summary, "kills": rows, "provenance": provenance()})
+    write_json(RESULTS / "joint_training_kills.json", {"summary": summary, "kills": rows, "provenance": provenance(seed=0)})
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch as th
 from torch import distributed as dist
-from torch import nn
 
-import sb3_elmur
 from cloning_helpers import MOE, make_bc, parameters, train_until
-from helpers import ACTION_SPACES, DICT, make_model, random_envs
+from helpers import ACTION_SPACES, DICT
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.distributed import Group, join_group
 
@@ -39,12 +37,6 @@ def curve(trainer: BC) -> list[float]:
     return losses
 
 
-def learn_online() -> th.Tensor:
-    """Parameters of a mixture of experts after an update from reward."""
-    model = make_model(sb3_elmur.RecurrentPPO, random_envs(2), policy_kwargs=MOE)
-    return nn.utils.parameters_to_vector(model.learn(32).policy.parameters()).detach()
-
-
 def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
     th.set_num_threads(1)  # processes share the cores
@@ -63,7 +55,5 @@ def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     results["resumed"] = {"parameters": parameters(trainer)}
     with pytest.raises(ValueError, match="of a run with seed=0"):
         make_bc(**TOGETHER["moe"], model={"seed": 1}).train(own_folder)
-    if rank == 0:
-        results["online"] = {"parameters": learn_online()}
     th.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()

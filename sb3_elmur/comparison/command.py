@@ -14,7 +14,7 @@ from sb3_elmur.command_line import SettingsError, told_in_one_line
 from sb3_elmur.comparison.cells import make_cells
 from sb3_elmur.comparison.matrix import read_matrix, select
 from sb3_elmur.comparison.report import write_report
-from sb3_elmur.comparison.runner import run_cells
+from sb3_elmur.comparison.runner import Cluster, run_cells
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,6 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("matrix", type=Path, help="YAML file; its key `packages` names packages that register environments")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (default: %(default)s)")
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="run on the workers of this Dask scheduler, such as tcp://head:8786"
+    )
     parser.add_argument("--only-envs", nargs="+", metavar="ID", help="run these environments alone")
     parser.add_argument("--only-agents", nargs="+", metavar="NAME", help="run these agents alone")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run these seeds alone")
@@ -68,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed = []
     try:
         if not options.report:
-            failed = run_cells(cells, options.data, options.workers, matrix.packages, device)
+            cluster = Cluster(options.cluster, matrix.resources) if options.cluster else None
+            failed = run_cells(cells, options.data, options.workers, matrix.packages, device, cluster)
         print(write_report(matrix, options.results, options.pages or options.results))
     except KeyboardInterrupt:
         sys.exit("Interrupted. What is finished stays; the same command goes on.")

@@ -135,6 +135,7 @@ class Matrix:
     :param seeds: Seeds of training.
     :param n_eval_episodes: Episodes of an evaluation, the same for all agents.
     :param settings: Hyper-parameters in place of those of ``zoo_configs``, for all environments.
+    :param resources: What each cell needs of what a cluster's workers offer, such as ``{"GPU": 1}``.
     :param notes: Markdown for the results page.
     """
 
@@ -147,6 +148,7 @@ class Matrix:
     seeds: tuple[int, ...]
     n_eval_episodes: int
     settings: dict[str, Any]
+    resources: dict[str, float]
     notes: str
 
     @property
@@ -167,6 +169,7 @@ class _File(Model):
     title: str = ""
     notes: str = ""
     packages: list[str] = Field(default_factory=list)
+    resources: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     demonstrations: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, Any] | None = None
@@ -231,6 +234,7 @@ def read_matrix(path: Path) -> Matrix:
         seeds=tuple(file.seeds),
         n_eval_episodes=file.n_eval_episodes,
         settings=file.settings,
+        resources=file.resources,
         notes=file.notes,
     )
 

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 
 from cloning_helpers import make_bc, parameters
-from together_helpers import TOGETHER, curve, learn_online, train_together
+from together_helpers import TOGETHER, curve, train_together
 
 pytestmark = pytest.mark.xdist_group("together")
 
@@ -49,13 +49,3 @@ def test_two_processes_train_as_one(together: list[dict[str, Any]], name: str) -
 def test_two_processes_resume_from_the_first_ones_checkpoint(together: list[dict[str, Any]]) -> None:
     for results in together:
         assert th.equal(results["resumed"]["parameters"], results["moe"]["parameters"])
-
-
-def test_one_of_two_processes_trains_online_alone(together: list[dict[str, Any]]) -> None:
-    n_threads = th.get_num_threads()
-    th.set_num_threads(1)  # as in the processes: the order of a sum depends on it
-    try:
-        alone = learn_online()
-    finally:
-        th.set_num_threads(n_threads)
-    assert th.equal(together[0]["online"]["parameters"], alone)

@@ -517,12 +517,12 @@ def test_a_search_keeps_the_arguments_of_the_policy_that_it_does_not_sample(
     assert arguments["d_model"] in (32, 64, 128)
 
 
-def test_processes_that_are_to_train_together_are_refused(
+def test_processes_that_are_to_search_together_are_refused(
     command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match="2"):
-        command("train", *SHORT)
+        command("tune", *SHORT)
     assert "torchrun" in capfd.readouterr().err
 
 
