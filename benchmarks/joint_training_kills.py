@@ -28,7 +28,7 @@ from common import RESULTS, provenance, write_json
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.zoo.states import latest_state
 
-ENV, N_STEPS, LIMIT = "TMazePassive10-v0", 65_536, 30.0
+ENV, N_STEPS, LIMIT = "TMazePassive10-v0", 24_576, 30.0
 SETTINGS = ["n_envs:16", "n_steps:64", "batch_size:256", "policy_kwargs:dict(d_model=32, segment_length=5, memory_size=2)"]
 TORCHRUN = [
     sys.executable,

@@ -205,7 +205,7 @@ def random_configuration(number: int, rank: int) -> dict[str, Any]:
     return common | {"mean_length": float(lengths[rank])}
 
 
-def train_randomly(folder: Path, n_configurations: int = 100, limit: int = 60) -> list[th.Tensor]:
+def train_randomly(folder: Path, n_configurations: int = 100, limit: int = 120) -> list[th.Tensor]:
     """Train with random settings, each within ``limit`` seconds, or the process ends."""
     rank, results = current_group().rank, []
     for number in range(n_configurations):

@@ -28,7 +28,7 @@ from sb3_elmur.comparison.cloning import epochs_within
 from sb3_elmur.comparison.evaluation import make_monitored
 from sb3_elmur.comparison.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
 from sb3_elmur.comparison.report import write_report
-from sb3_elmur.comparison.runner import run, run_cells
+from sb3_elmur.comparison.runner import Cluster, run, run_cells
 from sb3_elmur.comparison.settings import resolve
 
 MATRICES = sorted((Path(__file__).parents[2] / "benchmarks" / "matrices").glob("*.yml"))
@@ -295,6 +295,16 @@ def test_a_failure_is_told_with_its_output_and_does_not_stop_the_others() -> Non
     outcomes = dict(run({"bad": (fail, "no luck"), "good": (len, "ab")}, 1))
     assert outcomes["good"] == 2
     assert outcomes["bad"].text.startswith("begins")
+    assert "RuntimeError: no luck" in outcomes["bad"].text
+
+
+def test_a_cluster_computes_what_processes_would_where_there_is_what_it_needs() -> None:
+    dask: Any = pytest.importorskip("distributed", reason='distributed is missing: pip install "sb3-elmur[cluster]"')
+    options = {"processes": False, "dashboard_address": None, "resources": {"GPU": 1}}
+    with dask.LocalCluster(n_workers=1, threads_per_worker=1, **options) as workers:
+        cluster = Cluster(workers.scheduler_address, {"GPU": 1})
+        outcomes = dict(run({"bad": (fail, "no luck"), "good": (len, "ab")}, 1, cluster=cluster))
+    assert outcomes["good"] == 2
     assert "RuntimeError: no luck" in outcomes["bad"].text
 
 
