@@ -17,7 +17,7 @@ import numpy as np
 import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecNormalize
@@ -234,7 +234,7 @@ def _begin_as_first(model: Any, normalizer: VecNormalize | None, group: Group) -
     for name, statistics in state.get("statistics", {}).items():
         setattr(normalizer, name, statistics)
     model.verbose = 0
-    model.set_logger(configure(None, []))
+    model.set_logger(Logger(None, []))
 
 
 def _replace_statistics(normalizer: VecNormalize, replace: Any) -> None:
