@@ -30,17 +30,7 @@ from sb3_elmur.zoo.states import latest_state
 
 ENV, N_STEPS, LIMIT = "TMazePassive10-v0", 24_576, 30.0
 SETTINGS = ["n_envs:16", "n_steps:64", "batch_size:256", "policy_kwargs:dict(d_model=32, segment_length=5, memory_size=2)"]
-TORCHRUN = [
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc-per-node",
-    "2",
-    "-m",
-    "sb3_elmur.zoo",
-    "train",
-]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BEGUN = ("Log path", "Going on after")  # printed when training begins
 CURE = "To go on"
 

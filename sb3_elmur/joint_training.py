@@ -30,10 +30,7 @@ from sb3_elmur.distributed import Group, LostProcessError, current_group, is_los
 from sb3_elmur.policies import ElmurPolicy
 
 SHARED = ("num_timesteps", "_n_updates", "step_size", "return_rms")  # of a model, beside weights and their optimizer's state
-HARMLESS = (
-    ".*find_unused_parameters=True was specified.*",  # where a minibatch happens to use all of them
-    ".*`broadcast_buffers` is deprecated.*",  # its successor is not in PyTorch 2.8
-)  # warnings
+DEPRECATED = ".*`broadcast_buffers` is deprecated.*"  # its successor is not in PyTorch 2.8
 
 
 class _JointChains(NamedTuple):
@@ -54,6 +51,7 @@ class _Evaluation(nn.Module):
     def __init__(self, policy: ElmurPolicy, group: Group) -> None:
         super().__init__()
         self.policy, self.group = policy, group
+        self.unused = nn.Parameter(th.zeros(()))  # PyTorch would warn of a search for unused parameters that finds none
 
     def forward(self, obs: Any, actions: Tensor, chains: _JointChains, episode_starts: Tensor) -> Tensor:
         """Values, log-probabilities and perhaps entropies of all processes' steps, (2 or 3, N)."""
@@ -121,8 +119,7 @@ def updating_jointly(model: Any) -> Iterator[None]:
     policy, buffer = model.policy, model.rollout_buffer
     try:
         with warnings.catch_warnings():
-            for message in HARMLESS:
-                warnings.filterwarnings("ignore", message)
+            warnings.filterwarnings("ignore", DEPRECATED)
             model.policy, model.rollout_buffer = _JointPolicy(policy, group), _JointBuffer(buffer, group)
             yield
     finally:
