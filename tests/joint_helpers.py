@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def random_configuration(number: int, rank: int) -> dict[str, Any]:
     common = {
         "observation_space": [FLAT, DICT][draw.integers(2)],
         "normalize": bool(draw.integers(2)),
-        "n_steps": int(draw.integers(1, 30)),
+        "n_steps": int(draw.integers(2, 30)),
         "batch_size": [None, int(draw.integers(1, 60))][draw.integers(2)],
         "n_epochs": int(draw.integers(1, 4)),
         "bptt_segments": int(draw.integers(1, 4)),
@@ -205,14 +205,14 @@ def random_configuration(number: int, rank: int) -> dict[str, Any]:
     return common | {"mean_length": float(lengths[rank])}
 
 
-def train_randomly(folder: Path, n_configurations: int = 100, limit: int = 120) -> list[th.Tensor]:
-    """Train with random settings, each within ``limit`` seconds, or the process ends."""
+def train_randomly(folder: Path, numbers: Iterable[int] = range(100), limit: int = 120) -> list[th.Tensor]:
+    """Train with the random settings of these numbers, each within ``limit`` seconds, or the process ends."""
     rank, results = current_group().rank, []
-    for number in range(n_configurations):
+    for number in numbers:
         signal.alarm(limit)
         scenario = random_configuration(number, rank)
         n_envs = 1 + number % 3
-        results.append(parameters(make_joint(n_envs, **scenario).learn(3 * scenario["n_steps"] * 2 * n_envs)))
+        results.append(parameters(make_joint(n_envs, **scenario).learn(2 * scenario["n_steps"] * 2 * n_envs)))
     signal.alarm(0)
     return results
 
