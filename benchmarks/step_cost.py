@@ -1,18 +1,24 @@
 """
-Cost of ``ElmurPolicy.step`` against the length of one never-ending episode: time per step, and process memory.
+What steps and updates cost: against the length of an episode, and against the number of segments per chain.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/step_cost.py
 
-writes ``benchmarks/results/step_cost.json``. One episode is walked up to ``--walk`` steps and its states at the powers of ten
-are kept; longer lengths are reached by moving the last state on in time by whole segments, which changes no number (a test
-shows it). Then all states are stepped in turn, so that whatever else the machine does falls on all of them alike.
+writes ``benchmarks/results/step_cost.json``, the time of ``ElmurPolicy.step`` and process memory against the length of one
+never-ending episode, and ``benchmarks/results/update_cost.json``, CPU time and dispatcher calls (operations that PyTorch
+launches, views included) of training with the defaults; ``--parts`` chooses.
+
+One episode is walked up to ``--walk`` steps and its states at the powers of ten are kept; longer lengths are reached by moving
+the last state on in time by whole segments, which changes no number (a test shows it). Then all states are stepped in turn, so
+that whatever else the machine does falls on all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +26,18 @@ import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
 from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_speed import ELMUR
 
-from sb3_elmur import ElmurPolicy
+from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.states import ElmurState
+from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.trust_region import rollout_kl
 
 ROUNDS, STEPS = 40, 50  # timed steps of each length: so many rounds of so many steps
+SEGMENTS, N_ENVS, CALLS = (1, 3, 8), (1, 8, 16), 32
 
 
 def resident_bytes() -> int:
@@ -86,18 +97,132 @@ def measure(policy: ElmurPolicy, batch: int, walk: int, longest: int) -> dict[st
     return {"lengths": lengths, "resident_bytes_along_the_walk": memory}
 
 
+class CountCalls(TorchDispatchMode):
+    """While it lasts, counts the operations that PyTorch launches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+def take_turns(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, dict[str, float]]:
+    """
+    Time functions in turn, so that whatever else the machine does falls on all of them alike.
+
+    :param functions: By name.
+    :param rounds: How often each has its turn.
+    :param calls: Calls of one turn.
+    :return: Of each the dispatcher calls and the CPU milliseconds of one call.
+    """
+    counts: dict[str, int] = {}
+    durations: dict[str, list[float]] = {name: [] for name in functions}
+    for name, function in functions.items():
+        function()
+        with CountCalls() as counter:
+            for _ in range(calls):
+                function()
+        counts[name] = counter.calls
+    for _ in range(rounds):
+        for name, function in functions.items():
+            before = time.process_time()
+            for _ in range(calls):
+                function()
+            durations[name].append(1e3 * (time.process_time() - before) / calls)
+    return {
+        name: {
+            "dispatcher_calls": round(counts[name] / calls, 1),
+            "cpu_ms": round(statistics.median(own), 3),
+            "least_cpu_ms": round(min(own), 3),
+        }
+        for name, own in durations.items()
+    }
+
+
+def trained(bptt_segments: int, n_envs: int, seed: int) -> RecurrentPPO:
+    """A model with the defaults after its first rollout and update, in T-Mazes of 1,000 steps."""
+    model = RecurrentPPO(
+        "ElmurPolicy", TMazeVecEnv(n_envs, length=1000), bptt_segments=bptt_segments, learning_rate=1e-9, seed=seed
+    )
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    model.learn(model.n_steps * n_envs)
+    return model
+
+
+def measure_updates(rounds: int, seed: int) -> dict[str, dict[str, float]]:
+    """Cost of an update on 1,024 steps of 8 environments, and of its parts, by segments per chain."""
+    functions: dict[str, Callable[[], object]] = {}
+    for segments in SEGMENTS:
+        model = trained(segments, 8, seed)
+        functions[f"update, {segments} segments per chain"] = model.train
+    functions["trust region: one replay of the rollout"] = lambda: rollout_kl(model)
+    return take_turns(functions, rounds)
+
+
+def measure_steps(rounds: int, seed: int) -> dict[str, dict[str, float]]:
+    """Cost of a step of training, of ``predict`` and of ``step``, by number of environments."""
+    functions: dict[str, Callable[[], object]] = {}
+    for n_envs in N_ENVS:
+        model = trained(8, n_envs, seed)
+        functions |= step_functions(model, n_envs)
+    return take_turns(functions, rounds, CALLS)
+
+
+def step_functions(model: RecurrentPPO, n_envs: int) -> dict[str, Callable[[], object]]:
+    """Functions that go on by one step each."""
+    policy, observation = model.policy, model._last_obs
+    starts = th.zeros(n_envs, dtype=th.bool)
+    policy.set_training_mode(False)
+    states: dict[str, Any] = {"predict": None, "step": None}
+
+    @th.no_grad()
+    def rollout() -> None:
+        policy(th.as_tensor(observation), model.state, starts)
+
+    def predict() -> None:
+        _, states["predict"] = policy.predict(observation, states["predict"])
+
+    def step() -> None:
+        _, states["step"] = policy.step(observation, states["step"])
+
+    named = {"step of the rollout": rollout, "predict": predict, "step": step}
+    return {f"{name}, {n_envs} environments": function for name, function in named.items()}
+
+
+def print_costs(costs: dict[str, dict[str, float]]) -> None:
+    """Print what :func:`take_turns` returned."""
+    print(
+        markdown_table(["", "dispatcher calls", "median CPU ms", "least"], [[name, *c.values()] for name, c in costs.items()])
+    )
+
+
 def main() -> None:
-    """Measure both batch sizes, print the results and write them."""
+    """Measure what is asked for, print the results and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 100])
     parser.add_argument("--walk", type=int, default=100_000)
     parser.add_argument("--longest", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS / "step_cost.json")
+    parser.add_argument("--parts", nargs="+", choices=("length", "updates"), default=["length", "updates"])
+    parser.add_argument("--rounds", type=int, default=10, help="how often updates are timed")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     th.set_num_threads(1)
     th.manual_seed(args.seed)
+    if "updates" in args.parts:
+        costs = measure_updates(args.rounds, args.seed) | measure_steps(args.rounds, args.seed)
+        print_costs(costs)
+        report = {"load_average": os.getloadavg(), **provenance(args.seed), "rounds": args.rounds, "results": costs}
+        write_json(args.output / "update_cost.json", report)
+    if "length" in args.parts:
+        measure_lengths(args)
 
+
+def measure_lengths(args: argparse.Namespace) -> None:
+    """Measure both batch sizes, print the results and write them."""
     policy = ElmurPolicy(spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(4), lambda _: 0.0, **ELMUR)
     results = {batch: measure(policy, batch, args.walk, args.longest) for batch in args.batches}
     rows = [
@@ -112,7 +237,7 @@ def main() -> None:
         "settings": dict(policy=ELMUR, rounds=ROUNDS, steps=STEPS, walk=args.walk, longest=args.longest),
         "results": results,
     }
-    write_json(args.output, report)
+    write_json(args.output / "step_cost.json", report)
 
 
 if __name__ == "__main__":

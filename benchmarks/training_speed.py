@@ -46,7 +46,13 @@ BATCH_SIZE = {8: 256, 64: 2048, 512: 16384}  # by number of environments
 LEARNING_RATE = 1e-9
 FRAMES = 4
 TOLERANCE = 0.05  # of the parameter count
-ELMUR: dict[str, Any] = dict(n_layers=2, d_model=64, n_heads=4, segment_length=16, memory_size=4)
+ELMUR: dict[str, Any] = dict(n_layers=2, d_model=64, n_heads=4, segment_length=16, memory_size=4, blend="gated")
+ELMUR_VARIANTS: dict[str, dict[str, Any]] = {
+    "elmur": dict(bptt_segments=1),
+    "elmur-3": dict(bptt_segments=3),
+    "elmur-8": dict(bptt_segments=8),
+    "elmur-compiled": dict(bptt_segments=1, policy_kwargs={"compile": True}),
+}
 PPO_ARGUMENTS: dict[str, Any] = dict(
     n_steps=N_STEPS,
     n_epochs=N_EPOCHS,
@@ -341,13 +347,15 @@ def recurrent_model(name: str, venv: VecEnv, elmur_kwargs: dict[str, Any], **arg
     """
     Return one of the recurrent algorithms that are used like sb3-contrib's.
 
-    :param name: "elmur", "elmur-host", "lstm-two" or "lstm-shared"
+    :param name: one of :data:`ELMUR_VARIANTS`, "elmur-host", "lstm-two" or "lstm-shared"
     :param venv: environments
     :param elmur_kwargs: ``policy_kwargs`` of ELMUR; LSTMs get as many parameters
     :param arguments: further arguments of the algorithm
     """
-    if name == "elmur":
-        return sb3_elmur.RecurrentPPO("ElmurPolicy", venv, bptt_segments=1, policy_kwargs=elmur_kwargs, **arguments)
+    if name in ELMUR_VARIANTS:
+        variant = ELMUR_VARIANTS[name]
+        variant = variant | {"policy_kwargs": elmur_kwargs | variant.get("policy_kwargs", {})}
+        return sb3_elmur.RecurrentPPO("ElmurPolicy", venv, **variant, **arguments)
     if name == "elmur-host":
         kwargs = elmur_kwargs | {"detach_memory": True}
         return sb3_contrib.RecurrentPPO("ElmurPolicy", venv, policy_kwargs=kwargs, **arguments)
@@ -385,7 +393,7 @@ def skrl_ppo(sequence_length: int, shared: bool, venv: VecEnv, batch_size: int, 
 
 
 CONTESTANTS: dict[str, Callable[[VecEnv, int, str, int], Contestant]] = {
-    "elmur": partial(recurrent, "elmur"),
+    **{name: partial(recurrent, name) for name in ELMUR_VARIANTS},
     "elmur-host": partial(recurrent, "elmur-host"),
     "lstm-two": partial(recurrent, "lstm-two"),
     "lstm-shared": partial(recurrent, "lstm-shared"),
@@ -396,6 +404,9 @@ CONTESTANTS: dict[str, Callable[[VecEnv, int, str, int], Contestant]] = {
 }
 DESCRIPTIONS = {
     "elmur": "sb3_elmur.RecurrentPPO, ElmurPolicy, bptt_segments=1",
+    "elmur-3": "the same, bptt_segments=3",
+    "elmur-8": "the same, bptt_segments=8 (default)",
+    "elmur-compiled": "the same, bptt_segments=1, compiled",
     "elmur-host": "sb3_contrib.RecurrentPPO, ElmurPolicy, detach_memory=True",
     "lstm-two": "sb3_contrib.RecurrentPPO, MlpLstmPolicy, an LSTM each for actor and critic (default)",
     "lstm-shared": "sb3_contrib.RecurrentPPO, MlpLstmPolicy, shared_lstm=True, enable_critic_lstm=False",
@@ -509,7 +520,7 @@ def main() -> None:
     parser.add_argument("--environments", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS), metavar="NAME")
     parser.add_argument("--n-envs", nargs="+", type=int, choices=BATCH_SIZE, default=[8, 64], metavar="N")
     parser.add_argument("--episodes", nargs="+", choices=("short", "long"), default=["short", "long"], metavar="LENGTH")
-    parser.add_argument("--rollouts", type=int, default=4, help="timed rollouts of each contestant in each cell")
+    parser.add_argument("--rollouts", type=int, default=5, help="timed rollouts of each contestant in each cell")
     parser.add_argument("--seconds", type=float, default=80.0, help="about as much timed training of each in each cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "training_speed.json")

@@ -27,23 +27,21 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
-def attend_once(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
+def attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
     """
-    Attend with one query per row, by two products: for so little work a fused kernel takes longer.
+    Attend by two products: for so little work a fused kernel takes longer, and few have a gradient of the bias.
 
-    :param q: (B, D).
+    :param q: (B H, T, D / H).
     :param keys: (B, H, S, D / H).
     :param values: As the keys.
-    :param bias: Added to the scaled scores, (B, H, S).
-    :param scale: Of the scores, ``(D / H)^(-1/2)``.
+    :param bias: Added to the scores, which are scaled by ``(D / H)^(-1/2)``, (B H, T, S).
     :param dropout: Probability with which attention weights are dropped.
-    :return: (B, D).
+    :return: (B H, T, D / H).
     """
-    size = keys.shape[-1]
-    q, bias = q.reshape(-1, 1, size), bias.reshape(-1, 1, keys.shape[-2])
-    scores = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=scale)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
-    return th.bmm(weights, values.flatten(0, 1)).view(keys.shape[0], -1)
+    weights = th.baddbmm(bias, q, keys.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5).softmax(dim=-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return th.bmm(weights, values.flatten(0, 1))
 
 
 def sinusoids(distances: int, d_model: int) -> Tensor:
@@ -72,7 +70,6 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.scale = (config.d_model // config.n_heads) ** -0.5
         self.dropout = config.attention_dropout
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.distance = nn.Linear(config.d_model, config.d_model, bias=False)
@@ -141,8 +138,9 @@ class SelfAttention(nn.Module):
         keys_values = put(keys_values, place, key_value)
         bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))  # (B, H, L)
         keys, values = keys_values.chunk(2, dim=3)
-        dropout = self.dropout if self.training else 0.0
-        return self.out(attend_once(q, keys, values, bias, self.scale, dropout)), keys_values
+        q, bias = q.reshape(-1, 1, keys.shape[-1]), bias.view(-1, 1, keys.shape[-2])
+        y = attend(q, keys, values, bias, self.dropout if self.training else 0.0)
+        return self.out(y.view_as(x)), keys_values
 
 
 class CrossAttention(nn.Module):
@@ -156,52 +154,45 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
-        self.scale = (config.d_model // config.n_heads) ** -0.5
+        self.n_heads, self.head_size = config.n_heads, config.d_model // config.n_heads
         self.dropout = config.attention_dropout
         self.query = nn.Linear(config.d_model, config.d_model, bias=False)
         self.key_value = nn.Linear(config.d_model, 2 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of what is attended to, from (B, T, D), each (B, T, D)."""
-        key, value = self.key_value(x).chunk(2, dim=-1)
-        return key, value
+    def queries(self, rows: Tensor, batch: int) -> Tensor:
+        """Queries of (B T, D) by head, (B H, T, D / H)."""
+        return self.query(rows).view(batch, -1, self.n_heads, self.head_size).transpose(1, 2).flatten(0, 1)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is attended to, (..., S, D), by head, each (..., H, S, D / H)."""
+        parts = self.key_value(x.flatten(0, -2)).view(*x.shape[:-1], 2, self.n_heads, self.head_size)
+        keys, values = parts.movedim((-3, -2), (0, -3)).contiguous().unbind(0)  # of (2, ..., H, S, D / H)
+        return keys, values
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
+        self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         """
-        Attend, many queries per row.
+        Attend.
 
-        :param x: What queries, (B, T, D).
-        :param keys: (B, S, D); ``values`` likewise.
-        :param bias: Added to the scaled scores, (B, H, T, S).
-        :param shared: Keys and values that all rows attend to besides, without a bias, each (R, D).
-        :return: (B, T, D).
+        :param q: What :meth:`queries` returned, (B H, T, D / H).
+        :param keys: What :meth:`keys_values` returned, (B, H, S, D / H); ``values`` likewise.
+        :param bias: Added to the scaled scores, (B H, T, S).
+        :param shared: Keys and values that all rows attend to besides, without a bias, each (H, R, D / H).
+        :return: (B T, D).
         """
         dropout = self.dropout if self.training else 0.0
-        q = self.query(x)
         if shared is None:
-            q, k, v = (split_heads(part, self.n_heads) for part in (q, keys, values))  # each (B, H, ..., D / H)
-            return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)))
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, keys, values))  # each (B, ..., H, D / H)
-        shared_k, shared_v = (split_heads(part, self.n_heads) for part in shared)  # each (H, R, D / H)
-        q = q * self.scale
-        own_scores = th.einsum("bthd,bshd->hbts", q, k) + bias.transpose(0, 1)  # (H, B, T, S)
-        shared_scores = q.flatten(0, 1).transpose(0, 1) @ shared_k.mT  # (H, B T, R)
-        weights = F.dropout(th.cat((own_scores.flatten(1, 2), shared_scores), dim=-1).softmax(dim=-1), dropout)
-        own_weights, shared_weights = weights.split((k.shape[1], shared_k.shape[1]), dim=-1)
-        y = th.einsum("hbts,bshd->bthd", own_weights.unflatten(1, x.shape[:2]), v)
-        return self.out((y + (shared_weights @ shared_v).transpose(0, 1).unflatten(0, x.shape[:2])).flatten(2))
-
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """
-        Attend, one query per row.
-
-        :param x: What queries, (B, D).
-        :param keys: (B, H, S, D / H); ``values`` likewise.
-        :param bias: Added to the scaled scores, (B, H, S).
-        :return: (B, D).
-        """
-        return self.out(attend_once(self.query(x), keys, values, bias, self.scale, self.dropout if self.training else 0.0))
+            y = attend(q, keys, values, bias, dropout).unflatten(0, keys.shape[:2])  # (B, H, T, D / H)
+            return self.out(y.transpose(1, 2).reshape(-1, self.out.in_features))
+        batch, time = keys.shape[0], q.shape[1]
+        shared_keys, shared_values = shared
+        q = q.unflatten(0, (batch, -1)) * q.shape[-1] ** -0.5  # (B, H, T, D / H)
+        shared_scores = q.transpose(0, 1).flatten(1, 2) @ shared_keys.mT  # (H, B T, R)
+        own_scores = (q @ keys.mT + bias.unflatten(0, (batch, -1))).transpose(0, 1).flatten(1, 2)  # (H, B T, S)
+        weights = F.dropout(th.cat((own_scores, shared_scores), dim=-1).softmax(dim=-1), dropout)
+        own_weights, shared_weights = weights.split((keys.shape[2], shared_keys.shape[1]), dim=-1)
+        y = own_weights.unflatten(1, (batch, time)).transpose(0, 1) @ values  # (B, H, T, D / H)
+        y = y + (shared_weights @ shared_values).unflatten(1, (batch, time)).transpose(0, 1)
+        return self.out(y.transpose(1, 2).reshape(-1, self.out.in_features))

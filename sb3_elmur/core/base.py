@@ -12,6 +12,7 @@ with a segment. Their tokens come in *segment-major* order, here three chains of
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -70,6 +71,37 @@ class MemoryCore(nn.Module, ABC):
         :param load: What :meth:`begin_pass` returned.
         :return: Outputs (B, T, D), and memory after the segment.
         """
+
+    def segments(
+        self,
+        x: Tensor,
+        memory: Memory,
+        lengths: Tensor,
+        counts: Sequence[int],
+        *,
+        write: bool = True,
+        load: RouterLoad | None = None,
+    ) -> tuple[Tensor, Memory]:
+        """
+        Run chains of consecutive segments, with gradients through their memory.
+
+        :param x: Tokens of P pieces, (P, T, D): the first segments of all C chains, then the second segments of those that
+            have one, and so on.
+        :param memory: Memory before each chain, C rows.
+        :param lengths: Real tokens of each piece, (P,) int64; L of them wherever the chain has a next segment.
+        :param counts: Chains that have a first segment, a second one, and so on; none more than the one before.
+        :param write: False saves the last write where the memory after the last segment is not used.
+        :param load: What :meth:`begin_pass` returned.
+        :return: Outputs (P, T, D), and memory after the last segment, of the chains that reach it.
+        """
+        outputs, left = [], len(counts)
+        for part, present in zip(x.split(list(counts)), lengths.split(list(counts)), strict=True):
+            left -= 1
+            longest = int(present.max())
+            memory = memory.rows(slice(len(part)))
+            y, memory = self.segment(part[:, :longest], memory, present, write=write or left > 0, load=load)
+            outputs.append(F.pad(y, (0, 0, 0, x.shape[1] - longest)))
+        return th.cat(outputs), memory
 
     @abstractmethod
     def open_segment(self, x: Tensor, memory: Memory) -> CoreState:
@@ -171,25 +203,21 @@ class MemoryCore(nn.Module, ABC):
             :meth:`sb3_elmur.distributed.Group.pool` does. ``None`` for a process of its own.
         :return: Outputs, (R, D), in the order of ``x``, and memory after the last segment, of the chains that reach it.
         """
-        load = self.begin_pass()
-        outputs, begin, remaining = [], 0, lengths
-        while len(remaining):
-            memory = memory.rows(slice(len(remaining)))
-            present = remaining.clamp(max=self.segment_length)
-            longest, count = int(present.max()), int(present.sum())
-            segment = x[begin : begin + count]
-            full = count == len(present) * longest
-            if not full:
-                real = (th.arange(longest) < present[:, None]).flatten().nonzero().squeeze(1).to(x.device, non_blocking=True)
-                segment = x.new_zeros(len(present) * longest, x.shape[1]).index_copy(0, real, segment)
-            segment = segment.unflatten(0, (len(present), longest))  # (C', T, D) of the C' chains that are this long
-            remaining = remaining - self.segment_length
-            remaining = remaining[remaining > 0]
-            y, memory = self.segment(segment, memory, present, write=need_memory or len(remaining) > 0, load=load)
-            y = y.flatten(0, 1)
-            outputs.append(y if full else y.index_select(0, real))
-            begin += count
-        return self.end_pass(th.cat(outputs) if outputs else x, load, pool), memory
+        if not len(lengths):
+            return x, memory
+        load, length = self.begin_pass(), self.segment_length
+        begin = th.arange(0, int(lengths.max()), length)[:, None]  # (S, 1)
+        present = (lengths - begin).clamp(0, length)  # (S, C)
+        counts = (present > 0).sum(1).tolist()
+        present = present[present > 0]  # (P,)
+        longest = int(present.max())
+        full = len(x) == len(present) * longest
+        if not full:
+            real = (th.arange(longest) < present[:, None]).flatten().nonzero().squeeze(1).to(x.device, non_blocking=True)
+            x = x.new_zeros(len(present) * longest, x.shape[1]).index_copy(0, real, x)
+        y, memory = self.segments(x.unflatten(0, (-1, longest)), memory, present, counts, write=need_memory, load=load)
+        y = y.flatten(0, 1)
+        return self.end_pass(y if full else y.index_select(0, real), load, pool), memory
 
     def reopen(self, x: Tensor, memory: Memory, lengths: Tensor) -> CoreState:
         """

@@ -23,8 +23,8 @@ class FixedBlend(nn.Module):
         self.weight = config.lru_blend
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
-        """Weights (B, 1, 1) for old and new content (B, 1, D)."""
-        return old.new_full((old.shape[0], 1, 1), self.weight)
+        """Weights (B, 1) for old and new content (B, D)."""
+        return old.new_full((old.shape[0], 1), self.weight)
 
 
 class LearnedBlend(nn.Module):
@@ -37,8 +37,8 @@ class LearnedBlend(nn.Module):
         self.logit = nn.Parameter(th.tensor(config.lru_blend).logit(eps=1e-3))
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
-        """Weights (B, 1, 1) for old and new content (B, 1, D)."""
-        return self.logit.sigmoid().expand(old.shape[0], 1, 1)
+        """Weights (B, 1) for old and new content (B, D)."""
+        return self.logit.sigmoid().expand(old.shape[0], 1)
 
 
 class _Step(th.autograd.Function):
@@ -73,7 +73,7 @@ class GatedBlend(nn.Module):
         nn.init.constant_(self.logit.bias, config.gate_bias)
 
     def forward(self, old: Tensor, candidate: Tensor) -> Tensor:
-        """Weights (B, 1, 1) for old and new content (B, 1, D)."""
+        """Weights (B, 1) for old and new content (B, D)."""
         return _Step.apply(self.logit(F.silu(self.hidden(th.cat((candidate, old), dim=-1)))))
 
 

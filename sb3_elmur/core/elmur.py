@@ -27,8 +27,9 @@ from sb3_elmur.core.attention import sinusoids
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import MixtureOfExperts, Pool, RouterLoad, attach_gradient
-from sb3_elmur.core.layer import ElmurLayer, ReadSlots
-from sb3_elmur.core.memory import EMPTY, Memory, least_recently_written, write_slot
+from sb3_elmur.core.layer import Chains, ElmurLayer
+from sb3_elmur.core.memory import Memory, least_recently_written, write_slot
+from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
 
 _MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
@@ -63,36 +64,51 @@ class Elmur(MemoryCore):
         self.choose_slot = least_recently_written
         self.run_eagerly()
         if config.compile:
-            self._run_track = th.compile(Elmur._token_track, dynamic=True)
+            self._run_tracks = th.compile(Elmur._tracks, dynamic=True)
             # A step is so short that the launches in Python would take half of its time.
             self._run_step = th.compile(Elmur.token_step, options={"cpp_wrapper": True})
 
     def run_eagerly(self) -> None:
         """Undo ``compile``, where so few steps are left that compilation would take longer."""
         # Not bound to this instance, so that a copy runs its own weights.
-        self._run_track, self._run_step = Elmur._token_track, Elmur.token_step
+        self._run_tracks, self._run_step = Elmur._tracks, Elmur.token_step
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
     ) -> tuple[Tensor, Memory]:
         """See :meth:`sb3_elmur.core.base.MemoryCore.segment`."""
-        start = memory._replace(position=memory.segment_start(self.segment_length))
-        full = (lengths == self.segment_length).nonzero().squeeze(1).to(x.device, non_blocking=True)
+        return self.segments(x, memory, lengths, (len(x),), write=write, load=load)
+
+    def segments(
+        self,
+        x: Tensor,
+        memory: Memory,
+        lengths: Tensor,
+        counts: Sequence[int],
+        *,
+        write: bool = True,
+        load: RouterLoad | None = None,
+    ) -> tuple[Tensor, Memory]:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.segments`; each layer runs all segments before the next layer does."""
+        schedule = make_schedule(
+            memory, lengths, counts, self.segment_length, self.choose_slot, write and self.config.memory_size > 0
+        )
         lengths = lengths.to(x.device, non_blocking=True)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
-        tracks = self._run_track(self, x, start, self.count_own(memory), load, real)
-        after = start
-        if write and self.config.memory_size and len(full):
-            after, _ = self._write(start, full, [output[full] for _, output in tracks], load)
-        position = th.where(lengths > 0, start.position + lengths, memory.position)
-        return tracks[-1][1], after._replace(position=position)
+        run = self._run_tracks if len(counts) == 1 else Elmur._tracks  # which would be compiled anew for each number
+        tracks, slots = run(self, x, memory, schedule, self.count_own(memory, schedule.written), load, real)
+        last = slice(len(x) - counts[-1], None)
+        position = th.where(lengths[last] > 0, schedule.start[last] + lengths[last], memory.position[: counts[-1]])
+        return tracks[-1][1], Memory(slots, schedule.after, position)
 
     def open_segment(self, x: Tensor, memory: Memory) -> ElmurState:
         """See :meth:`sb3_elmur.core.base.MemoryCore.open_segment`; fills the caches."""
-        start = memory._replace(position=memory.segment_start(self.segment_length))
         rest = (0, 0, 0, self.segment_length - x.shape[1])
         biases = (self.content_bias, self.distance_bias)
-        tracks = self._run_track(self, x, start, self.count_own(memory))
+        schedule = make_schedule(
+            memory, memory.phase(self.segment_length), (len(x),), self.segment_length, self.choose_slot, write=False
+        )
+        tracks, _ = self._run_tracks(self, x, memory, schedule, self.count_own(memory, schedule.written))
         caches, constants = [], []
         for n, (layer, (keys_values, _)) in enumerate(zip(self.layers, tracks, strict=True)):
             keys_values = F.pad(keys_values.transpose(1, 2), rest)  # (B, H, L, 2 D / H)
@@ -135,16 +151,24 @@ class Elmur(MemoryCore):
     def write_step(self, state: ElmurState, full: Tensor, inplace: bool) -> ElmurState:
         """Write memory, and cache keys and values of what was written, for the rows ``full`` (b,)."""
         put = Tensor.index_put_ if inplace else Tensor.index_put
-        memory, slot = self._write(state.memory, full, state.outputs[full].unbind(1), inplace=inplace)
+        memory, length = state.memory, self.segment_length
+        anchors, start = memory.anchors[full], memory.segment_start(length)[full]
+        slot, empty = self.choose_slot(anchors)
+        write_index = self._write_index(start, anchors.gather(1, slot[:, None]).squeeze(1))
+        old = memory.slots[full, :, slot]  # (b, N, D)
         heads = th.arange(self.config.n_heads, device=full.device)
         place = (full[:, None], heads, slot[:, None])
-        caches = []
+        contents, caches = [], []
         for n, (layer, cache) in enumerate(zip(self.layers, state.caches, strict=True)):
-            key, value = layer.slot_keys_values(memory.slots[full, n, slot][:, None])  # each (b, H, 1, D / H)
+            blank, outputs = self.initial_slots[n, slot], state.outputs[full, n]
+            content = layer.rewrite(old[:, n], blank, empty, outputs, layer.bias(write_index))
+            contents.append(content)
+            key, value = layer.slot_keys_values(content[:, None])  # each (b, H, 1, D / H)
             cache = cache._replace(
                 slot_keys=put(cache.slot_keys, place, key[:, :, 0]), slot_values=put(cache.slot_values, place, value[:, :, 0])
             )
             caches.append(cache)
+        memory = write_slot(memory, full, slot, th.stack(contents, dim=1), start + length - 1, inplace=inplace)
         return state._replace(memory=memory, caches=tuple(caches))
 
     def begin_pass(self) -> RouterLoad | None:
@@ -160,48 +184,47 @@ class Elmur(MemoryCore):
         self.aux_loss = aux_loss.detach()
         return attach_gradient(y, self.config.aux_loss_coef * aux_loss)
 
-    def _token_track(
-        self, x: Tensor, memory: Memory, n_own: int, load: RouterLoad | None = None, real: Tensor | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Every layer's keys and values (B, T, H, 2 D / H) and outputs (B, T, D) for the first T tokens of a segment."""
-        time = memory.position[:, None] + th.arange(x.shape[1], device=x.device)
-        # the slots behind `n_own` are empty, so one anchor stands for all of them
-        read_index = self._bias_index(time[:, :, None] - memory.anchors[:, None, : n_own + 1])
-        distance = self.distance[: x.shape[1], : x.shape[1]]
-        biases = (self.content_bias, self.distance_bias)
-        tracks = []
-        for n, layer in enumerate(self.layers):
-            slots = ReadSlots(memory.slots[:, n, :n_own], self.initial_slots[n, n_own:], read_index)
-            x, keys_values = layer.tokens(x, slots, layer.attention.projection(self.sinusoids, biases), distance, load, real)
-            tracks.append((keys_values, x))
-        return tracks
-
-    def _write(
+    def _tracks(
         self,
+        x: Tensor,
         memory: Memory,
-        rows: Tensor,
-        outputs: Sequence[Tensor],
+        schedule: Schedule,
+        own: int,
         load: RouterLoad | None = None,
-        inplace: bool = False,
-    ) -> tuple[Memory, Tensor]:
+        real: Tensor | None = None,
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """
-        Write one slot of the rows whose segment is complete.
+        Run chains of segments, layer by layer; with ``own`` slots of each row, see :meth:`count_own`.
 
-        :param memory: Memory of all B rows.
-        :param rows: (b,) int64.
-        :param outputs: Every layer's outputs for the complete segments, N tensors (b, L, D).
-        :return: The new memory, and the slot that each of the rows wrote, (b,) int64.
+        :return: Every layer's keys and values (P, T, H, 2 D / H) and outputs (P, T, D), and the slots after the last segment.
         """
-        anchors = memory.anchors[rows]
-        slot, empty = self.choose_slot(anchors)
-        time = memory.segment_start(self.segment_length)[rows, None] + th.arange(self.segment_length, device=rows.device)
-        write_index = self._bias_index(anchors.gather(1, slot[:, None])[:, :, None] - time[:, None, :])  # (b, 1, L)
-        old = memory.slots[rows, :, slot]  # (b, N, D)
-        content = [
-            layer.rewrite(old[:, n, None], self.initial_slots[n, slot][:, None], empty, output, write_index, load)
-            for n, (layer, output) in enumerate(zip(self.layers, outputs, strict=True))
-        ]
-        return write_slot(memory, rows, slot, th.cat(content, dim=1), time[:, -1], inplace=inplace), slot
+        time = schedule.start[:, None] + th.arange(x.shape[1], device=x.device)
+        # the slots behind `own` are empty, so one anchor stands for all of them
+        read_index = self._bias_index(time[:, :, None] - schedule.anchors[:, None, : own + 1])
+        distance = self.distance[: x.shape[1], : x.shape[1]]
+        chains = Chains(
+            schedule.counts,
+            schedule.writes,
+            own,
+            distance,
+            read_index,
+            self._write_index(schedule.write_start, schedule.write_anchors),
+            load,
+            real,
+        )
+        biases = (self.content_bias, self.distance_bias)
+        tracks, after = [], []
+        for n, layer in enumerate(self.layers):
+            projection = layer.attention.projection(self.sinusoids, biases)
+            x, keys_values, slots = layer.segments(x, memory.slots[:, n, :own], self.initial_slots[n], projection, chains)
+            tracks.append((keys_values, x))
+            after.append(slots)
+        slots = memory.slots[: schedule.counts[-1]]
+        if any(schedule.writes):
+            slots = (
+                th.cat((th.stack(after, dim=1), slots[:, :, own:]), dim=2) if own < slots.shape[2] else th.stack(after, dim=1)
+            )
+        return tracks, slots
 
     def _begin_episodes(self, state: ElmurState, episode_starts: Tensor, inplace: bool) -> ElmurState:
         rows = episode_starts.nonzero().squeeze(1)
@@ -219,20 +242,26 @@ class Elmur(MemoryCore):
         )
         return state._replace(memory=memory, caches=caches)
 
-    def count_own(self, memory: Memory) -> int:
+    def count_own(self, memory: Memory, written: Tensor) -> int:
         """
         Count the slots after which all rows hold the initial slots, if these are many enough to gain from it.
 
-        :param memory: Memory of B rows.
-        :return: How many slots of each row are its own, M at most; see :class:`sb3_elmur.core.layer.ReadSlots`.
+        :param memory: Memory of C rows.
+        :param written: Slots that any row has written, or will have before the last segment ends, (M,) bool.
+        :return: How many slots of each row are its own, M at most; see :class:`sb3_elmur.core.layer.Chains`.
         """
         n_slots = self.config.memory_size
         if n_slots < _MANY_SLOTS or self.config.compile:  # which would compile anew for each number
             return n_slots
-        written = (memory.anchors != EMPTY).any(dim=0).nonzero()
-        n_own = int(written.max()) + 1 if len(written) else 0
+        own = written.nonzero()
+        n_own = int(own.max()) + 1 if len(own) else 0
         rest = self.initial_slots[:, n_own:].expand(len(memory.slots), -1, -1, -1)
         return n_own if n_own <= n_slots // 2 and th.equal(memory.slots[:, :, n_own:], rest) else n_slots
+
+    def _write_index(self, start: Tensor, anchors: Tensor) -> Tensor:
+        """Rows of the relative bias table for writes (W, 1, L): from slots with these anchors (W,) to segments (W,)."""
+        time = start[:, None, None] + th.arange(self.segment_length, device=start.device)
+        return self._bias_index(anchors[:, None, None] - time)
 
     def _bias_index(self, distance: Tensor) -> Tensor:
         """Rows of the relative bias table for distances in steps."""

@@ -92,8 +92,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, load: RouterLoad | None = None, real: Tensor | None = None) -> Tensor:
         """Map (..., D) to (..., D)."""
-        gate, up = self.gate_up.weight.chunk(2)  # split here, since the backward pass would join the activations' gradients
-        return self.down(F.silu(F.linear(x, gate)) * F.linear(x, up))
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
 
 class GELU(nn.Module):

@@ -1,7 +1,7 @@
 """
 One ELMUR layer: attend, read, feed, and once per segment write.
 
-:meth:`ElmurLayer.tokens` runs whole segments, :meth:`ElmurLayer.step` one token with caches; they give the same numbers.
+:meth:`ElmurLayer.segments` runs chains of segments, :meth:`ElmurLayer.step` one token with caches; they give the same numbers.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from sb3_elmur.core.attention import CrossAttention, Place, Put, SelfAttention, 
 from sb3_elmur.core.blending import make_blend
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import RouterLoad, make_feedforward
+from sb3_elmur.core.schedule import Write
 from sb3_elmur.core.states import LayerCache, LayerConstants
 
 
@@ -60,27 +61,37 @@ def make_dropout(probability: float) -> nn.Module:
     return nn.Dropout(probability) if probability > 0 else nn.Identity()
 
 
-class ReadSlots(NamedTuple):
+class Chains(NamedTuple):
     """
-    The slots that tokens read.
+    What the layers share that run chains of segments, P pieces of T tokens, W of which write; see :class:`Schedule`.
 
-    Slots to which no row has written hold the same vectors in all rows: their keys and values are computed once.
+    Slots to which no row writes hold the same vectors in all rows: their keys and values are computed once.
 
-    :param own: The first S slots of every row, (B, S, D).
-    :param initial: The last R slots, which no row has written, (R, D).
-    :param bias_index: Rows of the relative bias table, (B, T, S); with R > 0 one more column, for all of the last slots.
+    :param counts: Pieces of each segment.
+    :param writes: Of each segment.
+    :param own: How many of each row's slots, the first ones, are its own; the others are the initial slots.
+    :param distance: From each token back to each other, (T, T) int64; L for later ones.
+    :param read_index: Rows of the relative bias table, (P, T, S); if there are initial slots one more column, for all of them.
+    :param write_index: Rows of the same table, (W, 1, L).
+    :param load: Where to record router choices, for tokens that are ``real`` (P, T).
+    :param real: ``None`` if they are not recorded.
     """
 
-    own: Tensor
-    initial: Tensor
-    bias_index: Tensor
+    counts: tuple[int, ...]
+    writes: tuple[Write | None, ...]
+    own: int
+    distance: Tensor
+    read_index: Tensor
+    write_index: Tensor
+    load: RouterLoad | None = None
+    real: Tensor | None = None
 
 
 class ElmurLayer(nn.Module):
     """
     One layer. Token track: self-attention, read (mem2tok), feed-forward. Memory track: write (tok2mem), feed-forward, blend.
 
-    :meth:`tokens` and :meth:`step` are two ways to run the token track, :meth:`rewrite` is the memory track. Without slots
+    :meth:`segments` and :meth:`step` are two ways to run the token track, :meth:`rewrite` is the memory track. Without slots
     (``memory_size=0``) there are only self-attention and feed-forward.
 
     :param config: Its hyper-parameters.
@@ -107,30 +118,65 @@ class ElmurLayer(nn.Module):
             self.candidate_dropout = make_dropout(config.memory_dropout)
             self.blend = make_blend(config)
 
-    def tokens(
-        self,
-        x: Tensor,
-        slots: ReadSlots,
-        projection: tuple[Tensor, Tensor],
-        distance: Tensor,
-        load: RouterLoad | None = None,
-        real: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def segments(
+        self, x: Tensor, slots: Tensor, initial: Tensor, projection: tuple[Tensor, Tensor], chains: Chains
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """
-        Run the token track for the first T tokens of a segment, all in parallel.
+        Run chains of segments.
 
-        :param x: Tokens, (B, T, D).
-        :param slots: What they read.
+        Only what depends on memory runs segment by segment: the read, and all that follows it.
+
+        :param x: Tokens, (P, T, D).
+        :param slots: Each chain's own, (C, S, D).
+        :param initial: At an episode's start, (M, D).
         :param projection: Of self-attention, see :meth:`sb3_elmur.core.attention.SelfAttention.projection`.
-        :param distance: From each token back to each other, (T, T) int64; L for later ones.
-        :param load: Where to record router choices, for tokens that are ``real`` (B, T).
-        :return: The layer's output, (B, T, D), and keys and values of self-attention, (B, T, H, 2 D / H).
+        :param chains: What the layers share.
+        :return: The layer's outputs, (P, T, D); keys and values of self-attention, (P, T, H, 2 D / H); and its own slots after
+            the last segment, of the chains that reach it.
         """
-        attended, keys_values = self.attention(self.around_attention.before(x), projection, distance)
+        attended, keys_values = self.attention(self.around_attention.before(x), projection, chains.distance)
         x = self.around_attention.after(x, attended)
-        if self.has_memory:
-            x = self.around_read(x, self.read, *self._keys_values_bias(slots))
-        return self.around_token_ffn(x, self.token_ffn, load, real), keys_values
+        if not self.has_memory:
+            return self.around_token_ffn(x, self.token_ffn, chains.load, chains.real), keys_values, slots
+
+        bias, shared = self.bias(chains.read_index), None
+        if chains.own < len(initial):  # a softmax does not see what all scores have in common
+            bias, shared = bias[..., :-1] - bias[..., -1:], self.read.keys_values(initial[chains.own :])
+        rows, n_heads = x.flatten(0, 1), self.read.n_heads  # (P T, D)
+        queries = self.read.queries(self.around_read.before(rows), len(x))  # (P H, T, D / H)
+        by_head = [count * n_heads for count in chains.counts]
+        n_rows = [count * x.shape[1] for count in chains.counts]
+        write_biases = iter(self.bias(chains.write_index).split([len(w.rows) * n_heads for w in chains.writes if w]))
+        reals = [None] * len(n_rows) if chains.real is None else chains.real.flatten().split(n_rows)
+        outputs = []
+        parts = (rows.split(n_rows), queries.split(by_head), bias.split(by_head), reals)
+        for token, query, read_bias, real, count, write in zip(*parts, chains.counts, chains.writes, strict=True):
+            slots = slots[:count]
+            y = self.around_read.after(token, self.read(query, *self.read.keys_values(slots), read_bias, shared))
+            y = self.around_token_ffn(y, self.token_ffn, chains.load, real)  # (C T, D)
+            outputs.append(y)
+            if write is not None:
+                slots = self.remember(y.unflatten(0, (count, -1)), slots, initial, write, next(write_biases), chains.load)
+        return th.cat(outputs).view_as(x), keys_values, slots
+
+    def remember(
+        self, outputs: Tensor, slots: Tensor, initial: Tensor, write: Write, bias: Tensor, load: RouterLoad | None = None
+    ) -> Tensor:
+        """
+        Write, at the end of one segment.
+
+        :param outputs: The layer's, (C, T, D).
+        :param slots: Each row's own, (C, S, D).
+        :param initial: At an episode's start, (M, D).
+        :param write: Which rows write which slot.
+        :param bias: Relative bias between these slots and the tokens, (b H, 1, L).
+        :param load: Where to record router choices.
+        :return: The new slots, (C, S, D).
+        """
+        old, blank = slots[write.rows, write.slot], initial[write.slot]
+        if len(write.rows) < len(outputs):
+            outputs = outputs[write.rows]
+        return slots.index_put((write.rows, write.slot), self.rewrite(old, blank, write.empty, outputs, bias, load))
 
     def step(
         self,
@@ -160,11 +206,13 @@ class ElmurLayer(nn.Module):
         )
         x = self.around_attention.after(x, attended)
         if self.has_memory:
-            x = self.around_read(x, self.read.step, cache.slot_keys, cache.slot_values, self._bias_rows(read_index).mT)
+            q = self.read.queries(self.around_read.before(x), len(x))  # (B H, 1, D / H)
+            read = self.read(q, cache.slot_keys, cache.slot_values, self.bias(read_index[:, None]))
+            x = self.around_read.after(x, read)
         return self.around_token_ffn(x, self.token_ffn), cache._replace(keys_values=keys_values)
 
     def rewrite(
-        self, slot: Tensor, blank: Tensor, empty: Tensor, outputs: Tensor, write_index: Tensor, load: RouterLoad | None = None
+        self, slot: Tensor, blank: Tensor, empty: Tensor, outputs: Tensor, bias: Tensor, load: RouterLoad | None = None
     ) -> Tensor:
         """
         Compute the new content of the slot about to be written: tok2mem, and the blend of the paper's LRU update.
@@ -172,19 +220,19 @@ class ElmurLayer(nn.Module):
         An empty slot takes the candidate, another one ``lambda * candidate + (1 - lambda) * old``, where the blend gives
         lambda. Slots do not interact, so the others need no candidate.
 
-        :param slot: Its old content, (B, 1, D).
-        :param blank: Its content at the episode's start, (B, 1, D).
+        :param slot: Its old content, (B, D).
+        :param blank: Its content at the episode's start, (B, D).
         :param empty: Whether nothing was written to it yet, (B,) bool.
         :param outputs: The layer's outputs for the whole segment, (B, L, D).
-        :param write_index: Rows of the relative bias table, (B, 1, L).
+        :param bias: Relative bias between the slot and them, (B H, 1, L).
         :param load: Where to record router choices.
-        :return: (B, 1, D).
+        :return: (B, D).
         """
         x = blank if self.blend.from_blank else slot
-        x = self.around_write(x, self.write, *self.write.project(outputs), self.bias(write_index))
-        x = self.around_memory_ffn(x, self.memory_ffn, load)
-        candidate = self.candidate_dropout(x)
-        weight = self.blend(slot, candidate).masked_fill(empty[:, None, None], 1.0)
+        q = self.write.queries(self.around_write.before(x), len(x))  # (B H, 1, D / H)
+        x = self.around_write.after(x, self.write(q, *self.write.keys_values(outputs), bias))
+        candidate = self.candidate_dropout(self.around_memory_ffn(x, self.memory_ffn, load))
+        weight = self.blend(slot, candidate).masked_fill(empty[:, None], 1.0)
         return slot.lerp(candidate, weight.to(slot.dtype).expand_as(slot))
 
     def write_outputs(self) -> list[nn.Parameter]:
@@ -193,21 +241,15 @@ class ElmurLayer(nn.Module):
 
     def slot_keys_values(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of slots (..., M, D) by head, each (..., H, M, D / H); of no slots nothing."""
-        parts = self.read.project(slots) if self.has_memory else (slots, slots)
-        key, value = (split_heads(part, self.attention.n_heads).contiguous() for part in parts)
-        return key, value
+        if self.has_memory:
+            return self.read.keys_values(slots)
+        nothing = split_heads(slots, self.attention.n_heads)
+        return nothing, nothing
 
     def bias(self, index: Tensor) -> Tensor:
-        """Rows of the relative bias table: (B, T, S) to (B, H, T, S)."""
-        return self._bias_rows(index).permute(0, 3, 1, 2)
+        """
+        Rows of the relative bias table: (B, T, S) to (B H, T, S).
 
-    def _bias_rows(self, index: Tensor) -> Tensor:
-        """(...) to (..., H); the backward pass of `index_select` is much faster than that of `embedding`."""
-        return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape)
-
-    def _keys_values_bias(self, slots: ReadSlots) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """What :class:`CrossAttention` needs to read slots, beside the tokens."""
-        bias, initial = self.bias(slots.bias_index), None
-        if len(slots.initial):  # a softmax does not see what all scores have in common
-            bias, initial = bias[..., :-1] - bias[..., -1:], self.read.project(slots.initial)
-        return *self.read.project(slots.own), bias, initial
+        The backward pass of `index_select` is much faster than that of `embedding`.
+        """
+        return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape).permute(0, 3, 1, 2).flatten(0, 1)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import Tensor, nn
 
-from sb3_elmur.core.attention import CrossAttention, split_heads
+from sb3_elmur.core.attention import CrossAttention
 from sb3_elmur.core.blending import GatedBlend
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.core.feedforward import MixtureOfExperts
@@ -86,22 +86,17 @@ def recorded_calls(modules: Iterable[nn.Module]) -> Iterator[Calls]:
 
 
 def attention_weights(
-    attention: CrossAttention,
-    x: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    bias: Tensor,
-    shared: tuple[Tensor, Tensor] | None = None,
+    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """
     Attention weights of a read or a write; arguments as :meth:`sb3_elmur.core.attention.CrossAttention.forward`.
 
     :return: (B, H, T, S), with ``shared`` (B, H, T, S + R).
     """
-    q, k = (split_heads(part, attention.n_heads) for part in (attention.query(x) * attention.scale, keys))
-    scores = q @ k.mT + bias
+    q, bias = (part.unflatten(0, keys.shape[:2]) for part in (q * q.shape[-1] ** -0.5, bias))
+    scores = q @ keys.mT + bias
     if shared is not None:
-        scores = th.cat((scores, q @ split_heads(shared[0], attention.n_heads).mT), dim=-1)
+        scores = th.cat((scores, q @ shared[0].mT), dim=-1)
     return scores.softmax(dim=-1)
 
 
@@ -146,7 +141,7 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
 
 def _attention(attentions: Iterable[CrossAttention], calls: Calls, nothing: Tensor) -> Tensor:
     """Attention weights of reads or writes, layer by layer, (B, N, H, T, S); ``nothing`` if there were none."""
-    weights = [attention_weights(module, *calls[module][0].inputs) for module in attentions if calls[module]]
+    weights = [attention_weights(*calls[module][0].inputs) for module in attentions if calls[module]]
     return th.stack(weights, dim=1) if weights else nothing
 
 
@@ -161,4 +156,4 @@ def _probabilities(routers: Iterable[nn.Module], calls: Calls, real: Tensor) -> 
     for router in routers:
         for call in calls[router]:
             output = call.output.softmax(dim=-1)
-            yield output[real] if output.shape[:2] == real.shape else output.flatten(0, 1)
+            yield output[real.flatten()] if len(output) == real.numel() else output

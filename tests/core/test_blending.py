@@ -29,12 +29,12 @@ def gated(bias: float, blend: str = "gated") -> Elmur:
 
 
 def rewritten(elmur: Elmur, slots: Tensor, empty: bool = False) -> list[Tensor]:
-    """In each layer, what the same segment makes of its first slot where that holds each of the vectors (B, 1, D)."""
+    """In each layer, what the same segment makes of its first slot where that holds each of the vectors (B, D)."""
     th.manual_seed(1)
     outputs = th.randn(1, 3, 8).expand(len(slots), -1, -1)
-    blank = elmur.initial_slots[:1, :1].expand(len(slots), -1, -1)
+    blank = elmur.initial_slots[0, :1].expand(len(slots), -1)
     index = th.zeros(len(slots), 1, 3, dtype=th.int64)
-    return [layer.rewrite(slots, blank, th.full((len(slots),), empty), outputs, index) for layer in elmur.layers]
+    return [layer.rewrite(slots, blank, th.full((len(slots),), empty), outputs, layer.bias(index)) for layer in elmur.layers]
 
 
 @pytest.mark.parametrize("blend", ["gated", "gated_recurrent"])
@@ -50,13 +50,13 @@ def test_an_open_gate_writes_what_does_not_depend_on_the_old_content() -> None:
     _, written = elmur.segment(th.randn(1, 3, 8), full, th.tensor([3]))
     assert not th.equal(written.slots[:, :, 0], full.slots[:, :, 0])
     assert th.equal(written.slots[:, :, 1], full.slots[:, :, 1])
-    blank = elmur.initial_slots[:1, :1].expand(2, -1, -1)
-    for new, filled in zip(rewritten(elmur, th.randn(2, 1, 8)), rewritten(elmur, blank, empty=True), strict=True):
+    blank = elmur.initial_slots[0, :1].expand(2, -1)
+    for new, filled in zip(rewritten(elmur, th.randn(2, 8)), rewritten(elmur, blank, empty=True), strict=True):
         assert th.equal(new, filled)
 
 
 def test_an_open_recurrent_gate_writes_what_depends_on_the_old_content() -> None:
-    for new in rewritten(gated(100.0, "gated_recurrent"), th.randn(2, 1, 8)):
+    for new in rewritten(gated(100.0, "gated_recurrent"), th.randn(2, 8)):
         assert (new[0] - new[1]).abs().max() > 0.1
 
 
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_the_fast_sigmoid(logit: float) -> None:
     blend = GatedBlend(ElmurConfig(**SMALL, blend="gated"))
     nn.init.zeros_(blend.logit.weight)
     nn.init.constant_(blend.logit.bias, logit)
-    weight = blend(th.randn(1, 1, 8), th.randn(1, 1, 8))
+    weight = blend(th.randn(1, 8), th.randn(1, 8))
     assert weight.item() == float(logit > 0)
     weight.sum().backward()
     assert blend.logit.bias.grad is not None
@@ -75,7 +75,7 @@ def test_gradients_are_those_of_the_fast_sigmoid(logit: float) -> None:
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_learned_weight_begins_at_lru_blend(weight: float) -> None:
     config = ElmurConfig(**SMALL, lru_blend=weight)
-    old, candidate = th.randn(2, 5, 1, 8)
+    old, candidate = th.randn(2, 5, 8)
     learned = LearnedBlend(config)(old, candidate)
     th.testing.assert_close(learned, FixedBlend(config)(old, candidate), atol=1.1e-3, rtol=0)
     learned.sum().backward()

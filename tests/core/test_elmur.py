@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reference import SlowElmur, elmur_arguments, random_params, to_state_dict
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.elmur import Elmur
-from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.memory import EMPTY, Memory
 
 GOLDEN = Path(os.environ.get("ELMUR_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 CASES = sorted(GOLDEN.glob("*.npz"))
@@ -199,6 +199,38 @@ def test_load_balancing_loss_reaches_the_gradient_of_any_loss(variant: str) -> N
     y.sum().backward()
     for name, p in elmur.named_parameters():
         th.testing.assert_close(p.grad, expected[name], atol=1e-9, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "no slots"])
+def test_chains_of_different_lengths_equal_their_segments_one_after_another(variant: str) -> None:
+    elmur = build(BASE | VARIANTS.get(variant, {"memory_size": 0}))[0].eval()
+    length = elmur.segment_length
+    lengths = th.tensor([3 * length + 1, 3 * length, 2 * length, length, 1])
+    x = th.randn(len(lengths), int(lengths[0]), 8).double().requires_grad_()
+    before = elmur.segment(x[:, :length], elmur.initial_memory(len(x)), lengths.clamp(max=length))[1]
+
+    expected, memory = [], before
+    for begin in range(0, x.shape[1], length):
+        present = (lengths - begin).clamp(0, length)
+        y, memory = elmur.segment(x[:, begin : begin + length], memory, present)
+        expected += [row[:n] for row, n in zip(y, present.tolist(), strict=True)]
+    segment_major = [
+        row[begin : min(begin + length, n)]
+        for begin in range(0, x.shape[1], length)
+        for row, n in zip(x, lengths.tolist(), strict=True)
+        if begin < n
+    ]
+    replayed, after = elmur.replay(th.cat(segment_major), before, lengths, need_memory=True)
+    weight = th.randn_like(replayed)
+    th.testing.assert_close(replayed, th.cat(expected), atol=1e-10, rtol=0)
+    wanted = [x, *elmur.parameters()]
+    losses = [(y * weight).sum() for y in (replayed, th.cat(expected))]
+    for grads in zip(*(th.autograd.grad(loss, wanted, allow_unused=True, retain_graph=True) for loss in losses), strict=True):
+        one, other = (th.zeros(()) if grad is None else grad for grad in grads)
+        th.testing.assert_close(one, other, atol=1e-9, rtol=0, check_dtype=False)
+    last = -(-lengths // length) == -(-x.shape[1] // length)  # chains that reach the last segment
+    for own, other in zip(after, memory.rows(last), strict=True):
+        th.testing.assert_close(own, other, atol=1e-10, rtol=0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -408,10 +440,10 @@ def test_slots_that_no_row_has_written_may_be_shared_or_not() -> None:
     elmur, _ = build(BASE | {"memory_size": 40})
     x, lengths = th.randn(2, 3, 8).double(), th.full((2,), 3)
     _, memory = elmur.segment(x, elmur.initial_memory(2), lengths)
-    assert elmur.count_own(memory) == 1
+    assert elmur.count_own(memory, (memory.anchors != EMPTY).any(0)) == 1
     other = memory.rows(th.tensor([0, 1, 1]))  # the third row's last slot is another, so that nothing is shared
     other.slots[2, :, -1] += 1
-    assert elmur.count_own(other) == 40
+    assert elmur.count_own(other, (other.anchors != EMPTY).any(0)) == 40
     more = th.cat((x, x[1:]))
     th.testing.assert_close(
         elmur.segment(more, other, th.full((3,), 3))[0][:2], elmur.segment(x, memory, lengths)[0], atol=1e-12, rtol=0
@@ -433,10 +465,10 @@ def test_reads_of_shared_slots_have_the_gradients_of_reads_of_each_rows_own(
         loss = unroll(elmur, x, starts)[0].square().sum()
         return th.autograd.grad(loss, [x, *elmur.parameters()], allow_unused=True)
 
-    monkeypatch.setattr(Elmur, "count_own", lambda self, memory: counts.append(count_own(self, memory)) or counts[-1])
+    monkeypatch.setattr(Elmur, "count_own", lambda self, *memory: counts.append(count_own(self, *memory)) or counts[-1])
     shared = gradients()
     assert {1, 2, 3} <= set(counts)
-    monkeypatch.setattr(Elmur, "count_own", lambda self, memory: self.config.memory_size)
+    monkeypatch.setattr(Elmur, "count_own", lambda self, *memory: self.config.memory_size)
     own = gradients()
     assert shared[0].abs().max() > 0
     for name, a, b in zip(("x", *dict(elmur.named_parameters())), shared, own, strict=True):
@@ -460,6 +492,5 @@ def test_runs_under_bf16_autocast(how) -> None:
 
 def test_a_copy_of_a_compiled_stack_runs_its_own_weights() -> None:
     elmur = Elmur(ElmurConfig(d_model=8, n_heads=2, compile=True))
-    for run in (elmur._run_track, elmur._run_step):
-        assert getattr(run, "__self__", None) is not elmur
+    assert getattr(elmur._run_step, "__self__", None) is not elmur
     assert not any(getattr(value, "__self__", None) is elmur for value in vars(copy.deepcopy(elmur)).values())

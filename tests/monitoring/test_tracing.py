@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_elmur.core.attention import merge_heads, split_heads
+from sb3_elmur.core.attention import merge_heads
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.core.memory import EMPTY, Memory
@@ -41,12 +41,12 @@ def test_attention_weights_explain_the_attentions_output(arguments: dict[str, An
         core.segment(th.randn(3, 4, 8), memory, th.full((3,), 4))
     for module in modules:
         ((inputs, output),) = calls[module]
-        weights = attention_weights(module, *inputs)
-        values = split_heads(inputs[2], 2)
+        weights = attention_weights(*inputs)
+        values = inputs[2]
         if len(inputs) > 4 and inputs[4] is not None:
-            values = th.cat((values, split_heads(inputs[4][1], 2).expand(3, -1, -1, -1)), dim=2)
+            values = th.cat((values, inputs[4][1].expand(3, -1, -1, -1)), dim=2)
         th.testing.assert_close(weights.sum(-1), th.ones(weights.shape[:-1]))
-        th.testing.assert_close(module.out(merge_heads(weights @ values)), output)
+        th.testing.assert_close(module.out(merge_heads(weights @ values)).flatten(0, 1), output)
 
 
 @pytest.mark.parametrize("arguments", VARIANTS, ids=str)
