@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from gymnasium.error import DependencyNotInstalled
 
+from .culling import Culling
 from .meshes import simplify_wrist_camera
 from .tasks import TASKS
 
@@ -107,6 +108,7 @@ def make_simulation(
         ) from error
     if arguments["render_backend"] == "cpu":
         simplify_wrist_camera(simulation)
+        Culling(simulation)
     return simulation
 
 

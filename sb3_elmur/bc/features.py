@@ -34,6 +34,7 @@ def has_frozen_images(policy: ElmurPolicy) -> bool:
     Tell whether the actor sees images through an extractor of which nothing is trained.
 
     :param policy: Any.
+    :return: Whether its features can be computed once.
     """
     observed = as_dict(getattr(policy.observation_space, "spaces", policy.observation_space))
     trained = any(parameter.requires_grad for parameter in policy.pi_features_extractor.parameters())

@@ -23,6 +23,7 @@ from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import MikasaEnv, MikasaVecEnv
+from sb3_elmur.envs.mikasa.culling import outside
 from sb3_elmur.envs.mikasa.experts import EXPERTS, RememberExpert
 from sb3_elmur.envs.mikasa.observations import things
 from sb3_elmur.envs.mikasa.tasks import TASKS
@@ -345,6 +346,29 @@ def test_a_lighter_mesh_of_the_wrists_camera_hardly_shows(monkeypatch: pytest.Mo
     difference = np.abs(lighter - film()).max(axis=3)
     assert difference.any()
     assert (difference > 8).mean() < 1e-3
+
+
+@pytest.mark.parametrize("task", ["RememberColor3", "TakeItBack"])
+def test_what_a_camera_cannot_see_is_left_out_and_no_pixel_changes(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def film() -> np.ndarray:
+        env = MikasaEnv(task, obs_mode="rgb", camera_size=64)
+        actions = np.random.default_rng(0).uniform(-1, 1, (12, 8))
+        return np.stack([env.reset(seed=0)[0]["rgb"], *(env.step(action)[0]["rgb"] for action in actions)])
+
+    shares: list[float] = []
+
+    def watched(*arguments: Any) -> np.ndarray:
+        unseen = outside(*arguments)
+        shares.append(float(unseen.mean()))
+        return unseen
+
+    monkeypatch.setattr("sb3_elmur.envs.mikasa.culling.outside", watched)
+    culled = film()
+    assert len(shares) >= 2 * 13
+    assert max(shares) > 0.4
+    assert min(shares) < 0.4
+    monkeypatch.setattr("sb3_elmur.envs.mikasa.simulation.Culling", lambda simulation: None)
+    np.testing.assert_array_equal(culled, film())
 
 
 def test_a_picture_for_videos_shows_the_table_and_both_cameras() -> None:
