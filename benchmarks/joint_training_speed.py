@@ -88,10 +88,10 @@ def share(runs: list[dict[str, Any]], n_envs: int) -> list[float]:
 def main() -> None:
     """Measure, print the table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n-envs", nargs="*", type=int, default=[64, 128, 256, 512], help="of the few updates")
+    parser.add_argument("--n-envs", nargs="*", type=int, default=[64, 256, 512, 1024], help="of the few updates")
     parser.add_argument("--updates", type=int, help="how many these are (default: 3)")
-    parser.add_argument("--train-envs", type=int, default=512, help="of the whole training")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1], help="of the whole training")
+    parser.add_argument("--train-envs", type=int, default=1024, help="of the whole training")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="of the whole training")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     th.set_num_threads(1)

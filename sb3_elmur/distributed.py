@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 PATIENCE = timedelta(days=1)  # how long processes wait for each other, such as for the first one's evaluation
-SIGNS = ("gloo", "NCCL", "nccl", "Connection", "TCPStore")  # in messages of PyTorch when a process is gone
+SIGNS = ("gloo", "NCCL", "TCPStore")  # in messages of PyTorch when a process is gone
 
 T = TypeVar("T")
 

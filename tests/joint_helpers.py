@@ -202,7 +202,7 @@ def random_configuration(number: int, rank: int) -> dict[str, Any]:
         "policy_kwargs": [{}, SEPARATE, MOE][draw.integers(3)] | {"segment_length": int(draw.integers(1, 6))},
     }
     lengths = draw.uniform(1, 40, size=2)
-    return common | {"mean_length": float(lengths[rank])}
+    return common | {"mean_length": float(lengths[rank % 2])}
 
 
 def train_randomly(folder: Path, numbers: Iterable[int] = range(100), limit: int = 120) -> list[th.Tensor]:
