@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import sb3_elmur
+from sb3_elmur.command_line import SettingsError
+from sb3_elmur.distributed import Group, LostProcessError
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
 
-pytestmark = pytest.mark.slow
+from sb3_elmur.zoo import joint
 
 MAZE = "TMazePassive10-v0"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -33,6 +35,17 @@ def child_of(parent: int, rank: int) -> int:
     return next(int(child) for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text())
 
 
+def test_a_lost_process_is_told_with_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint, "current_group", lambda: Group(0, 2))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SettingsError, match=r"it is gone.*--continue logs/run"), joint.told_how_to_go_on("logs/run"):
+            raise LostProcessError("it is gone.")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.slow
 def test_two_processes_make_one_run(tmp_path: Path) -> None:
     process = start(tmp_path, *TRAIN, "-n", "512", *SETTINGS)
     output, errors = process.communicate(timeout=300)
@@ -46,9 +59,10 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     assert refused.returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_run_whose_process_was_killed_says_how_to_go_on_and_does(tmp_path: Path, rank: int) -> None:
-    process = start(tmp_path, *TRAIN, "-n", "4096", *SETTINGS)
+    process = start(tmp_path, *TRAIN, "-n", "2048", *SETTINGS)
     run = tmp_path / "logs" / "ppo_elmur" / f"{MAZE}_1"
     while len(list(run.glob("resume/*/state.pt"))) < 2:
         assert process.poll() is None
@@ -60,5 +74,5 @@ def test_a_run_whose_process_was_killed_says_how_to_go_on_and_does(tmp_path: Pat
     again = start(tmp_path, *cure[1].split())
     output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert int(re.findall(r"Going on after (\d+) of 4096", output)[0]) > 0
-    assert sb3_elmur.RecurrentPPO.load(run / f"{MAZE}.zip").num_timesteps == 4096
+    assert int(re.findall(r"Going on after (\d+) of 2048", output)[0]) > 0
+    assert sb3_elmur.RecurrentPPO.load(run / f"{MAZE}.zip").num_timesteps == 2048
