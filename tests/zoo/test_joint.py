@@ -48,14 +48,14 @@ def test_a_lost_process_is_told_with_how_to_go_on(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_two_processes_make_one_run(tmp_path: Path) -> None:
     process = start(tmp_path, *TRAIN, "-n", "512", *SETTINGS)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert output.count("Log path") == output.count("Saving to") == 1
     (run,) = (tmp_path / "logs" / "ppo_elmur").iterdir()
     assert sb3_elmur.RecurrentPPO.load(run / f"{MAZE}.zip").num_timesteps == 512
     assert np.load(run / "evaluations.npz")["timesteps"].tolist() == [256, 512]
     refused = start(tmp_path, *TRAIN, "-n", "512", *SETTINGS, "n_envs:3")
-    assert "`n_envs`" in refused.communicate(timeout=300)[1]
+    assert "`n_envs`" in refused.communicate(timeout=900)[1]
     assert refused.returncode != 0
 
 
@@ -72,7 +72,7 @@ def test_a_run_whose_process_was_killed_says_how_to_go_on_and_does(tmp_path: Pat
     cure = re.search(r"To go on, start the same torchrun with `-m sb3_elmur.zoo train (.+?)`", errors)
     assert cure, errors
     again = start(tmp_path, *cure[1].split())
-    output, errors = again.communicate(timeout=300)
+    output, errors = again.communicate(timeout=900)
     assert again.returncode == 0, errors
     assert int(re.findall(r"Going on after (\d+) of 2048", output)[0]) > 0
     assert sb3_elmur.RecurrentPPO.load(run / f"{MAZE}.zip").num_timesteps == 2048
