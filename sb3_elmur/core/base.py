@@ -203,9 +203,9 @@ class MemoryCore(nn.Module, ABC):
             :meth:`sb3_elmur.distributed.Group.pool` does. ``None`` for a process of its own.
         :return: Outputs, (R, D), in the order of ``x``, and memory after the last segment, of the chains that reach it.
         """
-        if not len(lengths):
-            return x, memory
         load, length = self.begin_pass(), self.segment_length
+        if not len(lengths):
+            return self.end_pass(x, load, pool), memory  # other processes wait for this one's statistics
         begin = th.arange(0, int(lengths.max()), length)[:, None]  # (S, 1)
         present = (lengths - begin).clamp(0, length)  # (S, C)
         counts = (present > 0).sum(1).tolist()

@@ -74,7 +74,8 @@ def make_schedule(
     :return: The schedule.
     """
     start, anchors = memory.segment_start(segment_length), memory.anchors
-    starts, before, writes, write_starts, write_anchors = [], [], [], [], []
+    starts, before, write_starts, write_anchors = [], [], [], []
+    writes: list[Write | None] = []
     for count, n_next in zip(counts, (*counts[1:], 0), strict=True):
         start, anchors = start[:count], anchors[:count]
         starts.append(start)

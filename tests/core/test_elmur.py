@@ -233,6 +233,20 @@ def test_chains_of_different_lengths_equal_their_segments_one_after_another(vari
         th.testing.assert_close(own, other, atol=1e-10, rtol=0)
 
 
+def test_a_process_without_chains_takes_part_when_statistics_are_pooled() -> None:
+    elmur = Elmur(ElmurConfig(d_model=8, n_heads=2, ffn="moe")).train()
+    pooled = []
+
+    def pool(totals: th.Tensor) -> th.Tensor:
+        pooled.append(totals)
+        return totals + 1.0
+
+    y, _ = elmur.replay(th.zeros(0, 8), elmur.initial_memory(0), th.zeros(0, dtype=th.int64), pool=pool)
+    assert y.shape == (0, 8)
+    assert len(pooled) == 1
+    assert elmur.aux_loss is not None
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_step_by_step_equals_sequence(data: st.DataObject) -> None:
