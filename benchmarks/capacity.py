@@ -45,11 +45,12 @@ N_RECORDED, N_EVALUATED, EVALUATION_SEED = 2_000, 100, 1_000_000
 LENGTHS = (1_000, 10_000, 1_000_000)  # beside that of training
 GATES = ("gated", "gated_recurrent")
 BLENDS = ("fixed", "learned", *GATES)
-CELLS = {"lstm": 96, "gru": 112}  # widths with which a layer has about as many parameters as one of ELMUR
+CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
 SEGMENT_LENGTH = {"cues": 4, "told": 2, "runes": 3}
 GATE_BIAS = {"cues": 1.0, "told": -2.0, "runes": 0.0}  # what is told is kept, and the rest is rewritten often
-N_EPOCHS = {"cues": 60, "told": 10, "runes": 15}
-TRAINING: dict[str, Any] = {"batch_size": 64, "learning_rate": 3e-3}
+N_LAYERS = {"cues": 2, "told": 1, "runes": 1}  # cues in the order shown must be counted, and then found
+N_EPOCHS = {"told": 10, "runes": 15}
+LEARNING_RATE = {"cues": 2e-3, "told": 3e-3, "runes": 3e-3}
 
 
 class Run(NamedTuple):
@@ -91,7 +92,7 @@ class Run(NamedTuple):
     @property
     def policy_kwargs(self) -> dict[str, Any]:
         """Of the policy."""
-        shared = {"n_layers": 1, "segment_length": SEGMENT_LENGTH[self.task], "ortho_init": False}
+        shared = {"n_layers": N_LAYERS[self.task], "segment_length": SEGMENT_LENGTH[self.task], "ortho_init": False}
         if self.memory in CELLS:
             return shared | {"core": self.memory, "d_model": CELLS[self.memory]}
         return shared | {"d_model": 64, "memory_size": self.slots, "blend": self.memory, "gate_bias": GATE_BIAS[self.task]}
@@ -99,7 +100,9 @@ class Run(NamedTuple):
     @property
     def training(self) -> BCConfig:
         """Of behaviour cloning; gradients reach back over the whole episode."""
-        return BCConfig(n_epochs=N_EPOCHS[self.task], bptt_segments=-(-60 // SEGMENT_LENGTH[self.task]), **TRAINING)
+        n_epochs = N_EPOCHS.get(self.task, 20 if self.k <= 4 else 60)
+        n_segments = -(-60 // SEGMENT_LENGTH[self.task])
+        return BCConfig(n_epochs, batch_size=64, bptt_segments=n_segments, learning_rate=LEARNING_RATE[self.task])
 
     @property
     def lengths(self) -> tuple[int, ...]:
