@@ -42,7 +42,8 @@ from sb3_elmur.recording import record
 FOLDER = RESULTS / "capacity"
 FIGURE = RESULTS.parents[1] / "docs" / "capacity.png"
 N_RECORDED, N_EVALUATED, EVALUATION_SEED = 2_000, 100, 1_000_000
-LENGTHS = (1_000, 10_000, 1_000_000)  # beside that of training
+SOLVED = 0.9  # share of right turns below which nothing longer is evaluated
+LENGTHS = (1_000, 10_000, 100_000, 1_000_000)  # beside that of training
 GATES = ("gated", "gated_recurrent")
 BLENDS = ("fixed", "learned", *GATES)
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
@@ -106,8 +107,10 @@ class Run(NamedTuple):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Of its evaluation; only what a gate keeps bit for bit is skipped, so that the others end earlier."""
-        return LENGTHS if self.memory in GATES else LENGTHS[:2]
+        """Of its evaluation; what nothing keeps bit for bit cannot be skipped, and runes bring something new all the time."""
+        if self.memory not in GATES:
+            return LENGTHS[:2]
+        return LENGTHS[:3] if self.task == "runes" else LENGTHS
 
 
 def runs(question: str, seeds: list[int]) -> list[Run]:
@@ -144,8 +147,8 @@ def train(run: Run) -> RecurrentPPO:
 
 
 def evaluate(policy: ElmurPolicy, run: Run) -> dict[str, dict[str, float]]:
-    """By length, the shares of right turns and of episodes in which all were right."""
-    success = {}
+    """By length, the shares of right turns and of episodes with all right, up to the first length that is too long."""
+    success: dict[str, dict[str, float]] = {}
     for length in (run.env_kwargs["length"], *run.lengths):
         kwargs = {name: value for name, value in run.env_kwargs.items() if name != "corridor_length"} | {"length": length}
         env = make_batch(run.env_id, N_EVALUATED, kwargs)
@@ -153,6 +156,8 @@ def evaluate(policy: ElmurPolicy, run: Run) -> dict[str, dict[str, float]]:
         episodes = cross_episodes(policy, env, EVALUATION_SEED)
         names = ("turn_success", "is_success")
         success[str(length)] = {name: float(np.mean([episode[name] for episode in episodes])) for name in names}
+        if length >= LENGTHS[0] and success[str(length)]["turn_success"] < SOLVED:
+            break
     return success
 
 
@@ -199,9 +204,9 @@ def results() -> dict[tuple[str, str, int, int], list[dict[str, Any]]]:
     return by_agent
 
 
-def shares(reports: list[dict[str, Any]], place: int) -> list[float]:
-    """Of all seeds the share of right turns at the length of training (0) or one of those after it; none if not evaluated."""
-    return [list(one["success"].values())[place]["turn_success"] for one in reports if place < len(one["success"])]
+def shares(reports: list[dict[str, Any]], length: int) -> list[float]:
+    """Of all seeds the share of right turns at a length; none if not evaluated."""
+    return [one["success"][str(length)]["turn_success"] for one in reports if str(length) in one["success"]]
 
 
 def report() -> None:
@@ -210,8 +215,8 @@ def report() -> None:
     rows = []
     for (task, memory, slots, k), reports in sorted(by_agent.items()):
         cells = []
-        for place in range(1 + len(LENGTHS)):
-            values = shares(reports, place)
+        for length in (reports[0]["env_kwargs"]["length"], *LENGTHS):
+            values = shares(reports, length)
             cells.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
         seconds = np.median([one["training CPU seconds"] for one in reports])
         rows.append([task, k, memory, slots or "", len(reports), reports[0]["parameters"], *cells, round(float(seconds))])
@@ -231,7 +236,7 @@ def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: 
             agents = sorted(agent for agent in chosen if agent[1:3] == (memory, panel))
             if not agents:
                 continue
-            values = [shares(chosen[agent], 1) for agent in agents]
+            values = [shares(chosen[agent], LENGTHS[0]) for agent in agents]
             ks = [agent[3] for agent in agents]
             axis.plot(ks, [np.mean(seeds) for seeds in values], color=colors[memory], label=memory)
             for k, seeds in zip(ks, values, strict=True):
