@@ -48,10 +48,10 @@ GATES = ("gated", "gated_recurrent")
 BLENDS = ("fixed", "learned", *GATES)
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
 SEGMENT_LENGTH = {"cues": 4, "told": 2, "runes": 3}
-GATE_BIAS = {"cues": 1.0, "told": -2.0, "runes": 0.0}  # what is told is kept, and the rest is rewritten often
-N_LAYERS = {"cues": 2, "told": 1, "runes": 1}  # cues in the order shown must be counted, and then found
-N_EPOCHS = {"told": 10, "runes": 15}
-LEARNING_RATE = {"cues": 2e-3, "told": 3e-3, "runes": 3e-3}
+GATE_BIAS = {"cues": 1.0, "told": -2.0, "runes": 1.0}  # what is told is kept, and the rest is rewritten often
+N_LAYERS = {"cues": 2, "told": 1, "runes": 2}  # what is held must be found before it can be combined
+N_EPOCHS = {"told": 10, "runes": 30}
+LEARNING_RATE = {"cues": 2e-3, "told": 3e-3, "runes": 2e-3}
 
 
 class Run(NamedTuple):
