@@ -25,7 +25,7 @@ from sb3_elmur.core.config import ElmurConfig
         ({"dropout": 1.0}, r"`dropout` must be a number in \[0, 1\). Received 1.0."),
         ({"ffn": "mlp"}, r"`ffn` must be one of 'swiglu', 'gelu', 'moe'. Received 'mlp'."),
         ({"norm": "batch"}, r"`norm` must be one of 'layer', 'rms'. Received 'batch'."),
-        ({"blend": "mean"}, r"`blend` must be one of 'fixed', 'learned', 'gated'. Received 'mean'."),
+        ({"blend": "mean"}, r"`blend` must be one of 'fixed', 'learned', 'gated', .* Received 'mean'."),
         ({"router_gate": "top"}, r"`router_gate` must be one of 'softmax', 'renormalised'. Received 'top'."),
         ({"norm_first": "yes"}, r"`norm_first` must be True or False. Received 'yes'."),
         ({"d_ff": 0}, r"`d_ff` must be an integer of at least 1. Received 0."),
