@@ -46,9 +46,9 @@ class ElmurConfig:
     :param dropout: Dropout on every sublayer's output, before the residual sum.
     :param attention_dropout: Dropout on attention weights.
     :param memory_dropout: Dropout on what is written to memory.
-    :param compile: Compile single steps with ``torch.compile``, and sequences of one segment (``bptt_segments=1``). It takes
-        up to a few minutes at the first step and at the first update, needs a C++ compiler, and pays most for steps of one
-        environment.
+    :param compile: Compile single steps with ``torch.compile``, and segments after which nothing is written (PPO with
+        ``bptt_segments=1``). It takes up to a few minutes at the first step and at the first update, needs a C++ compiler, and
+        pays most for steps of one environment.
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 

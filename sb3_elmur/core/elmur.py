@@ -95,7 +95,8 @@ class Elmur(MemoryCore):
         )
         lengths = lengths.to(x.device, non_blocking=True)
         real = th.arange(x.shape[1], device=x.device) < lengths[:, None] if load is not None else None
-        run = self._run_tracks if len(counts) == 1 else Elmur._tracks  # which would be compiled anew for each number
+        # others would be compiled anew for each number of segments, and of rows that write
+        run = self._run_tracks if schedule.writes == (None,) else Elmur._tracks
         tracks, slots = run(self, x, memory, schedule, self.count_own(memory, schedule.written), load, real)
         last = slice(len(x) - counts[-1], None)
         position = th.where(lengths[last] > 0, schedule.start[last] + lengths[last], memory.position[: counts[-1]])
