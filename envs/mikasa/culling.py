@@ -86,4 +86,5 @@ def outside(corners: np.ndarray, tan_x: float, tan_y: float) -> np.ndarray:
     """
     ahead, left, up = np.moveaxis(corners, -1, 0)  # each (N, 8)
     beyond = np.stack((left - tan_x * ahead, -left - tan_x * ahead, up - tan_y * ahead, -up - tan_y * ahead, -ahead))
-    return (beyond > MARGIN).all(axis=2).any(axis=0)
+    all_beyond: np.ndarray = np.all(beyond > MARGIN, axis=2)  # (5, N)
+    return np.any(all_beyond, axis=0)

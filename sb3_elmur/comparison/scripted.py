@@ -44,7 +44,9 @@ class Scripted:
             recorder = Recorder(env, make_act(self.expert, env), seed)
             episodes = []
             for index in range(n_episodes):
-                arrays, successes, _ = recorder.play(index)
+                recording = recorder.play(index)
+                assert recording is not None, "episodes that failed are kept"
+                arrays, successes, _ = recording
                 success = {} if successes[-1] is None else {"is_success": float(successes[-1])}
                 episodes.append({"return": float(arrays["reward"].sum()), "length": len(successes), **success})
         return episodes
