@@ -31,7 +31,7 @@ class FFM(StackedCore):
 
 class FFMLayer(RecurrentLayer):
     """
-    One cell, with linear maps l_1 to l_5 (section 4).
+    One cell, with linear maps l_1 to l_5 (figure 2).
 
     ::
 

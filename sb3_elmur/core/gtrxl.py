@@ -30,7 +30,7 @@ class GTrXL(StackedCore):
 
 class GTrXLLayer(RecurrentLayer):
     """
-    One layer, whose sublayers take normalised inputs and end with a gate (section 3).
+    One layer, whose sublayers take normalised inputs and end with a gate (section "Gated Transformer Architectures").
 
     ::
 
@@ -65,7 +65,7 @@ class GTrXLLayer(RecurrentLayer):
 
 class GRUGate(nn.Module):
     """
-    ``(1 - z) * x + z * h`` with the gate z and candidate h of a GRU whose state is x and whose input is y (section 3.2).
+    ``(1 - z) * x + z * h`` with gate z and candidate h of a GRU whose state is x and input y (section "Gating Layers").
 
     :param d_model: Width D.
     """

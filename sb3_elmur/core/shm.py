@@ -27,7 +27,7 @@ class SHM(StackedCore):
 
 class SHMLayer(RecurrentLayer):
     """
-    One memory matrix, which is calibrated and written to at every step (section 3).
+    One memory matrix, which is calibrated and written to at every step.
 
     ::
 
