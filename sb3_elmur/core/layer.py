@@ -143,7 +143,7 @@ class ElmurLayer(nn.Module):
         if chains.own < len(initial):  # a softmax does not see what all scores have in common
             bias, shared = bias[..., :-1] - bias[..., -1:], self.read.keys_values(initial[chains.own :])
         rows, n_heads = x.flatten(0, 1), self.read.n_heads  # (P T, D)
-        queries = self.read.queries(self.around_read.before(rows), len(x))  # (P H, T, D / H)
+        queries = self.read.queries(self.around_read.before(rows), x.shape[0])  # (P H, T, D / H)
         by_head = [count * n_heads for count in chains.counts]
         n_rows = [count * x.shape[1] for count in chains.counts]
         write_biases = iter(self.bias(chains.write_index).split([len(w.rows) * n_heads for w in chains.writes if w]))
@@ -206,7 +206,7 @@ class ElmurLayer(nn.Module):
         )
         x = self.around_attention.after(x, attended)
         if self.has_memory:
-            q = self.read.queries(self.around_read.before(x), len(x))  # (B H, 1, D / H)
+            q = self.read.queries(self.around_read.before(x), x.shape[0])  # (B H, 1, D / H)
             read = self.read(q, cache.slot_keys, cache.slot_values, self.bias(read_index[:, None]))
             x = self.around_read.after(x, read)
         return self.around_token_ffn(x, self.token_ffn), cache._replace(keys_values=keys_values)
@@ -229,7 +229,7 @@ class ElmurLayer(nn.Module):
         :return: (B, D).
         """
         x = blank if self.blend.from_blank else slot
-        q = self.write.queries(self.around_write.before(x), len(x))  # (B H, 1, D / H)
+        q = self.write.queries(self.around_write.before(x), x.shape[0])  # (B H, 1, D / H)
         x = self.around_write.after(x, self.write(q, *self.write.keys_values(outputs), bias))
         candidate = self.candidate_dropout(self.around_memory_ffn(x, self.memory_ffn, load))
         weight = self.blend(slot, candidate).masked_fill(empty[:, None], 1.0)

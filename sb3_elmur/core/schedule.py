@@ -70,20 +70,22 @@ def make_schedule(
     :param counts: See :class:`Schedule`. Chains that have a next segment have ``segment_length`` tokens in this one.
     :param segment_length: L.
     :param choose_slot: As :func:`sb3_elmur.core.memory.least_recently_written`.
-    :param write: Whether the last segment's rows write, too, where they are complete.
+    :param write: Whether all complete segments write, also the last ones of chains, whose memory no other segment reads. So
+        which candidates there are does not depend on what other chains are run beside a chain.
     :return: The schedule.
     """
     start, anchors = memory.segment_start(segment_length), memory.anchors
     starts, before, write_starts, write_anchors = [], [], [], []
     writes: list[Write | None] = []
+    end = 0
     for count, n_next in zip(counts, (*counts[1:], 0), strict=True):
         start, anchors = start[:count], anchors[:count]
         starts.append(start)
         before.append(anchors)
+        end += count
         rows = th.arange(n_next, device=start.device)
-        if not n_next and write:
-            rows = (lengths[len(lengths) - count :] == segment_length).nonzero().squeeze(1)
-            rows = rows.to(start.device, non_blocking=True)
+        if write:
+            rows = (lengths[end - count : end] == segment_length).nonzero().squeeze(1).to(start.device, non_blocking=True)
         writes.append(None)
         if len(rows) and anchors.shape[1]:
             present = anchors[rows]

@@ -58,6 +58,7 @@ def test_a_longer_empty_phase_moves_the_limit_and_is_told_to_the_suite(monkeypat
     specification = SimpleNamespace(cls=build)
     monkeypatch.setattr(mikasa_simulation, "import_tasks", lambda: {"RememberShape5-v0": specification})
     monkeypatch.setattr(mikasa_simulation, "simplify_wrist_camera", lambda simulation: None)
+    monkeypatch.setattr(mikasa_simulation, "Culling", lambda simulation: None)
     env = MikasaEnv("RememberShape5", obs_mode="rgb", delta_time=20)
     assert received["delta_time"] == 20
     env.reset(seed=0)
