@@ -168,7 +168,7 @@ TASKS = {
         },
     ),
     "tmaze": Task(
-        "TMazePassive30-v0", 300_000, 8_192, 100, "is_success", 0.99, proof=cross_long_corridors, before=OLD,
+        "TMazePassive30-v0", 1_000_000, 8_192, 100, "is_success", 0.99, proof=cross_long_corridors, before=OLD,
     ),
     "tmaze, defaults": Task(
         "TMazePassive30-v0", 200_000, 8_192, 100, "is_success", 0.99, before=OLD_DEFAULTS,
@@ -185,7 +185,7 @@ TASKS = {
         "CartPoleNoVel-v1", 150_000, 8_192, 20, "return", 475.0, before=OLD_DEFAULTS,
         settings={"n_envs": 16},
     ),
-    "repeat previous": Task("POPGymRepeatPreviousEasy-v0", 2_000_000, 32_768, 64, "return", 0.99, before=OLD),
+    "repeat previous": Task("POPGymRepeatPreviousEasy-v0", 1_000_000, 32_768, 64, "return", 0.99, before=OLD),
     "clone": Task(
         "DelayedCopy-v0", 50_000, 2_048, 100, "return", 0.95, before=OLD | HOST, settings={"n_envs": 16}, clone=clone_copier,
     ),
