@@ -1,14 +1,15 @@
 """
-PPO on MIKASA-Robo's RememberColor3 in the "state_cue" mode with dense rewards, from scratch and from a cloned policy.
+PPO on MIKASA-Robo's RememberColor tasks in the "state_cue" mode with dense rewards, from scratch and from a cloned policy.
 
     python benchmarks/mikasa_ppo.py                                                # every start and agent, one after the other
+    python benchmarks/mikasa_ppo.py --starts scratch --agents elmur --seeds 10 11 12 --steps 960000
     python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --steps 48000
     python benchmarks/mikasa_ppo.py --report                                       # a table of what is there
 
 The clones are those of ``benchmarks/mikasa_bc.py``, which makes them if they are not there.
-``benchmarks/results/mikasa_ppo/<start>_<agent>_<seed>.json`` holds the curve of training, with sampled actions, and
-evaluations on the way, with the most probable ones. An interrupted run goes on from its last checkpoint, and so does a longer
-one.
+``benchmarks/results/mikasa_ppo/<task>_<start>_<agent>_<seed>.json`` holds the curve of training, with sampled actions, and
+evaluations of the averaged policy on the way, with the most probable ones. An interrupted run goes on from its last
+checkpoint, which holds averaged weights, and so does a longer one.
 """
 
 from __future__ import annotations
@@ -24,17 +25,16 @@ from typing import Any
 import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_file, write_json
-from mikasa_bc import AGENTS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
+from mikasa_bc import AGENTS, DEMONSTRATIONS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_elmur import RecurrentPPO
+from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.settings import read_settings, schedule
 
 FOLDER = RESULTS / "mikasa_ppo"
-TASK = "RememberColor3"
 CLONED: dict[str, Any] = {  # so that the critic, whose values are not cloned, learns before the actor forgets
     "learning_rate": 3.0e-5,
     "n_epochs": 4,
@@ -89,6 +89,7 @@ class Run:
     """
     One training, which goes on from its checkpoint if there is one.
 
+    :param task: One of ``DEMONSTRATIONS``.
     :param start: One of ``STARTS``.
     :param agent: One of ``AGENTS``.
     :param seed: Of everything random.
@@ -97,17 +98,17 @@ class Run:
     :param data: Where the demonstrations are, or will be.
     """
 
-    def __init__(self, start: str, agent: str, seed: int, runs: Path, clones: Path, data: Path) -> None:
-        self.name = f"{start} {agent} {seed}".replace(" ", "_")
+    def __init__(self, task: str, start: str, agent: str, seed: int, runs: Path, clones: Path, data: Path) -> None:
+        self.name = f"{task} {start} {agent} {seed}".replace(" ", "_")
         self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
-        zoo = read_settings("ppo_elmur.yml", f"Mikasa{TASK}-v0")
-        settings = zoo | STARTS[start]
-        env = make_vec_env(f"Mikasa{TASK}-v0", settings["n_envs"])
-        judging = make_vec_env(f"Mikasa{TASK}-v0", N_ENVS)
+        env_id = f"Mikasa{task}-v0"
+        settings = read_settings("ppo_elmur.yml", env_id) | STARTS[start]
+        env = make_batch(env_id, settings["n_envs"])
+        judging = make_batch(env_id, N_ENVS)
         self.judging = VecNormalize(judging, training=False, norm_reward=False)
         self.callbacks = get_callback_list(settings)
         self.chunk = CHUNK * settings["n_steps"] * settings["n_envs"]
-        clone = clones / run_name(TASK, agent, seed)
+        clone = clones / run_name(task, agent, seed)
         if (self.folder / MODEL).exists() and self.path.exists():
             self.env = VecNormalize.load(str(self.folder / NORMALIZATION), env)
             self.model = RecurrentPPO.load(self.folder / MODEL, self.env, device="cpu")
@@ -121,7 +122,7 @@ class Run:
         arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
         if start == "cloned":
             if not (clone / MODEL).exists():
-                run(TASK, agent, seed, data, clones)
+                run(task, agent, seed, data, clones)
             self.env = VecNormalize.load(str(clone / NORMALIZATION), env)
             self.model = RecurrentPPO.load(clone / MODEL, self.env, **arguments)
         else:
@@ -129,7 +130,7 @@ class Run:
             policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
             self.model = RecurrentPPO("ElmurPolicy", self.env, policy_kwargs=policy_kwargs, **arguments)
         self.report = {
-            "task": TASK,
+            "task": task,
             "start": start,
             "agent": agent,
             "settings": settings | {"policy_kwargs": self.model.policy_kwargs},
@@ -179,7 +180,7 @@ class Run:
 
     def _evaluate(self) -> None:
         sync_envs_normalization(self.env, self.judging)
-        evaluation = {"steps": self.model.num_timesteps, **judge(self.model.policy, self.judging)}
+        evaluation = {"steps": self.model.num_timesteps, **judge(self.model.averaged_policy, self.judging)}
         print(self.name, evaluation, flush=True)
         self.report["evaluations"].append(evaluation)
 
@@ -192,6 +193,7 @@ def report() -> None:
         curve, evaluations = result["curve"], result["evaluations"]
         rows.append(
             [
+                result["task"],
                 result["start"],
                 result["agent"],
                 result["seed"],
@@ -200,12 +202,13 @@ def report() -> None:
                 ", ".join(f"{evaluation['success once']:.2f}" for evaluation in evaluations),
             ]
         )
-    print(markdown_table(["start", "agent", "seed", "steps", "mean return in training", "success on the way"], rows))
+    print(markdown_table(["task", "start", "agent", "seed", "steps", "mean return in training", "success on the way"], rows))
 
 
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=["RememberColor3"], metavar="TASK")
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=["scratch", "cloned"], metavar="START")
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=["elmur", "no memory"], metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -217,8 +220,8 @@ def main() -> None:
     options = parser.parse_args()
     th.set_num_threads(1)
     if not options.report:
-        for seed, start, agent in itertools.product(options.seeds, options.starts, options.agents):
-            Run(start, agent, seed, options.runs, options.clones, options.data).train(options.steps)
+        for seed, *what in itertools.product(options.seeds, options.tasks, options.starts, options.agents):
+            Run(*what, seed, options.runs, options.clones, options.data).train(options.steps)
     report()
 
 
