@@ -31,6 +31,7 @@ from common import RESULTS, markdown_table, provenance, write_file, write_json
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.shrinking import shrink_memory
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
@@ -44,8 +45,10 @@ FIGURE = RESULTS.parents[1] / "docs" / "capacity.png"
 N_RECORDED, N_EVALUATED, EVALUATION_SEED = 2_000, 100, 1_000_000
 SOLVED = 0.9  # share of right turns below which nothing longer is evaluated
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)  # beside that of training
-GATES = ("gated", "gated_recurrent")
-BLENDS = ("fixed", "learned", *GATES)
+AUTOMATIC = "automatic"  # gated; the number of slots is found by halving
+KS = (1, 2, 4, 8, 16)  # cues, where their order is told
+GATES = ("gated", "gated_recurrent", AUTOMATIC)
+BLENDS = ("fixed", "learned", "gated", "gated_recurrent")
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
 SEGMENT_LENGTH = {"cues": 4, "told": 2, "runes": 3}
 GATE_BIAS = {"cues": 1.0, "told": -2.0, "runes": 1.0}  # what is told is kept, and the rest is rewritten often
@@ -59,8 +62,8 @@ class Run(NamedTuple):
     One agent that is trained and evaluated.
 
     :param task: "cues" (in the order shown), "told" (in an order told at the junctions) or "runes".
-    :param memory: A blend of ELMUR, "lstm" or "gru".
-    :param slots: Slots M; 0 for a cell.
+    :param memory: A blend of ELMUR, "automatic", "lstm" or "gru".
+    :param slots: Slots M, with which "automatic" begins; 0 for a cell.
     :param k: Cues, or runes.
     :param seed: Of everything.
     """
@@ -78,8 +81,8 @@ class Run(NamedTuple):
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """Of the maze in which it is trained, of at most 60 steps."""
-        length = 30 if self.k <= 4 and self.task != "cues" else 60
+        """Of the maze in which it is trained."""
+        length = 100 if self.k > 8 else 30 if self.k <= 4 and self.task != "cues" else 60
         if self.task == "runes":
             return {"n_runes": self.k, "length": length, "corridor_length": (self.k + 1, length - 2)}
         order = "told" if self.task == "told" else "shown"
@@ -96,14 +99,16 @@ class Run(NamedTuple):
         shared = {"n_layers": N_LAYERS[self.task], "segment_length": SEGMENT_LENGTH[self.task], "ortho_init": False}
         if self.memory in CELLS:
             return shared | {"core": self.memory, "d_model": CELLS[self.memory]}
-        return shared | {"d_model": 64, "memory_size": self.slots, "blend": self.memory, "gate_bias": GATE_BIAS[self.task]}
+        blend = "gated" if self.memory == AUTOMATIC else self.memory
+        return shared | {"d_model": 64, "memory_size": self.slots, "blend": blend, "gate_bias": GATE_BIAS[self.task]}
 
     @property
     def training(self) -> BCConfig:
         """Of behaviour cloning; gradients reach back over the whole episode."""
         n_epochs = N_EPOCHS.get(self.task, 20 if self.k <= 4 else 60)
-        n_segments = -(-60 // SEGMENT_LENGTH[self.task])
-        return BCConfig(n_epochs, batch_size=64, bptt_segments=n_segments, learning_rate=LEARNING_RATE[self.task])
+        n_segments = -(-max(60, self.env_kwargs["length"]) // SEGMENT_LENGTH[self.task])
+        validation = 0.1 if self.memory == AUTOMATIC else 0.0
+        return BCConfig(n_epochs, 64, n_segments, LEARNING_RATE[self.task], validation=validation)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -124,26 +129,35 @@ def runs(question: str, seeds: list[int]) -> list[Run]:
         agents = [("told", "gated", 4, 8), ("cues", "gated_recurrent", 1, 8)]
         agents += [(task, cell, 0, 8) for task in ("cues", "told") for cell in CELLS]
     elif question == "law":
-        agents = [("told", memory, m, k) for memory in ("fixed", *GATES) for k in (1, 2, 4, 8) for m in (1, 2, 4, 8)]
-        agents += [("told", cell, 0, k) for cell in CELLS for k in (1, 2, 4, 8)]
+        agents = [("told", memory, m, k) for memory in ("fixed", "gated") for k in KS for m in (1, 2, 4, 8)]
+        agents += [("told", cell, 0, k) for cell in CELLS for k in KS]
+    elif question == AUTOMATIC:
+        agents = [("told", AUTOMATIC, 16, k) for k in KS]
     else:
         agents = [("runes", memory, 1, k) for memory in BLENDS for k in (2, 4)]
         agents += [("runes", cell, 0, k) for cell in CELLS for k in (2, 4)]
     return [Run(*agent, seed) for seed in seeds for agent in agents]
 
 
-QUESTIONS = ("headline", "law", "fusion")
+QUESTIONS = ("headline", "law", "fusion", AUTOMATIC)
 
 
-def train(run: Run) -> RecurrentPPO:
-    """Clone the recorded oracle."""
+def train(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
+    """Clone the recorded oracle. Returns the model, and what "automatic" found."""
+    start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "episodes"
         record(run.env_id, "oracle", data, N_RECORDED, seed=run.seed * N_RECORDED, env_kwargs=run.env_kwargs)
         env = make_batch(run.env_id, 1, run.env_kwargs)
         model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=run.policy_kwargs, seed=run.seed, device="cpu")
-        BC(model, NpzEpisodes(data, env.observation_space, env.action_space), run.training).train()
-    return model
+        trainer = BC(model, NpzEpisodes(data, env.observation_space, env.action_space), run.training)
+        trainer.train()
+        if run.memory != AUTOMATIC:
+            return model, {}
+        with_all = time.process_time() - start
+        trainer, losses = shrink_memory(trainer)
+    slots = trainer.policy.config.memory_size
+    return trainer.model, {"slots": slots, "held-out losses": losses, "of training with all slots": round(with_all, 1)}
 
 
 def evaluate(policy: ElmurPolicy, run: Run) -> dict[str, dict[str, float]]:
@@ -165,7 +179,7 @@ def perform(run: Run) -> None:
     """Train and evaluate in this process, and write the result."""
     th.set_num_threads(1)
     start = time.process_time()
-    model = train(run)
+    model, halving = train(run)
     trained = time.process_time()
     report = {
         "run": run._asdict(),
@@ -176,6 +190,7 @@ def perform(run: Run) -> None:
         "episodes": N_EVALUATED,
         "success": evaluate(model.policy, run),
         "training CPU seconds": round(trained - start, 1),
+        **({"halving": halving} if halving else {}),
         "evaluation CPU seconds": round(time.process_time() - trained, 1),
         **provenance(run.seed),
     }
@@ -210,43 +225,67 @@ def shares(reports: list[dict[str, Any]], length: int) -> list[float]:
 
 
 def report() -> None:
-    """Print a table of all results, and draw the figure."""
+    """Print tables of all results, and draw the figure."""
     by_agent = results()
-    rows = []
+    rows, found = [], []
     for (task, memory, slots, k), reports in sorted(by_agent.items()):
         cells = []
         for length in (reports[0]["env_kwargs"]["length"], *LENGTHS):
             values = shares(reports, length)
             cells.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
         seconds = np.median([one["training CPU seconds"] for one in reports])
-        rows.append([task, k, memory, slots or "", len(reports), reports[0]["parameters"], *cells, round(float(seconds))])
+        seeds = ", ".join(str(one["run"]["seed"]) for one in reports)
+        rows.append([task, k, memory, slots or "", seeds, reports[0]["parameters"], *cells, round(float(seconds))])
+        if memory == AUTOMATIC:
+            halvings = [one["halving"] for one in reports]
+            costs = [one["training CPU seconds"] / one["halving"]["of training with all slots"] for one in reports]
+            tried = [" ".join(f"{m}: {loss:.4f}" for m, loss in one["held-out losses"].items()) for one in halvings]
+            slots_found = ", ".join(str(one["slots"]) for one in halvings)
+            found.append([k, seeds, slots_found, *cells, f"{np.mean(costs):.2f} ({max(costs):.2f})", "; ".join(tried)])
     lengths = ["trained length", *(f"{length:,}" for length in LENGTHS)]
     print(markdown_table(["task", "k", "memory", "M", "seeds", "parameters", *lengths, "training, CPU s"], rows))
+    print()
+    print(markdown_table(["k", "seeds", "M found", *lengths, "cost (largest)", "held-out loss by M"], sorted(found)))
     draw(by_agent, FIGURE)
 
 
 def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: Path) -> None:
-    """Right turns after 1,000 steps, against k: one panel for each number of slots, and one for cells; every seed is a dot."""
-    chosen = {agent: reports for agent, reports in by_agent.items() if agent[0] == "told"}
-    panels = sorted({slots for _, _, slots, _ in chosen}, key=lambda slots: slots or np.inf)
-    figure, axes = plt.subplots(1, max(1, len(panels)), figsize=(11, 3.2), sharey=True, layout="constrained", squeeze=False)
-    colors = {memory: f"C{i}" for i, memory in enumerate((*BLENDS, *CELLS))}
-    for axis, panel in zip(axes[0], panels, strict=True):
-        for memory in colors:
-            agents = sorted(agent for agent in chosen if agent[1:3] == (memory, panel))
-            if not agents:
-                continue
-            values = [shares(chosen[agent], LENGTHS[0]) for agent in agents]
-            ks = [agent[3] for agent in agents]
-            axis.plot(ks, [np.mean(seeds) for seeds in values], color=colors[memory], label=memory)
-            for k, seeds in zip(ks, values, strict=True):
-                axis.plot([k] * len(seeds), seeds, "o", ms=3, color=colors[memory])
-        axis.set(title=f"M = {panel}" if panel else "cells", xscale="log", xticks=(1, 2, 4, 8), xticklabels=(1, 2, 4, 8))
-        axis.set(xlabel="cues k", ylim=(-0.03, 1.03))
+    """Right turns after 1,000 steps against M and k, and the number of slots that was found; every seed is a dot."""
+    told = {agent[1:]: reports for agent, reports in by_agent.items() if agent[0] == "told"}
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
+    for axis, blend in zip(axes, ("gated", "fixed"), strict=False):
+        for color, k in enumerate(KS):
+            points = [(m, shares(reports, LENGTHS[0])) for (memory, m, n), reports in told.items() if (memory, n) == (blend, k)]
+            plot_seeds(axis, points, f"C{color}", f"k = {k}")
+        axis.set(title=f"ELMUR, {blend}", xlabel="slots M", xlim=(0.8, 10))
+    for color, cell in enumerate(CELLS, start=len(KS)):
+        points = [(k, shares(reports, LENGTHS[0])) for (memory, _, k), reports in told.items() if memory == cell]
+        plot_seeds(axes[2], points, f"C{color}", cell.upper())
+    axes[2].set(title="LSTM and GRU", xlabel="cues k", xlim=(0.8, 20))
+    found = [(k, [one["halving"]["slots"] for one in reports]) for (memory, _, k), reports in told.items() if memory == AUTOMATIC]
+    plot_seeds(axes[3], found, "k", "found")
+    axes[3].plot(KS, [-(-k // SEGMENT_LENGTH["told"]) for k in KS], ":", color="gray", label="segments that show cues")
+    axes[3].set(title="M chosen by halving 16 slots", xlabel="cues k", ylabel="slots M", xlim=(0.8, 20), yscale="log")
+    axes[3].set(ylim=(0.8, 20), yticks=KS, yticklabels=KS)
+    axes[0].set_ylabel("right turns, 1,000 steps")
+    for axis in axes:
+        axis.set(xscale="log", xticks=KS, xticklabels=KS)
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    axes[0, 0].set_ylabel("right turns, 1,000 steps")
+    for axis in axes[:3]:
+        axis.set(ylim=(-0.03, 1.03))
     write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def plot_seeds(axis: Any, points: list[tuple[int, list[float]]], color: str, label: str) -> None:
+    """A line through the means of all seeds at each x, and a dot for every seed."""
+    if not points:
+        return
+    xs, values = zip(*sorted(points), strict=True)
+    axis.plot(xs, [np.mean(seeds) for seeds in values], color=color, label=label)
+    for x, seeds in zip(xs, values, strict=True):
+        axis.plot([x] * len(seeds), seeds, "o", ms=3, color=color)
 
 
 def main() -> None:

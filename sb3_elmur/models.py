@@ -250,6 +250,8 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
     resized.policy_kwargs = {**model.policy_kwargs, "memory_size": memory_size}
     resized._setup_model()
     resized.policy.load_state_dict(state)
+    for new, old in zip(resized.policy.parameters(), model.policy.parameters(), strict=True):
+        new.requires_grad_(old.requires_grad)
     return resized
 
 

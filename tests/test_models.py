@@ -264,6 +264,13 @@ def test_a_resized_model_keeps_weights_and_first_slots_and_trains_on(memory_size
     assert RecurrentPPO.load(tmp_path / "resized").policy.config.memory_size == memory_size
 
 
+def test_what_is_not_trained_is_not_trained_in_a_resized_model() -> None:
+    model = make_model(RecurrentPPO, random_envs(1))
+    model.policy.action_net.requires_grad_(False)
+    trained = {name for name, parameter in resize_memory(model, 1).policy.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in model.policy.named_parameters() if parameter.requires_grad}
+
+
 def test_added_slots_are_always_the_same() -> None:
     model = make_model(RecurrentPPO, random_envs(1))
     one, two = resize_memory(model, 6), resize_memory(model, 6)

@@ -38,7 +38,7 @@ class CloningMemoryCallback:
         :param trainer: After an epoch.
         :raises ValueError: If its policy has no ELMUR memory.
         """
-        if self._monitor is None:
+        if self._monitor is None or self._monitor.policy is not trainer.policy:
             self._monitor = MemoryMonitor(trainer.policy, trainer.model.logger, self.panels_every)
         self._monitor.observe_gradient()
         self._monitor.observe(*sample_segments(trainer))

@@ -16,6 +16,7 @@ from sb3_elmur.bc.checkpoint import CHECKPOINT
 from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.bc.options import Command, Options, make_settings, parse
 from sb3_elmur.bc.runs import ARGUMENTS_FILE, PROGRAM, SETTINGS_FILE, new_run_folder, record_run, recorded_command, run_name
+from sb3_elmur.bc.shrinking import check_shrinkable, shrink_memory
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.command_line import import_packages, told_in_one_line
 from sb3_elmur.datasets.episodes import open_episodes
@@ -75,6 +76,11 @@ def train(command: Command, group: Group, device: str) -> None:
                     env.save(str(temporary))
     try:
         trainer.train(folder, progress_bar=not options.no_progress)
+        if options.settings.shrink_memory:
+            trainer, losses = shrink_memory(trainer, folder, progress_bar=not options.no_progress)
+            if first:
+                text = ", ".join(f"{slots}: {loss:.4g}" for slots, loss in losses.items())
+                print(f"{trainer.policy.config.memory_size} slots. Loss on held-out episodes by number of slots: {text}.")
     except KeyboardInterrupt:
         sys.exit(f"Interrupted. To go on: {continuation(options, folder)}" if first else 1)
     if first:
@@ -106,7 +112,10 @@ def make_trainer(options: Options, device: str, verbose: int) -> tuple[BC, VecEn
     if options.monitor:
         memory_of(model.policy)  # raises if there is none, before anything is trained
     on_epoch = CloningMemoryCallback() if options.monitor else None
-    return BC(model, episodes, settings.training, env, on_epoch), env
+    trainer = BC(model, episodes, settings.training, env, on_epoch)
+    if settings.shrink_memory:
+        check_shrinkable(trainer)
+    return trainer, env
 
 
 def check_settings(run: Path, options: Options) -> None:

@@ -50,6 +50,8 @@ class Settings:
     :param n_eval_envs: Environments of an evaluation.
     :param normalize: Whether to normalise observations by the mean and variance of the data.
     :param normalize_kwargs: Arguments of VecNormalize, values as in Python.
+    :param shrink_memory: Whether to halve memory_size after the training and train on, as long as the loss on held-out
+        episodes (validation) stays as small. It ends with the number of slots that the task needs.
     :param training: Hyper-parameters of the training.
     """
 
@@ -59,6 +61,7 @@ class Settings:
     n_eval_envs: Annotated[int, arg(metavar="N")] = 1
     normalize: bool = False
     normalize_kwargs: Pairs = field(default_factory=dict)
+    shrink_memory: bool = False
     training: OmitArgPrefixes[BCConfig] = field(default_factory=BCConfig)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class Settings:
         check_count("n_eval_envs", self.n_eval_envs, 1)
         if not isinstance(self.normalize, bool):
             raise ValueError(f"`normalize` must be true, false, or arguments of VecNormalize. Received {self.normalize!r}.")
+        if not isinstance(self.shrink_memory, bool):
+            raise ValueError(f"`shrink_memory` must be true or false. Received {self.shrink_memory!r}.")
 
     def as_dict(self) -> dict[str, Any]:
         """All hyper-parameters by name, as in a YAML file."""

@@ -30,7 +30,7 @@ from sb3_elmur.bc.features import FeatureEpisodes, has_frozen_images
 from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode, Episodes
-from sb3_elmur.distributed import Group, current_group
+from sb3_elmur.distributed import ALONE, current_group
 from sb3_elmur.ppo import RecurrentPPO
 
 BEST_MODEL = "best_model.zip"
@@ -155,7 +155,7 @@ class BC:
             self.policy.set_training_mode(True)
         memory = self.policy.initial_memories(len(own)).pi
         sums = []
-        for chains in self._cut_chains(own, self.episodes.lengths[chosen]):
+        for chains in self._cut_chains(own, self.episodes.lengths[chosen], self.chain_length):
             memory, summed = self._update(chains, memory.rows(slice(len(chains.lengths))))
             sums.append(summed)
         total = self.group.total(th.stack(sums).sum(0)).cpu().double()  # all numbers of the batch leave the device at once
@@ -172,9 +172,9 @@ class BC:
         """What is trained on: the episodes, or the features that are computed once."""
         return self.episodes if self.features is None else self.features
 
-    def _cut_chains(self, episodes: list[Episode], lengths: np.ndarray) -> Iterator[Batch]:
+    def _cut_chains(self, episodes: list[Episode], lengths: np.ndarray, chain_length: int) -> Iterator[Batch]:
         space = None if self.features is None else self.features.observation_space
-        return cut_chains(self.policy, episodes, lengths, self.chain_length, space)
+        return cut_chains(self.policy, episodes, lengths, chain_length, space)
 
     def _longest_first(self, indices: np.ndarray) -> np.ndarray:
         return indices[np.argsort(-self.episodes.lengths[indices], kind="stable")]
@@ -267,29 +267,40 @@ class BC:
             self.model.logger.record("eval/success_rate", float(np.mean(successes)))
         return float(np.mean(rewards))
 
-    @th.no_grad()
     def validate(self) -> float:
         """
         Measure the loss on the held-out episodes, in this process alone, and log it.
 
         :return: Its mean over their steps.
         """
-        chain_loss = ChainLoss(self.policy, make_cloning_loss(self.policy, self.config.label_smoothing), Group(0, 1))
-        training = self.policy.training
-        self.policy.set_training_mode(False)
-        total: Tensor | float = 0.0
-        for start in range(0, len(self.held_out), self.config.batch_size):
-            chosen = self._longest_first(self.held_out[start : start + self.config.batch_size])
-            memory = self.policy.initial_memories(len(chosen)).pi
-            episodes = [self._inputs[int(i)] for i in chosen]
-            for chains in self._cut_chains(episodes, self.episodes.lengths[chosen]):
-                _, sums, memory = chain_loss(chains, memory.rows(slice(len(chains.lengths))))
-                total = total + sums.double()
-        self.policy.set_training_mode(training)
-        steps, loss, _, *measured = total.tolist()  # type: ignore[union-attr]
+        steps, loss, _, *measured = self.held_out_sums().tolist()
         self.model.logger.record("validation/loss", loss / steps)
         self.model.logger.record(f"validation/{self.metric}", float(np.mean(measured)) / steps)
         return loss / steps
+
+    @th.no_grad()
+    def held_out_sums(self, remember: bool = True) -> Tensor:
+        """
+        Run the held-out episodes, in this process alone.
+
+        :param remember: Whether memory lasts; else it is emptied before every segment.
+        :return: What :class:`sb3_elmur.bc.chains.ChainLoss` sums over their steps, (3 + m,) float64.
+        """
+        chain_loss = ChainLoss(self.policy, make_cloning_loss(self.policy, self.config.label_smoothing), ALONE)
+        chain_length = self.chain_length if remember else self.segment_length
+        training = self.policy.training
+        self.policy.set_training_mode(False)
+        total = th.zeros((), dtype=th.float64, device=self.policy.device)
+        for start in range(0, len(self.held_out), self.config.batch_size):
+            chosen = self._longest_first(self.held_out[start : start + self.config.batch_size])
+            empty = memory = self.policy.initial_memories(len(chosen)).pi
+            episodes = [self._inputs[int(i)] for i in chosen]
+            for chains in self._cut_chains(episodes, self.episodes.lengths[chosen], chain_length):
+                before = memory if remember else empty
+                _, sums, memory = chain_loss(chains, before.rows(slice(len(chains.lengths))))
+                total = total + sums.double()
+        self.policy.set_training_mode(training)
+        return total
 
     def _fit_spread(self) -> None:
         if isinstance(self.policy.action_space, spaces.Box) and self.epoch_sums is not None:

@@ -14,7 +14,7 @@ from torch import nn
 from cloning_helpers import equal, make_bc, parameters
 from helpers import VECTOR, RandomEnv
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc import BC
+from sb3_elmur.bc import BC, shrink_memory
 from sb3_elmur.bc.command import main
 from sb3_elmur.bc.features import FeatureEpisodes, fit_extractors
 from sb3_elmur.encoders import ColorKeypoints, ColorKeypointsExtractor, FourLayerExtractor
@@ -47,6 +47,14 @@ def test_features_of_images_are_computed_once() -> None:
     trainer = make(n_epochs=3)
     trainer.train()
     assert trainer.policy.features_extractor.rows == trainer.episodes.lengths.sum()
+
+
+def test_features_of_images_are_computed_once_for_all_numbers_of_slots() -> None:
+    trainer = make(validation=0.3)
+    trainer.train()
+    shrunk = shrink_memory(trainer).trainer
+    rows = {id(extractor): extractor.rows for extractor in (trainer.policy.features_extractor, shrunk.policy.features_extractor)}
+    assert sum(rows.values()) == trainer.episodes.lengths.sum()
 
 
 def test_training_on_features_is_training_on_images() -> None:
