@@ -255,14 +255,16 @@ def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: 
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     for axis, blend in zip(axes, ("gated", "fixed"), strict=False):
         for color, k in enumerate(KS):
-            points = [(m, shares(reports, LENGTHS[0])) for (memory, m, n), reports in told.items() if (memory, n) == (blend, k)]
+            chosen = [(m, reports) for (memory, m, n), reports in told.items() if (memory, n) == (blend, k)]
+            points = [(m, shares(reports, LENGTHS[0])) for m, reports in chosen]
             plot_seeds(axis, points, f"C{color}", f"k = {k}")
         axis.set(title=f"ELMUR, {blend}", xlabel="slots M", xlim=(0.8, 10))
     for color, cell in enumerate(CELLS, start=len(KS)):
         points = [(k, shares(reports, LENGTHS[0])) for (memory, _, k), reports in told.items() if memory == cell]
         plot_seeds(axes[2], points, f"C{color}", cell.upper())
     axes[2].set(title="LSTM and GRU", xlabel="cues k", xlim=(0.8, 20))
-    found = [(k, [one["halving"]["slots"] for one in reports]) for (memory, _, k), reports in told.items() if memory == AUTOMATIC]
+    automatic = [(k, reports) for (memory, _, k), reports in told.items() if memory == AUTOMATIC]
+    found = [(k, [one["halving"]["slots"] for one in reports]) for k, reports in automatic]
     plot_seeds(axes[3], found, "k", "found")
     axes[3].plot(KS, [-(-k // SEGMENT_LENGTH["told"]) for k in KS], ":", color="gray", label="segments that show cues")
     axes[3].set(title="M chosen by halving 16 slots", xlabel="cues k", ylabel="slots M", xlim=(0.8, 20), yscale="log")

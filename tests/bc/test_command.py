@@ -140,6 +140,30 @@ def test_the_command_takes_classes_by_their_dotted_paths(data: Path) -> None:
     assert any(isinstance(module, nn.ELU) for module in policy.mlp_extractor.modules())
 
 
+SHRINKING = ["--shrink-memory", "--validation", "0.2", "--policy-kwargs", "memory_size:4"]
+
+
+def test_the_command_shrinks_memory(data: Path, capsys: pytest.CaptureFixture) -> None:
+    """Also the one that goes on with a run that was interrupted after its training."""
+    main(command(data, "--no-progress", *SHRINKING))
+    run = run_folder(data)
+    slots = int(re.search(r"^(\d) slots\. .* 4: ", capsys.readouterr().out, flags=re.MULTILINE)[1])  # type: ignore[index]
+    assert sb3_elmur.RecurrentPPO.load(run / f"{ENV}.zip", device="cpu").policy.config.memory_size == slots
+    assert (run / "slots_2" / CHECKPOINT).exists()
+    assert yaml.safe_load((run / ENV / "config.yml").read_text())["shrink_memory"] is True
+    whole = weights(run)
+    (run / f"{ENV}.zip").unlink()
+    shutil.rmtree(run / "slots_2")
+    main(["--continue", str(run), "--no-progress"])
+    assert equal(weights(run), whole)
+
+
+def test_memory_that_cannot_be_shrunk_is_refused(data: Path, capsys: pytest.CaptureFixture) -> None:
+    for more in (["--validation", "0"], ["--policy-kwargs", "memory_size:1"]):
+        assert "to shrink memory. Received" in fails(command(data, *SHRINKING, *more), capsys)
+    assert not run_folder(data).exists()
+
+
 def test_what_is_no_class_is_refused(data: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(command(data, "--policy-kwargs", "activation_fn:ELU"))

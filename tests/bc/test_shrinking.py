@@ -74,7 +74,7 @@ def test_the_trainer_that_is_shrunk_stays_as_it_is() -> None:
 def test_a_memory_that_is_emptied_is_that_of_each_segment_alone() -> None:
     trainer = shrinkable()
     pieces = [
-        Episode(episode.observations[begin : begin + 4], episode.actions[begin : begin + 4], episode.rewards[begin : begin + 4])
+        Episode(*(values[begin : begin + 4] for values in (episode.observations, episode.actions, episode.rewards)))
         for episode in (trainer.episodes[int(i)] for i in trainer.held_out)
         for begin in range(0, len(episode), 4)
     ]
