@@ -75,9 +75,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :func:`sb3_elmur.trust_region.training_within`.
     :param scale_rewards: Whether to divide rewards by the standard deviation of discounted returns so far, where that is above
         1: the critic, which shares the memory, would drown the policy's gradient otherwise. Small rewards stay as they are.
-    :param averaging: Weight of the past, in [0, 1), in the running average of the policy's weights after each update. While
-        :meth:`learn` runs, :meth:`predict` and :meth:`save` use the average, and in the end the policy becomes it. 0 for the
-        last weights alone.
+    :param averaging: Share in [0, 1] of the updates so far that an average of the policy's weights reaches back over; 0 for
+        the last ones. While :meth:`learn` runs, :meth:`predict` and :meth:`save` use it, and in the end the policy becomes it.
     :raises ValueError: If an argument, also one given to :meth:`load`, is out of range, or the policy has no memory core.
 
     Attribute ``state`` is the recurrent state of actor and critic after the last step that was taken in the environments,
@@ -122,7 +121,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         bptt_segments: int = 8,
         trust_region: float | None = DEFAULT_SIZE,
         scale_rewards: bool = True,
-        averaging: float = 0.75,
+        averaging: float = 0.2,
         _init_setup_model: bool = True,
     ) -> None:
         if (policy_kwargs or {}).get("detach_memory"):
@@ -135,7 +134,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             policy_kwargs = POLICY_DEFAULTS | (policy_kwargs or {})
         self.bptt_segments, self.trust_region = bptt_segments, trust_region
         self.scale_rewards, self.averaging = scale_rewards, averaging
-        self.state, self.use_masking = None, True
+        self.state, self.use_masking, self._n_averaged = None, True, 0
         self._mask_env: GymEnv | None = None  # within `masked_by`
         self._average: ElmurPolicy | None = None  # while `learn` runs
         self._stopped = False  # by a callback, while several processes train
@@ -191,6 +190,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :raises LostProcessError: If another process of the group has ended.
         """
         self.use_masking, self._stopped = use_masking, False
+        self._n_averaged = 0 if reset_num_timesteps else self._n_averaged
         with learning_jointly(self) as group:
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
@@ -200,7 +200,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     def _learn(self: Self, *arguments: Any) -> Self:
         """The host's ``learn``, around which weights are averaged."""
         shared = {id(self.policy.optimizer): self.policy.optimizer}
-        self._average, self._n_averaged = deepcopy(self.policy, shared) if self.averaging else None, 0
+        self._average = deepcopy(self.policy, shared) if self.averaging else None
         try:
             return super().learn(*arguments)
         except Exception:
@@ -336,9 +336,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         return not group.from_first(lambda: self._stopped)
 
     def _follow(self, average: ElmurPolicy) -> None:
-        """Move the average towards the present weights, as if nothing had been there before the first update."""
+        """Take 1 / (1 + ``averaging`` n) of the present weights after n updates (Shamir & Zhang 2013, arXiv 1212.1824)."""
+        share = 1 / (1 + self.averaging * self._n_averaged)
         self._n_averaged += 1
-        share = (1 - self.averaging) / (1 - self.averaging**self._n_averaged)
         with th.no_grad():
             for old, new in zip(average.parameters(), self.policy.parameters(), strict=True):
                 old.lerp_(new, share)

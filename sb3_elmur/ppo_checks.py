@@ -21,7 +21,7 @@ def check_arguments(model: Any) -> None:
         check_count(name, getattr(model, name), 1)
     for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
         check_range(name, getattr(model, name), 0.0, high)
-    check_range("averaging", model.averaging, 0.0, 1.0, open_end=True)
+    check_range("averaging", model.averaging, 0.0, 1.0)
     for name in ("trust_region", "target_kl", "clip_range"):
         if not callable(getattr(model, name)):  # a schedule
             check_size(name, getattr(model, name))

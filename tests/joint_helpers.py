@@ -198,7 +198,7 @@ def random_configuration(number: int, rank: int) -> dict[str, Any]:
         "target_kl": [None, float(10 ** draw.uniform(-5, -1))][draw.integers(2)],
         "trust_region": [None, float(10 ** draw.uniform(-4, 0))][draw.integers(2)],
         "scale_rewards": bool(draw.integers(2)),
-        "averaging": [0.0, 0.75][draw.integers(2)],
+        "averaging": [0.0, 0.2][draw.integers(2)],
         "policy_kwargs": [{}, SEPARATE, MOE][draw.integers(3)] | {"segment_length": int(draw.integers(1, 6))},
     }
     lengths = draw.uniform(1, 40, size=2)

@@ -397,7 +397,20 @@ def test_the_policy_becomes_the_average_of_its_weights() -> None:
     np.testing.assert_allclose(look.saved[2], (first + 2 * second) / 3, atol=1e-6)
     plain = make_model(random_envs(2), averaging=0.0).learn(96)
     last = plain.policy.parameters_to_vector()
-    np.testing.assert_allclose(model.policy.parameters_to_vector(), (first + 2 * second + 4 * last) / 7, atol=1e-6)
+    np.testing.assert_allclose(model.policy.parameters_to_vector(), (first + 2 * second + 3 * last) / 6, atol=1e-6)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_training_that_goes_on_from_a_file_goes_on_with_the_average(goes_on: bool, tmp_path: Path) -> None:
+    make_model(random_envs(2), averaging=0.5).learn(64).save(tmp_path / "model")
+    plain = RecurrentPPO.load(tmp_path / "model", random_envs(2), averaging=0.0, seed=0)
+    before = plain.policy.parameters_to_vector()
+    last = plain.learn(32, reset_num_timesteps=not goes_on).policy.parameters_to_vector()
+    assert (last != before).any()
+    expected = (before + last) / 2 if goes_on else last
+    model = RecurrentPPO.load(tmp_path / "model", random_envs(2), seed=0)
+    averaged = model.learn(32, reset_num_timesteps=not goes_on).policy.parameters_to_vector()
+    np.testing.assert_allclose(averaged, expected, atol=1e-6)
 
 
 def test_while_it_learns_a_model_predicts_and_saves_with_averaged_weights(tmp_path: Path) -> None:
@@ -422,7 +435,7 @@ def test_while_it_learns_a_model_predicts_and_saves_with_averaged_weights(tmp_pa
 
 WRONG: dict[str, tuple[Any, ...]] = {
     "bptt_segments": (0, -1, 1.5, True, None),
-    "averaging": (-0.1, 1.0, "0.5", True),
+    "averaging": (-0.1, 1.1, "0.5", True),
     "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True),
     "target_kl": (0, -1.0, "0.1"),
     "clip_range": (0.0, -0.2),
