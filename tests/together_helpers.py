@@ -10,6 +10,7 @@ from torch import distributed as dist
 
 from cloning_helpers import MOE, make_bc, parameters, train_until
 from helpers import ACTION_SPACES, DICT
+from sb3_elmur.bc import shrink_memory
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.distributed import Group, join_group
 
@@ -24,6 +25,9 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 for scenario in TOGETHER.values():
     scenario |= {"n_epochs": 1, "max_grad_norm": 0.1} | scenario
+
+
+SHRINKABLE: dict[str, Any] = {"policy_kwargs": {"memory_size": 2}, "validation": 0.3, "n_epochs": 1, "max_grad_norm": 0.1}
 
 
 def curve(trainer: BC) -> list[float]:
@@ -55,5 +59,7 @@ def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     results["resumed"] = {"parameters": parameters(trainer)}
     with pytest.raises(ValueError, match="of a run with seed=0"):
         make_bc(**TOGETHER["moe"], model={"seed": 1}).train(own_folder)
+    trainer, found = shrink_memory(make_bc(**SHRINKABLE))
+    results["shrunk"] = {"losses": found, "parameters": parameters(trainer)}
     th.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -9,7 +9,8 @@ import pytest
 import torch as th
 
 from cloning_helpers import make_bc, parameters
-from together_helpers import TOGETHER, curve, train_together
+from sb3_elmur.bc import shrink_memory
+from together_helpers import SHRINKABLE, TOGETHER, curve, train_together
 
 pytestmark = pytest.mark.xdist_group("together")
 
@@ -49,3 +50,11 @@ def test_two_processes_train_as_one(together: list[dict[str, Any]], name: str) -
 def test_two_processes_resume_from_the_first_ones_checkpoint(together: list[dict[str, Any]]) -> None:
     for results in together:
         assert th.equal(results["resumed"]["parameters"], results["moe"]["parameters"])
+
+
+def test_two_processes_shrink_memory_as_one(together: list[dict[str, Any]]) -> None:
+    trainer, losses = shrink_memory(make_bc(**SHRINKABLE))
+    first, second = (results["shrunk"] for results in together)
+    assert first["losses"] == second["losses"] == pytest.approx(losses, abs=1e-4)
+    assert th.equal(first["parameters"], second["parameters"])
+    assert len(first["parameters"]) == len(parameters(trainer))
