@@ -106,6 +106,8 @@ class Run(NamedTuple):
     def training(self) -> BCConfig:
         """Of behaviour cloning; gradients reach back over the whole episode."""
         n_epochs = N_EPOCHS.get(self.task, 20 if self.k <= 4 else 60)
+        if self.task == "told" and self.k <= 2:
+            n_epochs *= 2  # few turns teach little
         n_segments = -(-max(60, self.env_kwargs["length"]) // SEGMENT_LENGTH[self.task])
         validation = 0.1 if self.memory == AUTOMATIC else 0.0
         return BCConfig(n_epochs, 64, n_segments, LEARNING_RATE[self.task], validation=validation)
