@@ -145,9 +145,7 @@ class SelfAttention(nn.Module):
 
 class CrossAttention(nn.Module):
     """
-    Attention between tokens and slots, with an additive relative bias.
-
-    It is the paper's mem2tok, the read, where tokens query slots, and its tok2mem, the write, where slots query tokens.
+    The weights of an attention between tokens and slots, with an additive relative bias.
 
     :param config: Width, heads and dropout.
     """
@@ -159,6 +157,10 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(config.d_model, config.d_model, bias=False)
         self.key_value = nn.Linear(config.d_model, 2 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model)
+
+
+class ReadAttention(CrossAttention):
+    """The paper's mem2tok, the read: tokens query slots."""
 
     def queries(self, rows: Tensor, batch: int) -> Tensor:
         """Queries of (B T, D) by head, (B H, T, D / H)."""
@@ -196,3 +198,42 @@ class CrossAttention(nn.Module):
         y = own_weights.unflatten(1, (batch, time)).transpose(0, 1) @ values  # (B, H, T, D / H)
         y = y + (shared_weights @ shared_values).unflatten(1, (batch, time)).transpose(0, 1)
         return self.out(y.transpose(1, 2).reshape(-1, self.out.in_features))
+
+
+class WriteAttention(CrossAttention):
+    """
+    The paper's tok2mem, the write: one slot of each row queries the tokens of a segment.
+
+    With a single query it pays to multiply weights first, once for many segments: tokens need neither keys nor values.
+    """
+
+    def maps(self) -> tuple[Tensor, Tensor]:
+        """
+        Multiply the weights of each head, those of queries with those of keys and those of values with those of the output.
+
+        :return: The map from slots to queries of tokens, which scales them, (D, H D), and the one from every head's mean
+            token to the output, (H D, D).
+        """
+        query, out = self.query.weight.unflatten(0, (self.n_heads, -1)), self.out.weight.unflatten(1, (self.n_heads, -1))
+        key, value = self.key_value.weight.unflatten(0, (2, self.n_heads, -1)).unbind(0)  # each (H, D / H, D)
+        to_query = (query.mT @ key).transpose(0, 1).flatten(1) * self.head_size**-0.5
+        return to_query, (value.mT @ out.permute(1, 2, 0)).flatten(0, 1)
+
+    def queries(self, slots: Tensor, to_query: Tensor) -> Tensor:
+        """Queries of slots (b, D), by the first of :meth:`maps`, (b, H, D)."""
+        return (slots @ to_query).unflatten(1, (self.n_heads, -1))
+
+    def forward(self, q: Tensor, tokens: Tensor, bias: Tensor, to_output: Tensor) -> Tensor:
+        """
+        Attend.
+
+        :param q: What :meth:`queries` returned, (b, H, D).
+        :param tokens: (b, T, D).
+        :param bias: Added to the scores, (b, H, T).
+        :param to_output: The second of :meth:`maps`.
+        :return: (b, D).
+        """
+        weights = th.baddbmm(bias, q, tokens.mT).softmax(dim=-1)
+        if self.training and self.dropout:
+            weights = F.dropout(weights, self.dropout)
+        return th.addmm(self.out.bias, th.bmm(weights, tokens).flatten(1), to_output)

@@ -27,7 +27,7 @@ from sb3_elmur.core.attention import sinusoids
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import MixtureOfExperts, Pool, RouterLoad, attach_gradient
-from sb3_elmur.core.layer import Chains, ElmurLayer
+from sb3_elmur.core.layer import Chains, ElmurLayer, WriteArguments
 from sb3_elmur.core.memory import Memory, least_recently_written, write_slot
 from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
@@ -115,7 +115,8 @@ class Elmur(MemoryCore):
             keys_values = F.pad(keys_values.transpose(1, 2), rest)  # (B, H, L, 2 D / H)
             caches.append(LayerCache(keys_values, *layer.slot_keys_values(memory.slots[:, n])))
             fresh = layer.slot_keys_values(self.initial_slots[n])
-            constants.append(LayerConstants(*fresh, *layer.attention.projection(self.sinusoids, biases)))
+            projection = layer.attention.projection(self.sinusoids, biases)
+            constants.append(LayerConstants(*fresh, *projection, *layer.write_maps()))
         memory = Memory(*(field.clone() for field in memory))
         outputs = F.pad(th.stack([output for _, output in tracks], dim=1), rest)
         return ElmurState(memory, outputs, tuple(caches), tuple(constants))
@@ -160,9 +161,10 @@ class Elmur(MemoryCore):
         heads = th.arange(self.config.n_heads, device=full.device)
         place = (full[:, None], heads, slot[:, None])
         contents, caches = [], []
-        for n, (layer, cache) in enumerate(zip(self.layers, state.caches, strict=True)):
-            blank, outputs = self.initial_slots[n, slot], state.outputs[full, n]
-            content = layer.rewrite(old[:, n], blank, empty, outputs, layer.bias(write_index))
+        for n, (layer, cache, constants) in enumerate(zip(self.layers, state.caches, state.constants, strict=True)):
+            bias, maps = layer.bias(write_index).squeeze(2), (constants.to_query, constants.to_output)
+            write = WriteArguments(empty, self.initial_slots[n, slot], None, bias, maps)
+            content = layer.rewrite(old[:, n], state.outputs[full, n], *write)
             contents.append(content)
             key, value = layer.slot_keys_values(content[:, None])  # each (b, H, 1, D / H)
             cache = cache._replace(

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import Tensor, nn
 
-from sb3_elmur.core.attention import CrossAttention, Place, Put, SelfAttention, split_heads
+from sb3_elmur.core.attention import Place, Put, ReadAttention, SelfAttention, WriteAttention, split_heads
 from sb3_elmur.core.blending import make_blend
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import RouterLoad, make_feedforward
 from sb3_elmur.core.schedule import Write
 from sb3_elmur.core.states import LayerCache, LayerConstants
+
+WriteMaps = tuple[Tensor, Tensor]
 
 
 class Residual(nn.Module):
@@ -72,7 +74,7 @@ class Chains(NamedTuple):
     :param own: How many of each row's slots, the first ones, are its own; the others are the initial slots.
     :param distance: From each token back to each other, (T, T) int64; L for later ones.
     :param read_index: Rows of the relative bias table, (P, T, S); if there are initial slots one more column, for all of them.
-    :param write_index: Rows of the same table, (W, 1, L).
+    :param write_index: Rows of the same table, (W, 1, L), in the order of the writes.
     :param load: Where to record router choices, for tokens that are ``real`` (P, T).
     :param real: ``None`` if they are not recorded.
     """
@@ -85,6 +87,24 @@ class Chains(NamedTuple):
     write_index: Tensor
     load: RouterLoad | None = None
     real: Tensor | None = None
+
+
+class WriteArguments(NamedTuple):
+    """
+    What a write needs beside what memory holds and what has been seen; b rows write.
+
+    :param empty: Whether nothing was written to the slot yet, (b,) bool.
+    :param blank: The slot's content at the episode's start, (b, D).
+    :param queries: Of what the blend queries tokens with, (b, H, D); ``None`` if that is the slot's content.
+    :param bias: Relative bias between the slot and the tokens, (b, H, L).
+    :param maps: What :meth:`ElmurLayer.write_maps` returned.
+    """
+
+    empty: Tensor
+    blank: Tensor
+    queries: Tensor | None
+    bias: Tensor
+    maps: WriteMaps
 
 
 class ElmurLayer(nn.Module):
@@ -103,10 +123,10 @@ class ElmurLayer(nn.Module):
         self.has_memory = config.memory_size > 0
         self.attention = SelfAttention(config)
         if self.has_memory:
-            self.read = CrossAttention(config)
+            self.read = ReadAttention(config)
         self.token_ffn = make_feedforward(config)
         if self.has_memory:
-            self.write = CrossAttention(config)
+            self.write = WriteAttention(config)
             self.memory_ffn = make_feedforward(config)
             self.relative_bias = nn.Parameter(th.zeros(2 * config.max_distance - 1, config.n_heads))
         self.around_attention = Residual(config)
@@ -142,41 +162,44 @@ class ElmurLayer(nn.Module):
         bias, shared = self.bias(chains.read_index), None
         if chains.own < len(initial):  # a softmax does not see what all scores have in common
             bias, shared = bias[..., :-1] - bias[..., -1:], self.read.keys_values(initial[chains.own :])
+        bias = bias.flatten(0, 1)  # (P H, T, S)
         rows, n_heads = x.flatten(0, 1), self.read.n_heads  # (P T, D)
         queries = self.read.queries(self.around_read.before(rows), x.shape[0])  # (P H, T, D / H)
         by_head = [count * n_heads for count in chains.counts]
         n_rows = [count * x.shape[1] for count in chains.counts]
-        write_biases = iter(self.bias(chains.write_index).split([len(w.rows) * n_heads for w in chains.writes if w]))
         reals = [None] * len(n_rows) if chains.real is None else chains.real.flatten().split(n_rows)
+        write_arguments = iter(self.write_arguments(initial, chains))
         outputs = []
         parts = (rows.split(n_rows), queries.split(by_head), bias.split(by_head), reals)
         for token, query, read_bias, real, count, write in zip(*parts, chains.counts, chains.writes, strict=True):
-            slots = slots[:count]
+            slots = slots if count == len(slots) else slots[:count]
             y = self.around_read.after(token, self.read(query, *self.read.keys_values(slots), read_bias, shared))
             y = self.around_token_ffn(y, self.token_ffn, chains.load, real)  # (C T, D)
             outputs.append(y)
             if write is not None:
-                slots = self.remember(y.unflatten(0, (count, -1)), slots, initial, write, next(write_biases), chains.load)
+                segment = y.unflatten(0, (count, -1))
+                segment = segment if len(write.rows) == count else segment[write.rows]  # (b, L, D)
+                place = write.rows, write.slot
+                slots = slots.index_put(place, self.rewrite(slots[place], segment, *next(write_arguments), chains.load))
         return th.cat(outputs).view_as(x), keys_values, slots
 
-    def remember(
-        self, outputs: Tensor, slots: Tensor, initial: Tensor, write: Write, bias: Tensor, load: RouterLoad | None = None
-    ) -> Tensor:
+    def write_arguments(self, initial: Tensor, chains: Chains) -> list[WriteArguments]:
         """
-        Write, at the end of one segment.
+        For all writes at once, what does not depend on memory.
 
-        :param outputs: The layer's, (C, T, D).
-        :param slots: Each row's own, (C, S, D).
-        :param initial: At an episode's start, (M, D).
-        :param write: Which rows write which slot.
-        :param bias: Relative bias between these slots and the tokens, (b H, 1, L).
-        :param load: Where to record router choices.
-        :return: The new slots, (C, S, D).
+        :param initial: Slots at an episode's start, (M, D).
+        :param chains: What the layers share.
+        :return: For each segment that is written.
         """
-        old, blank = slots[write.rows, write.slot], initial[write.slot]
-        if len(write.rows) < len(outputs):
-            outputs = outputs[write.rows]
-        return slots.index_put((write.rows, write.slot), self.rewrite(old, blank, write.empty, outputs, bias, load))
+        writes = [write for write in chains.writes if write]
+        if not writes:
+            return []
+        maps, sizes = self.write.maps(), [len(write.rows) for write in writes]
+        blank = initial[th.cat([write.slot for write in writes])]  # (W, D)
+        bias = self.bias(chains.write_index).squeeze(2)  # (W, H, L)
+        queries = self.write_queries(blank, maps).split(sizes) if self.blend.from_blank else (None,) * len(writes)
+        parts = zip(writes, blank.split(sizes), queries, bias.split(sizes), strict=True)
+        return [WriteArguments(write.empty, *part, maps) for write, *part in parts]
 
     def step(
         self,
@@ -207,12 +230,20 @@ class ElmurLayer(nn.Module):
         x = self.around_attention.after(x, attended)
         if self.has_memory:
             q = self.read.queries(self.around_read.before(x), x.shape[0])  # (B H, 1, D / H)
-            read = self.read(q, cache.slot_keys, cache.slot_values, self.bias(read_index[:, None]))
+            read = self.read(q, cache.slot_keys, cache.slot_values, self.bias(read_index[:, None]).flatten(0, 1))
             x = self.around_read.after(x, read)
         return self.around_token_ffn(x, self.token_ffn), cache._replace(keys_values=keys_values)
 
     def rewrite(
-        self, slot: Tensor, blank: Tensor, empty: Tensor, outputs: Tensor, bias: Tensor, load: RouterLoad | None = None
+        self,
+        slot: Tensor,
+        outputs: Tensor,
+        empty: Tensor,
+        blank: Tensor,
+        queries: Tensor | None,
+        bias: Tensor,
+        maps: WriteMaps,
+        load: RouterLoad | None = None,
     ) -> Tensor:
         """
         Compute the new content of the slot about to be written: tok2mem, and the blend of the paper's LRU update.
@@ -220,20 +251,28 @@ class ElmurLayer(nn.Module):
         An empty slot takes the candidate, another one ``lambda * candidate + (1 - lambda) * old``, where the blend gives
         lambda. Slots do not interact, so the others need no candidate.
 
-        :param slot: Its old content, (B, D).
-        :param blank: Its content at the episode's start, (B, D).
-        :param empty: Whether nothing was written to it yet, (B,) bool.
-        :param outputs: The layer's outputs for the whole segment, (B, L, D).
-        :param bias: Relative bias between the slot and them, (B H, 1, L).
+        :param slot: Its old content, (b, D).
+        :param outputs: The layer's outputs for the whole segment, (b, L, D).
+        :param empty: See :class:`WriteArguments`, also for the other arguments.
         :param load: Where to record router choices.
-        :return: (B, D).
+        :return: (b, D).
         """
         x = blank if self.blend.from_blank else slot
-        q = self.write.queries(self.around_write.before(x), x.shape[0])  # (B H, 1, D / H)
-        x = self.around_write.after(x, self.write(q, *self.write.keys_values(outputs), bias))
+        if queries is None:
+            queries = self.write_queries(x, maps)
+        x = self.around_write.after(x, self.write(queries, outputs, bias, maps[1]))
         candidate = self.candidate_dropout(self.around_memory_ffn(x, self.memory_ffn, load))
         weight = self.blend(slot, candidate).masked_fill(empty[:, None], 1.0)
-        return slot.lerp(candidate, weight.to(slot.dtype).expand_as(slot))
+        return slot.lerp(candidate, weight.to(slot.dtype))
+
+    def write_queries(self, slots: Tensor, maps: WriteMaps) -> Tensor:
+        """Queries of slots (b, D) by head, (b, H, D)."""
+        return self.write.queries(self.around_write.before(slots), maps[0])
+
+    def write_maps(self) -> WriteMaps:
+        """See :meth:`sb3_elmur.core.attention.WriteAttention.maps`; without slots they are empty."""
+        nothing = self.attention.out.weight[:0]
+        return self.write.maps() if self.has_memory else (nothing, nothing)
 
     def write_outputs(self) -> list[nn.Parameter]:
         """The last weights on the way into a slot, which nothing but later reads can give a gradient; none without slots."""
@@ -248,8 +287,8 @@ class ElmurLayer(nn.Module):
 
     def bias(self, index: Tensor) -> Tensor:
         """
-        Rows of the relative bias table: (B, T, S) to (B H, T, S).
+        Rows of the relative bias table: (B, T, S) to (B, H, T, S).
 
         The backward pass of `index_select` is much faster than that of `embedding`.
         """
-        return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape).permute(0, 3, 1, 2).flatten(0, 1)
+        return self.relative_bias.index_select(0, index.flatten()).unflatten(0, index.shape).permute(0, 3, 1, 2)

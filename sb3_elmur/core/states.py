@@ -100,12 +100,16 @@ class LayerConstants(NamedTuple):
     :param slot_values: Values of the initial slots, (H, M, D / H).
     :param weight: Of the linear map :meth:`sb3_elmur.core.attention.SelfAttention.projection`, (3 D + H P, D).
     :param bias: Of the same map, (3 D + H P,).
+    :param to_query: See :meth:`sb3_elmur.core.attention.WriteAttention.maps`, (D, H D); empty without slots.
+    :param to_output: Likewise, (H D, D).
     """
 
     slot_keys: Tensor
     slot_values: Tensor
     weight: Tensor
     bias: Tensor
+    to_query: Tensor
+    to_output: Tensor
 
 
 class ElmurState(NamedTuple):

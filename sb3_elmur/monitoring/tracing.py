@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import Tensor, nn
 
-from sb3_elmur.core.attention import CrossAttention
+from sb3_elmur.core.attention import CrossAttention, ReadAttention
 from sb3_elmur.core.blending import GatedBlend
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.core.feedforward import MixtureOfExperts
@@ -85,11 +85,9 @@ def recorded_calls(modules: Iterable[nn.Module]) -> Iterator[Calls]:
             handle.remove()
 
 
-def attention_weights(
-    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def read_weights(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """
-    Attention weights of a read or a write; arguments as :meth:`sb3_elmur.core.attention.CrossAttention.forward`.
+    Attention weights of a read; arguments as :meth:`sb3_elmur.core.attention.ReadAttention.forward`.
 
     :return: (B, H, T, S), with ``shared`` (B, H, T, S + R).
     """
@@ -98,6 +96,15 @@ def attention_weights(
     if shared is not None:
         scores = th.cat((scores, q @ shared[0].mT), dim=-1)
     return scores.softmax(dim=-1)
+
+
+def write_weights(q: Tensor, tokens: Tensor, bias: Tensor, to_output: Tensor) -> Tensor:
+    """
+    Attention weights of a write; arguments as :meth:`sb3_elmur.core.attention.WriteAttention.forward`.
+
+    :return: (b, H, T).
+    """
+    return (q @ tokens.mT + bias).softmax(dim=-1)
 
 
 @th.no_grad()
@@ -132,7 +139,7 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
         rows=rows,
         slot=slot,
         empty=empty,
-        write=_attention(writes, calls, no_writes[:, :, :, None]).squeeze(3),  # (b, N, H, 1, L), of one slot each
+        write=_attention(writes, calls, no_writes),
         blend=_outputs(blends, calls, no_blends).masked_fill(empty[:, None], 1.0),
         gate_logits=_outputs(gates, calls, no_blends) if gates else None,
         routers=tuple(_probabilities(routers, calls, th.arange(x.shape[1], device=x.device) < lengths[:, None])),
@@ -140,8 +147,12 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
 
 
 def _attention(attentions: Iterable[CrossAttention], calls: Calls, nothing: Tensor) -> Tensor:
-    """Attention weights of reads or writes, layer by layer, (B, N, H, T, S); ``nothing`` if there were none."""
-    weights = [attention_weights(*calls[module][0].inputs) for module in attentions if calls[module]]
+    """Attention weights of reads (B, N, H, T, S) or writes (b, N, H, L), layer by layer; ``nothing`` if there were none."""
+    weights = [
+        (read_weights if isinstance(module, ReadAttention) else write_weights)(*calls[module][0].inputs)
+        for module in attentions
+        if calls[module]
+    ]
     return th.stack(weights, dim=1) if weights else nothing
 
 

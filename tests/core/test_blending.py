@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sb3_elmur.core.blending import FixedBlend, GatedBlend, LearnedBlend
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.core.layer import WriteArguments
 from sb3_elmur.core.memory import Memory
 
 SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 3, "memory_size": 2, "n_layers": 2}
@@ -34,7 +35,12 @@ def rewritten(elmur: Elmur, slots: Tensor, empty: bool = False) -> list[Tensor]:
     outputs = th.randn(1, 3, 8).expand(len(slots), -1, -1)
     blank = elmur.initial_slots[0, :1].expand(len(slots), -1)
     index = th.zeros(len(slots), 1, 3, dtype=th.int64)
-    return [layer.rewrite(slots, blank, th.full((len(slots),), empty), outputs, layer.bias(index)) for layer in elmur.layers]
+    contents = []
+    for layer in elmur.layers:
+        bias = layer.bias(index).squeeze(2)
+        write = WriteArguments(th.full((len(slots),), empty), blank, None, bias, layer.write_maps())
+        contents.append(layer.rewrite(slots, outputs, *write))
+    return contents
 
 
 @pytest.mark.parametrize("blend", ["gated", "gated_recurrent"])

@@ -9,7 +9,7 @@ from sb3_elmur.core.attention import merge_heads
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.core.memory import EMPTY, Memory
-from sb3_elmur.monitoring.tracing import attention_weights, recorded_calls, trace_segment
+from sb3_elmur.monitoring.tracing import read_weights, recorded_calls, trace_segment, write_weights
 
 SMALL: dict[str, Any] = {"d_model": 8, "n_heads": 2, "segment_length": 4, "memory_size": 3, "max_distance": 16}
 VARIANTS = [{}, {"blend": "gated", "gate_bias": 0.0}, {"norm_first": True, "norm": "rms"}, {"ffn": "moe"}, {"memory_size": 64}]
@@ -33,20 +33,35 @@ def after_segments(core: Elmur, n: int, batch: int = 3) -> Memory:
 @pytest.mark.parametrize("arguments", VARIANTS, ids=str)
 @pytest.mark.parametrize("n_written", [0, 1, 5])
 @th.no_grad()
-def test_attention_weights_explain_the_attentions_output(arguments: dict[str, Any], n_written: int) -> None:
+def test_read_weights_explain_the_attentions_output(arguments: dict[str, Any], n_written: int) -> None:
     core = make_core(**arguments)
     memory = after_segments(core, n_written)
-    modules = [part for layer in core.layers for part in (layer.read, layer.write)]
+    modules = [layer.read for layer in core.layers]
     with recorded_calls(modules) as calls:
         core.segment(th.randn(3, 4, 8), memory, th.full((3,), 4))
     for module in modules:
         ((inputs, output),) = calls[module]
-        weights = attention_weights(*inputs)
+        weights = read_weights(*inputs)
         values = inputs[2]
         if len(inputs) > 4 and inputs[4] is not None:
             values = th.cat((values, inputs[4][1].expand(3, -1, -1, -1)), dim=2)
         th.testing.assert_close(weights.sum(-1), th.ones(weights.shape[:-1]))
         th.testing.assert_close(module.out(merge_heads(weights @ values)).flatten(0, 1), output)
+
+
+@pytest.mark.parametrize("arguments", VARIANTS, ids=str)
+@pytest.mark.parametrize("n_written", [0, 5])
+@th.no_grad()
+def test_write_weights_explain_the_attentions_output(arguments: dict[str, Any], n_written: int) -> None:
+    core = make_core(**arguments)
+    memory = after_segments(core, n_written)
+    with recorded_calls([layer.write for layer in core.layers]) as calls:
+        core.segment(th.randn(3, 4, 8), memory, th.full((3,), 4))
+    for module, ((inputs, output),) in calls.items():
+        weights = write_weights(*inputs)
+        values = module.key_value(inputs[1])[..., 8:].unflatten(-1, (2, -1))  # (b, T, H, D / H)
+        th.testing.assert_close(weights.sum(-1), th.ones(weights.shape[:-1]))
+        th.testing.assert_close(module.out(th.einsum("bht,bthd->bhd", weights, values).flatten(1)), output)
 
 
 @pytest.mark.parametrize("arguments", VARIANTS, ids=str)
