@@ -19,7 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sb3_elmur.averaging import follow
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.distributed import current_group
 from sb3_elmur.joint_training import FirstProcessCallback, learning_jointly, updating_jointly
@@ -195,6 +197,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
                 total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
+            compile_rollouts(self.policy, self.n_envs * group.size, total_timesteps, print if self.verbose else lambda _: None)
             return self._learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _learn(self: Self, *arguments: Any) -> Self:
@@ -335,16 +338,6 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         callback.on_rollout_end()
         return not group.from_first(lambda: self._stopped)
 
-    def _follow(self, average: ElmurPolicy) -> None:
-        """Take 1 / (1 + ``averaging`` n) of the present weights after n updates (Shamir & Zhang 2013, arXiv 1212.1824)."""
-        share = 1 / (1 + self.averaging * self._n_averaged)
-        self._n_averaged += 1
-        with th.no_grad():
-            for old, new in zip(average.parameters(), self.policy.parameters(), strict=True):
-                old.lerp_(new, share)
-            for kept, present in zip(average.buffers(), self.policy.buffers(), strict=True):
-                kept.copy_(present)
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "state", "_average", "_mask_env", "_stopped"]
 
@@ -363,7 +356,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             raise
         self._check_weights()
         if self._average is not None:
-            self._follow(self._average)
+            follow(self._average, self.policy, self.averaging, self._n_averaged)
+            self._n_averaged += 1
         losses = [backbone.core.aux_loss for backbone in self.policy.backbones]
         balanced = [loss.item() for loss in losses if loss is not None]
         if balanced:

@@ -48,7 +48,8 @@ class ElmurConfig:
     :param memory_dropout: Dropout on what is written to memory.
     :param compile: Compile single steps with ``torch.compile``, and segments after which nothing is written (PPO with
         ``bptt_segments=1``). It takes up to a few minutes at the first step and at the first update, needs a C++ compiler, and
-        pays most for steps of one environment.
+        pays most for steps of one environment. ``"auto"`` compiles the steps of rollouts alone, where that pays: see
+        :func:`sb3_elmur.compiling.compile_rollouts`.
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 
@@ -78,7 +79,7 @@ class ElmurConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     memory_dropout: float = 0.0
-    compile: bool = False
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
         check_core_name(self.core, self.core_kwargs)
@@ -99,9 +100,10 @@ class ElmurConfig:
         check_choice("norm", self.norm, ("layer", "rms"))
         check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
         check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))
-        for name in ("norm_first", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"`{name}` must be True or False. Received {getattr(self, name)!r}.")
+        if not isinstance(self.norm_first, bool):
+            raise ValueError(f"`norm_first` must be True or False. Received {self.norm_first!r}.")
+        if not isinstance(self.compile, bool) and self.compile != "auto":
+            raise ValueError(f"`compile` must be True, False or 'auto'. Received {self.compile!r}.")
         if self.core in _WITH_HEADS and self.d_model % self.n_heads:
             raise ValueError(f"`d_model` must be divisible by `n_heads` ({self.n_heads}). Received {self.d_model}.")
         if self.core in _WITH_HEADS and self.d_model % 2:

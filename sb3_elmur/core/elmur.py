@@ -33,6 +33,7 @@ from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
 
 _MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
+_STEP_OPTIONS = {"cpp_wrapper": True}  # a step is so short that launches in Python would take half of its time
 
 
 class Elmur(MemoryCore):
@@ -63,15 +64,23 @@ class Elmur(MemoryCore):
         self.register_buffer("distance", distance.where(distance >= 0, config.segment_length), persistent=False)
         self.choose_slot = least_recently_written
         self.run_eagerly()
-        if config.compile:
+        if config.compile is True:
             self._run_tracks = th.compile(Elmur._tracks, dynamic=True)
-            # A step is so short that the launches in Python would take half of its time.
-            self._run_step = th.compile(Elmur.token_step, options={"cpp_wrapper": True})
+            self._run_step = self._run_rollout_step = th.compile(Elmur.token_step, options=_STEP_OPTIONS)
 
     def run_eagerly(self) -> None:
         """Undo ``compile``, where so few steps are left that compilation would take longer."""
         # Not bound to this instance, so that a copy runs its own weights.
-        self._run_tracks, self._run_step = Elmur._tracks, Elmur.token_step
+        self._run_tracks = Elmur._tracks
+        self._run_step = self._run_rollout_step = Elmur.token_step
+
+    @th.no_grad()
+    def compile_rollout_step(self, batch: int) -> None:
+        """Compile steps of ``batch`` rows that update their state in place."""
+        self._run_rollout_step = th.compile(Elmur.token_step, dynamic=False, options=_STEP_OPTIONS)
+        x, memory = self.initial_slots.new_zeros(batch, self.config.d_model), self.initial_memory(batch)
+        state = self.reopen(x[:, None, :][:, :0], memory, memory.position)
+        self.step(x, state, memory.position, inplace=True)
 
     def segment(
         self, x: Tensor, memory: Memory, lengths: Tensor, *, write: bool = True, load: RouterLoad | None = None
@@ -127,7 +136,8 @@ class Elmur(MemoryCore):
         """See :meth:`sb3_elmur.core.base.MemoryCore.step`."""
         state = self._begin_episodes(state, episode_starts, inplace)
         full = ((state.memory.position + 1) % self.segment_length == 0).nonzero().squeeze(1)
-        x, state = self._run_step(self, x, state, inplace)
+        run = self._run_rollout_step if inplace else self._run_step
+        x, state = run(self, x, state, inplace)
         if self.config.memory_size and len(full):
             state = self.write_step(state, full, inplace)
         return x, state._replace(memory=state.memory._replace(position=state.memory.position + 1))
@@ -254,7 +264,7 @@ class Elmur(MemoryCore):
         :return: How many slots of each row are its own, M at most; see :class:`sb3_elmur.core.layer.Chains`.
         """
         n_slots = self.config.memory_size
-        if n_slots < _MANY_SLOTS or self.config.compile:  # which would compile anew for each number
+        if n_slots < _MANY_SLOTS or self.config.compile is True:  # which would compile anew for each number
             return n_slots
         own = written.nonzero()
         n_own = int(own.max()) + 1 if len(own) else 0

@@ -123,7 +123,7 @@ def trace_segment(core: Elmur, x: Tensor, memory: Memory, lengths: Tensor) -> Se
     feedforwards = [ffn for layer in core.layers for ffn in (layer.token_ffn, layer.memory_ffn)]
     routers = [ffn.router for ffn in feedforwards if isinstance(ffn, MixtureOfExperts)]
     # compiled code does not call hooks
-    eager = th.compiler.set_stance("force_eager") if core.config.compile else nullcontext()
+    eager = th.compiler.set_stance("force_eager") if core.config.compile is True else nullcontext()
     with eager, recorded_calls([*reads, *writes, *blends, *gates, *routers]) as calls:
         _, after = core.segment(x, memory, lengths)
 

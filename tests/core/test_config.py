@@ -28,6 +28,7 @@ from sb3_elmur.core.config import ElmurConfig
         ({"blend": "mean"}, r"`blend` must be one of 'fixed', 'learned', 'gated', .* Received 'mean'."),
         ({"router_gate": "top"}, r"`router_gate` must be one of 'softmax', 'renormalised'. Received 'top'."),
         ({"norm_first": "yes"}, r"`norm_first` must be True or False. Received 'yes'."),
+        ({"compile": "always"}, r"`compile` must be True, False or 'auto'. Received 'always'."),
         ({"d_ff": 0}, r"`d_ff` must be an integer of at least 1. Received 0."),
         (
             {"ffn": "moe", "n_routed_experts": 2, "n_shared_experts": 1, "top_k": 4},
