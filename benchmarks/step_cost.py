@@ -4,8 +4,9 @@ What steps and updates cost: against the length of an episode, and against the n
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/step_cost.py
 
 writes ``benchmarks/results/step_cost.json``, the time of ``ElmurPolicy.step`` and process memory against the length of one
-never-ending episode, and ``benchmarks/results/update_cost.json``, CPU time and dispatcher calls (operations that PyTorch
-launches, views included) of training with the defaults; ``--parts`` chooses.
+never-ending episode; ``benchmarks/results/update_cost.json``, CPU time and dispatcher calls (operations that PyTorch
+launches, views included) of training with the defaults; and ``benchmarks/results/compiled_step.json``, CPU time of a compiled
+step of training, and of compiling it. ``--parts`` chooses.
 
 One episode is walked up to ``--walk`` steps and its states at the powers of ten are kept; longer lengths are reached by moving
 the last state on in time by whole segments, which changes no number (a test shows it). Then all states are stepped in turn, so
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +33,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_speed import ELMUR
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
+from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.states import ElmurState
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.trust_region import rollout_kl
 
+PARTS = ("length", "updates", "compiled")
 ROUNDS, STEPS = 40, 50  # timed steps of each length: so many rounds of so many steps
 SEGMENTS, N_ENVS, CALLS = (1, 3, 8), (1, 8, 16), 32
 
@@ -111,7 +115,7 @@ class CountCalls(TorchDispatchMode):
 
 def take_turns(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, dict[str, float]]:
     """
-    Time functions in turn, so that whatever else the machine does falls on all of them alike.
+    Count calls of functions and time them in turn.
 
     :param functions: By name.
     :param rounds: How often each has its turn.
@@ -119,13 +123,23 @@ def take_turns(functions: dict[str, Callable[[], object]], rounds: int, calls: i
     :return: Of each the dispatcher calls and the CPU milliseconds of one call.
     """
     counts: dict[str, int] = {}
-    durations: dict[str, list[float]] = {name: [] for name in functions}
     for name, function in functions.items():
         function()
         with CountCalls() as counter:
             for _ in range(calls):
                 function()
         counts[name] = counter.calls
+    times = time_in_turn(functions, rounds, calls)
+    return {name: {"dispatcher_calls": round(counts[name] / calls, 1)} | own for name, own in times.items()}
+
+
+def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, dict[str, float]]:
+    """
+    Time functions in turn, so that whatever else the machine does falls on all of them alike.
+
+    :return: Of each the CPU milliseconds of one call.
+    """
+    durations: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             before = time.process_time()
@@ -133,11 +147,7 @@ def take_turns(functions: dict[str, Callable[[], object]], rounds: int, calls: i
                 function()
             durations[name].append(1e3 * (time.process_time() - before) / calls)
     return {
-        name: {
-            "dispatcher_calls": round(counts[name] / calls, 1),
-            "cpu_ms": round(statistics.median(own), 3),
-            "least_cpu_ms": round(min(own), 3),
-        }
+        name: {"cpu_ms": round(statistics.median(own), 3), "least_cpu_ms": round(min(own), 3)}
         for name, own in durations.items()
     }
 
@@ -169,6 +179,22 @@ def measure_steps(rounds: int, seed: int) -> dict[str, dict[str, float]]:
         model = trained(8, n_envs, seed)
         functions |= step_functions(model, n_envs)
     return take_turns(functions, rounds, CALLS)
+
+
+def measure_compiled(rounds: int, seed: int) -> dict[str, Any]:
+    """Cost of compiling a step of training in 8 environments, without and with PyTorch's files of it, and what it saves."""
+    model, eager = trained(8, 8, seed), trained(8, 8, seed)
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        for _ in range(2):
+            th._dynamo.reset()
+            before = sum(os.times()[:4])  # of this process and of the compilers
+            compile_rollouts(model.policy, 8, 8 * LONG, print)
+            seconds.append(round(sum(os.times()[:4]) - before, 1))
+        name = "step of the rollout, 8 environments"
+        functions = {name: step_functions(eager, 8)[name], f"{name}, compiled": step_functions(model, 8)[name]}
+        return {"compiling_cpu_s": seconds[0], "compiling_again_cpu_s": seconds[1]} | time_in_turn(functions, rounds, CALLS)
 
 
 def step_functions(model: RecurrentPPO, n_envs: int) -> dict[str, Callable[[], object]]:
@@ -206,7 +232,7 @@ def main() -> None:
     parser.add_argument("--walk", type=int, default=100_000)
     parser.add_argument("--longest", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", nargs="+", choices=("length", "updates"), default=["length", "updates"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=10, help="how often updates are timed")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
@@ -217,6 +243,11 @@ def main() -> None:
         print_costs(costs)
         report = {"load_average": os.getloadavg(), **provenance(args.seed), "rounds": args.rounds, "results": costs}
         write_json(args.output / "update_cost.json", report)
+    if "compiled" in args.parts:
+        costs = measure_compiled(args.rounds, args.seed)
+        print(costs)
+        report = {"load_average": os.getloadavg(), **provenance(args.seed), "rounds": args.rounds, "results": costs}
+        write_json(args.output / "compiled_step.json", report)
     if "length" in args.parts:
         measure_lengths(args)
 

@@ -40,7 +40,7 @@ def test_steps_are_compiled_from_where_it_pays(compiled: list[int]) -> None:
     assert len(lines) == 1
 
 
-@pytest.mark.parametrize("arguments", [{"compile": False}, {"compile": True}, {"core": "gru"}], ids=str)
+@pytest.mark.parametrize("arguments", [{"compile": False}, {"core": "gru"}], ids=str)
 def test_what_was_chosen_otherwise_stays(arguments: dict[str, Any], compiled: list[int]) -> None:
     lines: list[str] = []
     compile_rollouts(make_model(**arguments).policy, 2, 2 * LONG, lines.append)
