@@ -17,7 +17,7 @@ Axis letters: B batch, T tokens, N layers, M slots, D width, H heads.
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch as th
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
 
 _MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
-_STEP_OPTIONS = {"cpp_wrapper": True}  # a step is so short that launches in Python would take half of its time
+_STEP_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}  # a step is so short that launches in Python would take half of its time
 
 
 class Elmur(MemoryCore):
@@ -79,7 +79,7 @@ class Elmur(MemoryCore):
         """Compile steps of ``batch`` rows that update their state in place."""
         self._run_rollout_step = th.compile(Elmur.token_step, dynamic=False, options=_STEP_OPTIONS)
         x, memory = self.initial_slots.new_zeros(batch, self.config.d_model), self.initial_memory(batch)
-        state = self.reopen(x[:, None, :][:, :0], memory, memory.position)
+        state = self.open_segment(x[:, None].expand(-1, self.segment_length - 1, -1), memory)  # as a rollout begins
         self.step(x, state, memory.position, inplace=True)
 
     def segment(

@@ -199,7 +199,7 @@ class ElmurLayer(nn.Module):
         bias = self.bias(chains.write_index).squeeze(2)  # (W, H, L)
         queries = self.write_queries(blank, maps).split(sizes) if self.blend.from_blank else (None,) * len(writes)
         parts = zip(writes, blank.split(sizes), queries, bias.split(sizes), strict=True)
-        return [WriteArguments(write.empty, *part, maps) for write, *part in parts]
+        return [WriteArguments(write.empty, slots, query, own_bias, maps) for write, slots, query, own_bias in parts]
 
     def step(
         self,
