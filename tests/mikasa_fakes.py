@@ -44,6 +44,7 @@ class FakeSimulation:
 
     def __init__(self, n_envs: int, images: bool = False, hidden_objects: bool = False) -> None:
         self.n_envs, self.images = n_envs, images
+        self.obs_mode = "rgb" if images else "state"
         self._hidden_objects = [object()] if hidden_objects else []
         self.cubes = {color: FakeActor(n_envs, (0.1 * color, 0.0, 0.02)) for color in range(3)}
         self.applied = 0

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..arguments import check_integer
 from .observations import IMAGE_MODES, OBS_MODES, observation_space
-from .simulation import REWARDS, Stage, make_simulation
+from .simulation import REWARDS, make_simulation
+from .stage import make_stage
 from .tasks import TASKS, Task
 
 ACTION_SHAPE = (8,)  # seven joints and the gripper
@@ -61,6 +62,13 @@ class MikasaConfig:
         return TASKS[self.task]
 
     @property
+    def own_observation(self) -> str:
+        """The suite's own observation that is needed: images, its state, or "none"."""
+        if self.obs_mode in IMAGE_MODES:
+            return "rgb"
+        return "state" if self.obs_mode == "state" or self.spec.observes else "none"
+
+    @property
     def limit(self) -> int:
         """Steps of an episode, of which there are as many more as the cue must be kept longer than in the suite."""
         return self.spec.limit + (self.delta_time or 0) - (self.spec.delta_time or 0)
@@ -95,12 +103,10 @@ class Episodes:
 
     def __init__(self, config: MikasaConfig, n_envs: int, render_mode: str | None = None) -> None:
         self.config, self.task = config, config.spec
-        images = config.obs_mode in IMAGE_MODES
         self.simulation = make_simulation(
-            config.task, n_envs, config.reward_mode, images, config.camera_size, config.delta_time, render_mode
+            config.task, n_envs, config.reward_mode, config.own_observation, config.camera_size, config.delta_time, render_mode
         )
-        on_gpu = self.simulation.gpu_sim_enabled
-        self.stage = Stage(self.simulation) if not on_gpu or (images and self.simulation._hidden_objects) else None
+        self.stage = make_stage(self.simulation)
         self.elapsed = 0
         self.succeeded = th.zeros(n_envs, dtype=th.bool, device=self.simulation.device)
         self.action_space = spaces.Box(-1.0, 1.0, ACTION_SHAPE, np.float32)

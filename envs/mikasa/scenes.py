@@ -1,9 +1,10 @@
-"""Many scenes on the CPU behind the interface of PhysX on a GPU, for which ManiSkill's batched code is written."""
+"""Many scenes on the CPU, behind the interface of PhysX on a GPU, for which ManiSkill's batched code is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -12,51 +13,64 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
-BODY = 13  # numbers of a body: position, quaternion, velocity, angular velocity
+POSE, VELOCITY = slice(7), slice(7, 13)  # of a body: position, quaternion (real part first); velocity, angular velocity
+TOOL = "panda_hand_tcp"  # the only link whose velocity a task reads
 
 
 class Buffer:
     """
-    Numbers that ManiSkill reads and writes, beside those that physics has.
+    Numbers that ManiSkill and physics share, and what physics knows of them.
 
-    :param shape: Of the numbers.
+    :param shape: Of the numbers, a row for each body or robot.
     """
 
     def __init__(self, *shape: int) -> None:
-        self.shared = np.zeros(shape, dtype=np.float32)
-        self.physical = np.zeros(shape, dtype=np.float32)
+        self.shared, self.known = (np.zeros(shape, dtype=np.float32) for _ in range(2))
         self._tensor = th.from_numpy(self.shared)
 
     def torch(self) -> Tensor:
-        """The shared numbers, as ManiSkill asks for them."""
+        """Return the numbers as ManiSkill asks for them, to read and to write."""
         return self._tensor
 
-    def fetch(self, columns: slice, numbers: np.ndarray) -> None:
+    def fetch(self, numbers: Any, rows: Any = slice(None), columns: slice = slice(None)) -> None:
         """
         Take what physics has.
 
-        :param columns: Which of the last dimension.
-        :param numbers: Their values.
+        :param numbers: Its numbers.
+        :param rows: Whose.
+        :param columns: Which of them.
         """
-        self.shared[..., columns] = self.physical[..., columns] = numbers
+        self.shared[rows, columns] = self.known[rows, columns] = numbers
 
-    def changed(self, columns: slice = slice(None)) -> np.ndarray:
+    def changed(self, rows: Any = slice(None), columns: slice = slice(None)) -> np.ndarray:
         """
-        Find the rows that physics does not know yet, and take them as known.
+        Find rows of which physics does not know the numbers.
 
-        :param columns: Which of them count.
-        :return: Indices of the rows.
+        :param rows: Among these.
+        :param columns: The numbers that count.
+        :return: Indices of rows.
         """
-        differs = (self.shared[:, columns] != self.physical[:, columns]).any(axis=1)
-        self.physical[:, columns] = self.shared[:, columns]
-        return np.flatnonzero(differs)
+        differ = (self.shared[rows, columns] != self.known[rows, columns]).any(axis=1)
+        return np.arange(len(self.shared))[rows][differ]
+
+    def apply(self, write: Callable[[int], None], rows: Any = slice(None), columns: slice = slice(None)) -> None:
+        """
+        Let physics know of what has changed.
+
+        :param write: Writes a row's numbers into physics.
+        :param rows: See :meth:`changed`.
+        :param columns: See :meth:`changed`.
+        """
+        for row in self.changed(rows, columns).tolist():
+            self.known[row, columns] = self.shared[row, columns]
+            write(row)
 
 
 class ContactQuery(NamedTuple):
     """
-    Impulses between two bodies in each scene.
+    The impulses between two bodies.
 
-    :param pairs: The two, in each.
+    :param pairs: The two in each of B scenes.
     :param cuda_impulses: (B, 3).
     """
 
@@ -64,28 +78,31 @@ class ContactQuery(NamedTuple):
     cuda_impulses: Buffer
 
 
-class SceneBatch:
+class Scenes:
     """
-    Stands for ``PhysxGpuSystem`` in B scenes, each with a ``PhysxCpuSystem`` of its own.
+    Stands for a ``PhysxGpuSystem`` in ManiSkill's scene, whose B sub-scenes have a ``PhysxCpuSystem`` each.
 
-    What ``fetch`` reads and what ``apply`` writes are numbers of all scenes in one buffer. ``apply`` leaves alone what nobody
-    has changed.
+    Buffers have the names that they have on the GPU. What ManiSkill does with them it does once for all scenes, in place of
+    once for each. ``gpu_apply_...`` leaves alone what has not changed.
 
-    :param scene: ManiSkill's, of B sub-scenes.
+    :param scene: ManiSkill's, with one robot in each sub-scene.
     """
 
     def __init__(self, scene: Any) -> None:
         self._scene, self._sub_scenes = scene, scene.sub_scenes
         self._systems = [sub_scene.physx_system for sub_scene in scene.sub_scenes]
-        self._contacts: list[list[Any]] | None = None
+        self._sapien = import_module("sapien")
+        self._steps = 0
+        self._contacts: list[Any] = []
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]  # ManiSkill asks with isinstance
-        return import_module("sapien").physx.PhysxGpuSystem
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What ManiSkill's bodies look at to tell a GPU."""
+        return self._sapien.physx.PhysxGpuSystem
 
     @property
     def timestep(self) -> float:
-        """Seconds."""
+        """Seconds that a step of physics takes."""
         return float(self._systems[0].timestep)
 
     @timestep.setter
@@ -93,142 +110,161 @@ class SceneBatch:
         for system in self._systems:
             system.timestep = seconds
 
-    def step(self) -> None:
-        """Let physics go on in all scenes."""
-        self._contacts = None
-        for system in self._systems:
-            system.step()
-
     def gpu_init(self) -> None:
         """Make the buffers, and tell ManiSkill's bodies which rows are theirs."""
-        n = len(self._sub_scenes)
-        places = [{entity: k for k, entity in enumerate(sub_scene.entities)} for sub_scene in self._sub_scenes]
-        self._entities = [entity for sub_scene in self._sub_scenes for entity in sub_scene.entities]
-        per_scene = len(places[0])
         (robot,) = self._scene.articulations.values()
         self._robots = robot._objs
+        n, dof = len(self._robots), robot.max_dof
+        self._entities = [entity for sub_scene in self._sub_scenes for entity in sub_scene.entities]
+        rows = {entity: row for row, entity in enumerate(self._entities)}
+        for body in (*self._scene.actors.values(), *self._scene.actor_views.values(), *robot.links):
+            body._body_data_index_internal = th.tensor([rows[part.entity] for part in body._bodies])
         robot.__dict__["_data_index"] = th.arange(n, dtype=th.int32)
-        bodies = [*self._scene.actors.values(), *self._scene.actor_views.values(), *robot.links]
-        for body in bodies:
-            entities = zip(body._scene_idxs.tolist(), body._bodies, strict=True)
-            body._body_data_index_internal = th.tensor([i * per_scene + places[i][part.entity] for i, part in entities])
-        self._rigid = [system.rigid_dynamic_components for system in self._systems]
-        columns = np.array([places[0][part.entity] for part in self._rigid[0]])
-        self._rigid_rows = (np.arange(n)[:, None] * per_scene + columns).ravel()
-        self._dynamic_rows = self._rigid_rows[[not part.kinematic for parts in self._rigid for part in parts]]
-        self._parts = dict(zip(self._rigid_rows, (part for parts in self._rigid for part in parts), strict=True))
-        self._roots = {i * per_scene + places[i][r.root.entity]: r.root for i, r in enumerate(self._robots)}
-        tool = robot.links_map["panda_hand_tcp"]
-        self._tools = (tool._body_data_index.numpy(), tool._bodies)
-        dof = robot.max_dof
-        self._joints = [r.active_joints for r in self._robots]
-        self._staged = np.zeros(n * per_scene, dtype=bool)
-        self.cuda_rigid_body_data = Buffer(n * per_scene, BODY)
+        parts = {rows[part.entity]: part for system in self._systems for part in system.rigid_dynamic_components}
+        self._rigid = np.array(sorted(parts))
+        self._dynamic = {row: part for row, part in parts.items() if not part.kinematic}
+        self._dynamic_rows = np.array(list(self._dynamic))
+        self._root_rows, self._tool_rows = robot.root._body_data_index.numpy(), robot.links_map[TOOL]._body_data_index.numpy()
+        self._tools = robot.links_map[TOOL]._bodies
+        self._joints = [one.active_joints for one in self._robots]
+        self._staged = np.zeros(len(self._entities), dtype=bool)
+        self.cuda_rigid_body_data = Buffer(len(self._entities), 13)
         self.cuda_articulation_qpos, self.cuda_articulation_qvel = Buffer(n, dof), Buffer(n, dof)
-        self.cuda_articulation_qf = Buffer(n, dof)
-        self.cuda_articulation_target_qpos, self.cuda_articulation_target_qvel = Buffer(n, dof), Buffer(n, dof)
+        self.cuda_articulation_target_qpos, self.cuda_articulation_qf = Buffer(n, dof), Buffer(n, dof)
         self.gpu_fetch_rigid_dynamic_data()
 
+    def step(self) -> None:
+        """Let physics take a step before the next fetch."""
+        self._steps += 1
+
     def gpu_fetch_rigid_dynamic_data(self) -> None:
-        """Read everything."""
-        n, n_rigid = len(self._systems), len(self._rigid[0])
-        poses = packed(sub_scene.pack_poses() for sub_scene in self._sub_scenes).reshape(-1, 7)  # quaternion, position
+        """Let physics take its steps, scene after scene, which suits caches, and read poses and velocities of bodies."""
+        for system in self._systems:
+            for _ in range(self._steps):
+                system.step()
+        self._steps, self._contacts = 0, []
+        packed = b"".join(sub_scene.pack_poses() for sub_scene in self._sub_scenes)
+        poses = np.frombuffer(packed, dtype=np.float32).reshape(-1, 7)  # of every entity: quaternion, position
         bodies = self.cuda_rigid_body_data
-        bodies.fetch(slice(3), poses[:, 4:])
-        bodies.fetch(slice(3, 7), poses[:, :4])
-        state = packed(system.pack() for system in self._systems).reshape(n, -1)
-        velocities = state[:, : BODY * n_rigid].reshape(-1, BODY)[:, 7:]
-        bodies.shared[self._rigid_rows, 7:] = bodies.physical[self._rigid_rows, 7:] = velocities
-        dof = self.cuda_articulation_qpos.shared.shape[1]
-        begin = BODY * (n_rigid + 1)
-        self.cuda_articulation_qpos.fetch(slice(None), state[:, begin : begin + dof])
-        self.cuda_articulation_qvel.fetch(slice(None), state[:, begin + dof : begin + 2 * dof])
-        rows, tools = self._tools
-        bodies.shared[rows, 7:10] = bodies.physical[rows, 7:10] = [tool.linear_velocity for tool in tools]
+        bodies.fetch(np.concatenate((poses[:, 4:], poses[:, :4]), axis=1), columns=POSE)
+        parts = self._dynamic.values()
+        bodies.fetch([part.linear_velocity for part in parts], self._dynamic_rows, slice(7, 10))
+        bodies.fetch([part.angular_velocity for part in parts], self._dynamic_rows, slice(10, 13))
 
-    def restore(self) -> None:
-        """x"""
-        bodies = self.cuda_rigid_body_data
-        rows = self._dynamic_rows
-        moved = rows[(bodies.shared[rows, :7] != bodies.physical[rows, :7]).any(axis=1)]
-        bodies.shared[moved] = bodies.physical[moved]
-        self._staged[moved] = True
-        for row in np.flatnonzero(self._staged):
-            self._place(row)
-        self.gpu_apply_rigid_dynamic_data()
+    def gpu_fetch_articulation_link_velocity(self) -> None:
+        """Read the velocity of the tool."""
+        velocities = [tool.linear_velocity for tool in self._tools]
+        self.cuda_rigid_body_data.fetch(velocities, self._tool_rows, slice(7, 10))
 
-    def _place(self, row: int) -> None:
-        sapien = import_module("sapien")
-        p = self.cuda_rigid_body_data.shared[row]
-        self._entities[row].pose = sapien.Pose(p[:3], p[3:7])
+    def gpu_fetch_articulation_qpos(self) -> None:
+        """Read the positions of joints."""
+        self.cuda_articulation_qpos.fetch([robot.qpos for robot in self._robots])
+
+    def gpu_fetch_articulation_qvel(self) -> None:
+        """Read the velocities of joints."""
+        self.cuda_articulation_qvel.fetch([robot.qvel for robot in self._robots])
 
     def gpu_apply_rigid_dynamic_data(self) -> None:
+        """Write poses and velocities of bodies."""
         bodies = self.cuda_rigid_body_data
-        keep = bodies.physical.copy()
-        for row in bodies.changed(slice(7)):
-            if row in self._parts:
-                self._place(row)
-            else:
-                bodies.physical[row] = keep[row]
-        for row in bodies.changed(slice(7, 13)):
-            if row in self._parts and not self._parts[row].kinematic:
-                self._parts[row].linear_velocity = bodies.shared[row, 7:10]
-                self._parts[row].angular_velocity = bodies.shared[row, 10:13]
+        bodies.apply(self._place, self._rigid, POSE)
+        bodies.apply(self._move, self._dynamic_rows, VELOCITY)
 
     def gpu_apply_articulation_root_pose(self) -> None:
-        sapien = import_module("sapien")
-        bodies = self.cuda_rigid_body_data
-        for row, root in self._roots.items():
-            if (bodies.shared[row, :7] != bodies.physical[row, :7]).any():
-                p = bodies.shared[row]
-                root.pose = sapien.Pose(p[:3], p[3:7])
+        """Write where robots stand."""
+        self.cuda_rigid_body_data.apply(self._place, self._root_rows, POSE)
 
     def gpu_apply_articulation_qpos(self) -> None:
-        for i in self.cuda_articulation_qpos.changed():
-            self._robots[i].qpos = self.cuda_articulation_qpos.shared[i]
+        """Write the positions of joints."""
+        self._apply_joints(self.cuda_articulation_qpos, "qpos")
 
     def gpu_apply_articulation_qvel(self) -> None:
-        for i in self.cuda_articulation_qvel.changed():
-            self._robots[i].qvel = self.cuda_articulation_qvel.shared[i]
+        """Write the velocities of joints."""
+        self._apply_joints(self.cuda_articulation_qvel, "qvel")
 
     def gpu_apply_articulation_qf(self) -> None:
-        for i in self.cuda_articulation_qf.changed():
-            self._robots[i].qf = self.cuda_articulation_qf.shared[i]
+        """Write the forces on joints."""
+        self._apply_joints(self.cuda_articulation_qf, "qf")
 
     def gpu_apply_articulation_target_position(self) -> None:
+        """Write where joints are driven to."""
         targets = self.cuda_articulation_target_qpos
-        for i in targets.changed():
-            for joint, target in zip(self._joints[i], targets.shared[i].tolist(), strict=True):
+
+        def drive(row: int) -> None:
+            for joint, target in zip(self._joints[row], targets.shared[row].tolist(), strict=True):
                 joint.set_drive_target(target)
 
-    def gpu_create_contact_pair_impulse_query(self, pairs: Any) -> ContactQuery:
+        targets.apply(drive)
+
+    def gpu_create_contact_pair_impulse_query(self, pairs: Sequence[tuple[Any, Any]]) -> ContactQuery:
+        """
+        Prepare to ask for the impulses between two bodies.
+
+        :param pairs: The two in each scene.
+        :return: What :meth:`gpu_query_contact_pair_impulses` takes.
+        """
         return ContactQuery(pairs, Buffer(len(pairs), 3))
 
     def gpu_query_contact_pair_impulses(self, query: ContactQuery) -> None:
-        impulse = import_module("mani_skill.utils.sapien_utils").get_pairwise_contact_impulse
-        if self._contacts is None:
-            self._contacts = [system.get_contacts() for system in self._systems]
-        for i, (contacts, (one, other)) in enumerate(zip(self._contacts, query.pairs, strict=True)):
-            query.cuda_impulses.shared[i] = impulse(contacts, one.entity, other.entity)
+        """
+        Read impulses.
+
+        :param query: Between what, and where they go.
+        """
+        total = import_module("mani_skill.utils.sapien_utils").get_pairwise_contact_impulse
+        self._contacts = self._contacts or [system.get_contacts() for system in self._systems]
+        pairs = zip(self._contacts, query.pairs, strict=True)
+        impulses = [total(contacts, *(body.entity for body in pair)) for contacts, pair in pairs]
+        query.cuda_impulses.fetch(impulses)
+
+    def unstage(self) -> None:
+        """
+        Put what a task shows elsewhere back to where it physically is.
+
+        What a task moves once it places at every step, moved or not. In ManiSkill's own simulation on the CPU that touches
+        physics: contacts begin anew. So it does here, in order that both are the same to the last digit. Kinematic bodies stay
+        where they are shown, as they do there.
+        """
+        bodies = self.cuda_rigid_body_data
+        moved = bodies.changed(self._dynamic_rows, POSE)
+        bodies.shared[moved, POSE] = bodies.known[moved, POSE]
+        self._staged[moved] = True
+        for row in np.flatnonzero(self._staged).tolist():
+            self._place(row)
+        bodies.apply(self._place, self._rigid, POSE)
+
+    def _place(self, row: int) -> None:
+        pose = self.cuda_rigid_body_data.shared[row, POSE]
+        self._entities[row].pose = self._sapien.Pose(pose[:3], pose[3:])
+
+    def _move(self, row: int) -> None:
+        velocity = self.cuda_rigid_body_data.shared[row, VELOCITY]
+        self._dynamic[row].linear_velocity, self._dynamic[row].angular_velocity = velocity[:3], velocity[3:]
+
+    def _apply_joints(self, buffer: Buffer, attribute: str) -> None:
+        buffer.apply(lambda row: setattr(self._robots[row], attribute, buffer.shared[row]))
 
     def _nothing(self) -> None:
-        pass
+        """What the GPU needs, or what these tasks do not."""
 
-    gpu_update_articulation_kinematics = gpu_fetch_articulation_link_pose = gpu_fetch_articulation_link_velocity = _nothing
-    gpu_fetch_articulation_qpos = gpu_fetch_articulation_qvel = gpu_fetch_articulation_qacc = _nothing
+    gpu_update_articulation_kinematics = gpu_fetch_articulation_link_pose = gpu_fetch_articulation_qacc = _nothing
     gpu_fetch_articulation_target_qpos = gpu_fetch_articulation_target_qvel = _nothing
     gpu_apply_articulation_root_velocity = gpu_apply_articulation_target_velocity = _nothing
 
 
-def packed(parts: Any) -> np.ndarray:
-    return np.frombuffer(b"".join(parts), dtype=np.float32)
-
-
 class InScenes:
-    """Mixed into an environment of ManiSkill's, lets it play B scenes on the CPU."""
+    """Mixed into an environment of ManiSkill's, builds it from as many scenes on the CPU as it has episodes; draws nothing."""
+
+    num_envs: int
+    device: Any
+    scene: Any
+    sim_config: Any
+    _sim_freq: int
+    _set_scene_config: Callable[[], None]
 
     @property
     def backend(self) -> Any:
+        """ManiSkill's description of what simulates: not its CPU, which plays one episode, and as calls go a GPU."""
         return self._backend
 
     @backend.setter
@@ -239,7 +275,30 @@ class InScenes:
         sapien = import_module("sapien")
         self._set_scene_config()
         sub_scenes = [sapien.Scene([sapien.physx.PhysxCpuSystem()]) for _ in range(self.num_envs)]
-        scene = import_module("mani_skill.envs.scene").ManiSkillScene
-        self.scene = scene(sub_scenes, sim_config=self.sim_config, device=self.device, backend=self.backend)
-        self.scene.px, self.scene.gpu_sim_enabled = SceneBatch(self.scene), True
+        make_scene = import_module("mani_skill.envs.scene").ManiSkillScene
+        self.scene = make_scene(sub_scenes, sim_config=self.sim_config, device=self.device, backend=self.backend)
+        self.scene.px, self.scene.gpu_sim_enabled = Scenes(self.scene), True
         self.scene.px.timestep = 1.0 / self._sim_freq
+        self.scene.create_actor_builder = partial(build_in_each, self.scene.create_actor_builder)
+
+
+def build_in_each(create_builder: Callable[[], Any]) -> Any:
+    """
+    Make a builder that puts the ground into each scene, in place of one scene that stands for all, as it is on a GPU.
+
+    :param create_builder: Makes ManiSkill's.
+    :return: The builder.
+    """
+    builder = create_builder()
+    builder.set_allow_overlapping_plane_collisions(True)
+    return builder
+
+
+def in_scenes(environment_class: type) -> type:
+    """
+    Let an environment of ManiSkill's play many episodes on the CPU, undrawn.
+
+    :param environment_class: The environment's.
+    :return: A class of the same name and arguments, whose ``sim_backend`` must be "physx_cpu".
+    """
+    return type(environment_class.__name__, (InScenes, environment_class), {})

@@ -1,4 +1,4 @@
-"""Building MIKASA-Robo's simulations in ManiSkill 3, and keeping what they show apart from what physics does."""
+"""Building MIKASA-Robo's simulations in ManiSkill 3."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from .culling import Culling
 from .meshes import simplify_wrist_camera
+from .scenes import in_scenes
 from .tasks import TASKS
 
 INSTALL = 'pip install "sb3-elmur[maniskill]" && pip install --no-deps "mikasa-robo-suite==1.0.0"'
@@ -61,7 +62,7 @@ def make_simulation(
     task: str,
     n_envs: int,
     reward_mode: str,
-    images: bool,
+    observed: str,
     camera_size: int,
     delta_time: int | None = None,
     render_mode: str | None = None,
@@ -70,9 +71,9 @@ def make_simulation(
     Make the suite's own environment of a task.
 
     :param task: One of ``TASKS``.
-    :param n_envs: Episodes that it plays at once; more than one need an NVIDIA GPU.
+    :param n_envs: Episodes that it plays at once; to draw more than one an NVIDIA GPU is needed.
     :param reward_mode: One of ``REWARDS``.
-    :param images: Whether observations are the two cameras' images, rather than the state.
+    :param observed: What its own observation is: "rgb", the images of the two cameras, "state" or "none".
     :param camera_size: Height and width of these images in pixels.
     :param delta_time: Steps between the cue and the choice, where the suite lets one choose them, else None.
     :param render_mode: Of ManiSkill.
@@ -82,10 +83,10 @@ def make_simulation(
     specification = import_tasks()[f"{task}-v0"]
     if TASKS[task].needs_mug:
         require_mug()
-    rendering = images or render_mode is not None
+    rendering = observed == "rgb" or render_mode is not None
     arguments = {
         "num_envs": n_envs,
-        "obs_mode": "rgb" if images else "state",
+        "obs_mode": observed,
         "reward_mode": REWARDS[reward_mode],
         "sensor_configs": {"width": camera_size, "height": camera_size},
         "render_mode": render_mode,
@@ -96,7 +97,9 @@ def make_simulation(
         arguments["delta_time"] = delta_time
     if not rendering:
         with _without_materials():
-            return specification.cls(**arguments)
+            if n_envs > 1 and th.cuda.is_available():
+                return specification.cls(**arguments)
+            return in_scenes(specification.cls)(**arguments, sim_backend="physx_cpu")
     try:
         simulation = specification.cls(**arguments)
     except RuntimeError as error:
@@ -132,40 +135,3 @@ class _NoMaterial:
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         pass
-
-
-class Stage:
-    """
-    Lets a task show things elsewhere than where they physically are.
-
-    The tasks hide what must not be seen by setting its pose in ``evaluate()``. For the simulator on the GPU that changes what
-    is seen, and the next step overwrites it with what physics says; on the CPU it is physics, and what is hidden a kilometre
-    above the table falls for good. This puts every body that ``evaluate()`` has moved back before physics goes on.
-
-    On the GPU that is needed where images hide objects of the task's own (``_hidden_objects``): to that end ManiSkill hands
-    all that is shown to physics.
-
-    :param simulation: The suite's environment of a task, whose ``evaluate`` is replaced.
-    """
-
-    def __init__(self, simulation: Any) -> None:
-        self._simulation, self._evaluate = simulation, simulation.evaluate
-        self._moved: list[tuple[Any, th.Tensor]] = []
-        simulation.evaluate = self.evaluate
-
-    def evaluate(self) -> dict[str, Any]:
-        """What the task says of the moment, with everything shown where the task wants it."""
-        self.clear()
-        bodies = [actor for actor in self._simulation.scene.actors.values() if actor.px_body_type == "dynamic"]
-        physical = [(actor, actor.pose.raw_pose.clone()) for actor in bodies]
-        info = self._evaluate()
-        self._moved = [(actor, pose) for actor, pose in physical if not th.equal(actor.pose.raw_pose, pose)]
-        return info
-
-    def clear(self) -> None:
-        """Put what is shown elsewhere back to where it physically is."""
-        for actor, pose in self._moved:
-            actor.pose = pose
-        if self._moved and self._simulation.gpu_sim_enabled:
-            self._simulation.scene.px.gpu_apply_rigid_dynamic_data()
-        self._moved = []

@@ -17,6 +17,7 @@ class Task:
     :param readings: What the task itself tells besides, one number each.
     :param delta_time: Steps between the cue and the choice, where the suite lets one choose them, else None.
     :param needs_mug: Whether a mug of the YCB objects must be supplied.
+    :param observes: Whether its own observation, seen or not, prepares its rewards.
     """
 
     limit: int
@@ -26,12 +27,13 @@ class Task:
     readings: tuple[str, ...] = ()
     delta_time: int | None = None
     needs_mug: bool = False
+    observes: bool = False
 
 
 CUBES, SHAPES = Task(60, ("cubes",), delta_time=5), Task(60, ("shapes",), delta_time=5)
 COLORS = Task(120, ("cubes",))
 MUGS = ("mug_left", "mug_center", "mug_right")
-SHELL_GAME = Task(90, (*MUGS, "red_ball"), covers=MUGS, needs_mug=True)
+SHELL_GAME = Task(90, (*MUGS, "red_ball"), covers=MUGS, needs_mug=True, observes=True)
 INTERCEPT, INTERCEPT_GRAB = Task(90, ("ball", "goal_region")), Task(90, ("ball",))
 ROTATE = Task(90, ("peg",), oriented=("peg",), readings=("target_angle",))
 TAKE_IT_BACK = Task(180, ("cube", "goal_region"), readings=("goal_reached_status",))

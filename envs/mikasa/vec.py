@@ -1,4 +1,4 @@
-"""Hundreds of episodes of one MIKASA-Robo task on a GPU, as a Stable-Baselines3 ``VecEnv``."""
+"""Many episodes of one MIKASA-Robo task that are played together, as a Stable-Baselines3 ``VecEnv``."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import Tensor
 
 from ..arguments import check_integer
 from .episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
-from .observations import without_key
+from .observations import IMAGE_MODES, without_key
 
 
 class MikasaVecEnv(VecEnv):
     """
     ``n_envs`` episodes of one task that ManiSkill simulates together.
 
-    All begin together and last until the task's limit, as the suite plays them. Observations, rewards and successes of a step
-    leave the GPU in one copy. With one environment this runs on the CPU and equals ``MikasaEnv`` in a ``DummyVecEnv``. In a
-    batch the hidden targets of environment i are those of ``MikasaEnv`` with the same seed, while places come from one random
-    stream for the whole batch.
+    All begin together and last until the task's limit, as the suite plays them: on an NVIDIA GPU, from which observations,
+    rewards and successes of a step come in one copy, or on the CPU, without images. The hidden target of environment i is that
+    of ``MikasaEnv`` with the same seed. Places come from one random stream for the whole batch, and all arms begin alike. From
+    then on an episode on the CPU is that of ``MikasaEnv`` to the last digit. With one environment everything is the same.
 
-    :param n_envs: Number of environments; more than one need an NVIDIA GPU.
+    :param n_envs: Number of environments; more than one with images need an NVIDIA GPU.
     :param task: One of ``TASKS``.
     :param obs_mode: See ``MikasaEnv``, as for the next two.
     :param reward_mode: "dense" or "sparse".
     :param camera_size: Height and width of images in pixels.
     :param delta_time: Steps between the cue and the choice, or None.
     :param seed: Seed of the first environment; None seeds from the operating system.
-    :raises ValueError: For an argument that is none of these, or several environments without a GPU.
+    :raises ValueError: For an argument that is none of these, or several environments with images without a GPU.
     :raises DependencyNotInstalled: See ``MikasaEnv``.
     """
 
@@ -51,9 +51,10 @@ class MikasaVecEnv(VecEnv):
     ) -> None:
         n_envs = check_integer("n_envs", n_envs, minimum=1)
         self.config = MikasaConfig(task, obs_mode, reward_mode, camera_size, delta_time)
-        if n_envs > 1 and not self.supports():
+        if n_envs > 1 and not self.supports(obs_mode=obs_mode):
             raise ValueError(
-                f"`n_envs` must be 1 without an NVIDIA GPU; a SubprocVecEnv of MikasaEnv plays several. Received {n_envs}."
+                f"`n_envs` must be 1 for images without an NVIDIA GPU; a SubprocVecEnv of MikasaEnv plays several. "
+                f"Received {n_envs}."
             )
         self.episodes = Episodes(self.config, n_envs)
         super().__init__(n_envs, self.episodes.observation_space, self.episodes.action_space)
@@ -64,15 +65,16 @@ class MikasaVecEnv(VecEnv):
             self.seed(seed)
 
     @classmethod
-    def supports(cls, render_mode: str | None = None, **arguments: Any) -> bool:
+    def supports(cls, render_mode: str | None = None, obs_mode: str = "state_cue", **arguments: Any) -> bool:
         """
-        Tell whether several environments of these arguments can be played together: on a GPU, not drawn.
+        Tell whether several environments of these arguments can be played together: not drawn, and images on a GPU alone.
 
         :param render_mode: Of ``MikasaEnv``.
+        :param obs_mode: Of ``MikasaEnv``.
         :param arguments: Its other arguments.
         :return: Whether this batch plays them.
         """
-        return render_mode is None and th.cuda.is_available()
+        return render_mode is None and (obs_mode not in IMAGE_MODES or th.cuda.is_available())
 
     def reset(self) -> VecEnvObs:
         """

@@ -22,7 +22,7 @@ from sb3_elmur.envs.mikasa import episodes as mikasa_episodes
 from sb3_elmur.envs.mikasa import simulation as mikasa_simulation
 from sb3_elmur.envs.mikasa.meshes import Mesh, simplify
 from sb3_elmur.envs.mikasa.observations import visible_things
-from sb3_elmur.envs.mikasa.simulation import Stage
+from sb3_elmur.envs.mikasa.stage import Stage
 from sb3_elmur.envs.mikasa.tasks import TASKS, Task
 
 

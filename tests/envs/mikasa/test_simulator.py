@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.error import DependencyNotInstalled
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from helpers import SMALL
-from mikasa_fakes import write_mug
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
@@ -29,29 +25,11 @@ from sb3_elmur.envs.mikasa.observations import things
 from sb3_elmur.envs.mikasa.tasks import TASKS
 from sb3_elmur.recording import record
 
-pytestmark = [pytest.mark.mikasa, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.mikasa, pytest.mark.usefixtures("suite"), pytest.mark.filterwarnings("ignore")]
 all_tasks = pytest.mark.parametrize("task", TASKS)
 IMAGE_TASKS = ("RememberColor3", "RotateLenientPos", "SeqOfColors3", "ShellGamePush", "TakeItBack")
 STILL = np.zeros(8, dtype=np.float32)
 STATE_SIZES = {"RememberColor3": 35, "RememberShapeAndColor5x3": 72, "SeqOfColors7": 89, "InterceptFast": 50, "TakeItBack": 39}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def suite(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The simulator and the suite, with a mug of our own unless the user has the real one; without them the run ends."""
-    if "mani_skill" not in sys.modules and "MS_ASSET_DIR" not in os.environ:
-        default = Path.home() / ".maniskill" / "data" / "assets" / "mani_skill2_ycb"
-        if not default.exists():
-            folder = tmp_path_factory.mktemp("assets")
-            os.environ["MS_ASSET_DIR"] = str(folder)
-            try:
-                write_mug(folder)
-            except ModuleNotFoundError as error:
-                pytest.exit(f"{error}, which comes with ManiSkill: run `make test-mikasa`", returncode=2)
-    try:
-        MikasaEnv("RememberColor3", render_mode="rgb_array").close()
-    except DependencyNotInstalled as error:
-        pytest.exit(str(error), returncode=2)
 
 
 def places(env: MikasaEnv) -> dict[str, np.ndarray]:

@@ -33,8 +33,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[FakeSimulation]:
     """The fake simulations that take the place of ManiSkill's on a GPU."""
     simulations: list[FakeSimulation] = []
 
-    def make(task: str, n_envs: int, reward_mode: str, images: bool, *more: Any) -> FakeSimulation:
-        simulations.append(FakeSimulation(n_envs, images, hidden_objects=images))
+    def make(task: str, n_envs: int, reward_mode: str, observed: str, *more: Any) -> FakeSimulation:
+        simulations.append(FakeSimulation(n_envs, images=observed == "rgb", hidden_objects=observed == "rgb"))
         return simulations[-1]
 
     monkeypatch.setattr(mikasa_episodes, "make_simulation", make)
@@ -157,7 +157,7 @@ def test_recurrent_ppo_trains_on_images_and_joints(made: list[FakeSimulation]) -
     assert len(model.ep_success_buffer) == 2
 
 
-def test_make_batch_plays_together_on_a_gpu_what_is_not_drawn(made: list[FakeSimulation]) -> None:
+def test_make_batch_plays_together_what_is_not_drawn(made: list[FakeSimulation]) -> None:
     env = make_batch("MikasaRememberColor9-v0", 4, {"obs_mode": "state"})
     assert isinstance(env, MikasaVecEnv)
     assert env.config.task == "RememberColor9"
@@ -165,7 +165,7 @@ def test_make_batch_plays_together_on_a_gpu_what_is_not_drawn(made: list[FakeSim
     assert made[0].closed
 
 
-def test_the_zoo_trains_many_together_on_a_gpu(made: list[FakeSimulation], tmp_path: Path) -> None:
+def test_the_zoo_trains_many_together(made: list[FakeSimulation], tmp_path: Path) -> None:
     pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
     zoo_manager = import_module("sb3_elmur.zoo.manager")
     register()
@@ -182,10 +182,27 @@ def test_the_zoo_trains_many_together_on_a_gpu(made: list[FakeSimulation], tmp_p
     assert load_results(manager.save_path)["l"].tolist() == [LIMIT] * 3
 
 
-def test_several_environments_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "arguments", "together"),
+    [
+        (False, {}, True),
+        (False, {"obs_mode": "state"}, True),
+        (False, {"obs_mode": "rgb"}, False),
+        (True, {"obs_mode": "rgb_joints"}, True),
+        (True, {"render_mode": "rgb_array"}, False),
+    ],
+)
+def test_without_a_gpu_several_are_played_together_unless_they_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, arguments: dict[str, str], together: bool
+) -> None:
+    monkeypatch.setattr(mikasa_vec.th.cuda, "is_available", lambda: gpu)
+    assert MikasaVecEnv.supports(task="RememberColor3", **arguments) == together
+
+
+def test_several_environments_with_images_are_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mikasa_vec.th.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"`n_envs`.* 2"):
-        MikasaVecEnv(2, "RememberColor3")
+        MikasaVecEnv(2, "RememberColor3", obs_mode="rgb")
 
 
 def test_attributes_are_shared_and_there_are_no_methods(made: list[FakeSimulation]) -> None:
