@@ -25,7 +25,6 @@ import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
 from mikasa_demonstrations import NOISE, label_answers
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
@@ -33,6 +32,7 @@ from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes, wilson_interval
 from sb3_elmur.models import STATISTICS_FILE as NORMALIZATION
 from sb3_elmur.policies import ElmurPolicy
@@ -104,7 +104,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = read_settings("bc_elmur.yml", f"Mikasa{task}-v0")
     policy_kwargs = settings["policy_kwargs"] | (AGENTS | ABLATION)[agent]
-    env = make_vec_env(f"Mikasa{task}-v0", N_ENVS)
+    env = make_batch(f"Mikasa{task}-v0", N_ENVS)
     episodes = NpzEpisodes(demonstrate(task, data), env.observation_space, env.action_space)
     normalized = fit_normalization(env, episodes)
     start = time.process_time()

@@ -28,7 +28,7 @@ from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_bc import AGENTS, DEMONSTRATIONS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize, sync_envs_normalization
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs.batch import make_batch
@@ -103,7 +103,7 @@ class Run:
         self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
         env_id = f"Mikasa{task}-v0"
         settings = read_settings("ppo_elmur.yml", env_id) | STARTS[start]
-        env = make_batch(env_id, settings["n_envs"])
+        env = VecMonitor(make_batch(env_id, settings["n_envs"]))
         judging = make_batch(env_id, N_ENVS)
         self.judging = VecNormalize(judging, training=False, norm_reward=False)
         self.callbacks = get_callback_list(settings)
