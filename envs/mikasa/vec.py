@@ -22,9 +22,10 @@ class MikasaVecEnv(VecEnv):
     ``n_envs`` episodes of one task that ManiSkill simulates together.
 
     All begin together and last until the task's limit, as the suite plays them: on an NVIDIA GPU, from which observations,
-    rewards and successes of a step come in one copy, or on the CPU, without images. The hidden target of environment i is that
-    of ``MikasaEnv`` with the same seed. Places come from one random stream for the whole batch, and all arms begin alike. From
-    then on an episode on the CPU is that of ``MikasaEnv`` to the last digit. With one environment everything is the same.
+    rewards and successes of a step come in one copy, or on the CPU, without images. Seeds repeat the episodes of a batch. They
+    begin elsewhere than those of ``MikasaEnv`` with the same seeds, since the suite draws places from one random stream for
+    the whole batch, and lets all arms begin alike. From the same beginning an episode on the CPU is that of ``MikasaEnv`` to
+    the last digit. With one environment everything is the same.
 
     :param n_envs: Number of environments; more than one with images need an NVIDIA GPU.
     :param task: One of ``TASKS``.
