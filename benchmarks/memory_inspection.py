@@ -45,7 +45,7 @@ def inspect(experiment: Experiment) -> dict[str, Any]:
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = train_online(settings, experiment.env_id, SEED, MemoryCallback())
+        model = train_online(settings, SEED, MemoryCallback())
     seconds = time.process_time() - start
     env = make_batch("TMazePassive-v0", EPISODES, {"length": LENGTH})
     played = play(model.policy, env, EVALUATION_SEED, True)

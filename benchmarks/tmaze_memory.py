@@ -1,5 +1,5 @@
 """
-How far memory carries in the T-Maze: behaviour cloning, online PPO, and several corridors in a row.
+How far memory carries in the T-Maze: behaviour cloning and online PPO.
 
     python benchmarks/tmaze_memory.py                       # every experiment of RUNS with every seed, on two cores
     python benchmarks/tmaze_memory.py --only bc_gated online_gated --seeds 0 1 2 3 4 --workers 2
@@ -39,23 +39,17 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.evaluation import Corridors, run_episodes
-from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.evaluation import Corridors
 from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings, schedule
 
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
-ENDLESS = ((3, 30), (10, 10), (10, 30), (3, 100), (10, 100), (3, 1000), (10, 1000), (3, 10_000))
+ENV_ID = "TMazePassive30-v0"  # key of the settings
 Prepare = Callable[[str, RecurrentPPO], None]
 EPISODES = 100
 N_RECORDED = 2000
 EVALUATION_SEED = 10_000
-
-
-VALIDATION = {"length": 1_000, "n_corridors": 10}  # where a policy may be chosen
-VALIDATION_SEED = 20_000
-VALIDATION_STEPS = 50_000  # between two candidates
 
 
 PAPER = {  # the paper's network (FFN sizes as published), fixed blending, memory detached
@@ -75,22 +69,18 @@ class Experiment:
     """
     One way to train.
 
-    :param kind: "bc", "online" or "endless".
-    :param env_id: Key of the settings in ``zoo_configs/bc_elmur.yml`` or ``ppo_elmur.yml``.
+    :param kind: "bc" or "online".
     :param policy_kwargs: In addition to those of the settings.
     :param settings: In addition to those of the file.
     :param longest: Where evaluation ends.
     :param resize: Numbers of slots with which the trained model is evaluated too.
-    :param validated: Whether the best policy in :data:`VALIDATION` is taken instead of the last.
     """
 
     kind: str
-    env_id: str = "TMazePassive30-v0"
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     longest: int = 1_000_000
     resize: tuple[int, ...] = ()
-    validated: bool = False
 
 
 EXPERIMENTS = {
@@ -106,15 +96,13 @@ EXPERIMENTS = {
     "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
     "online_gated": Experiment("online"),
     "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
-    "endless_gated": Experiment("endless", "TMazeEndless3x30-v0"),
-    "endless_gated_ten": Experiment("endless", "TMazeEndless10x30-v0", validated=True),
 }
 
 
 def load_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings of the zoo's file, and what the experiment changes."""
     name = "bc_elmur.yml" if experiment.kind == "bc" else "ppo_elmur.yml"
-    settings = read_settings(name, experiment.env_id)
+    settings = read_settings(name, ENV_ID)
     settings |= experiment.settings
     settings["policy_kwargs"] = settings["policy_kwargs"] | experiment.policy_kwargs
     return settings
@@ -136,42 +124,16 @@ def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[
     return model
 
 
-def train_online(settings: dict[str, Any], env_id: str, seed: int, callback: BaseCallback | None = None) -> RecurrentPPO:
+def train_online(settings: dict[str, Any], seed: int, callback: BaseCallback | None = None) -> RecurrentPPO:
     """Train by PPO, from reward alone."""
     settings = RECIPE | settings
     env_kwargs = settings.pop("env_kwargs")
     env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
-    env = VecMonitor(make_batch(env_id, settings.pop("n_envs"), env_kwargs))
+    env = VecMonitor(make_batch(ENV_ID, settings.pop("n_envs"), env_kwargs))
     n_timesteps = settings.pop("n_timesteps")
     settings["learning_rate"] = schedule(settings["learning_rate"])
     model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
     return model.learn(n_timesteps, callback)
-
-
-class KeepBest(BaseCallback):
-    """Keeps the policy with the most right turns in :data:`VALIDATION`, the latest one of equals."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scores: dict[int, float] = {}
-        self.weights: dict[str, th.Tensor] = {}
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        if self.num_timesteps // VALIDATION_STEPS == len(self.scores):
-            return
-        score = right_turns(self.model.policy, VALIDATION_SEED, **VALIDATION)
-        if score >= max(self.scores.values(), default=0.0):
-            self.weights = {name: weight.clone() for name, weight in self.model.policy.state_dict().items()}
-        self.scores[self.num_timesteps] = score
-
-
-def right_turns(policy: ElmurPolicy, seed: int, length: int, n_corridors: int) -> float:
-    """Share of right turns, over 100 episodes."""
-    episodes = run_episodes(policy, TMazeVecEnv(EPISODES, length=length, n_corridors=n_corridors), seed)
-    return float(np.mean([episode["turn_success"] for episode in episodes]))
 
 
 def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
@@ -183,32 +145,20 @@ def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
     return {str(length): float(success.mean()) for length, success in corridors.results.items()}
 
 
-def evaluate_endless(model: RecurrentPPO) -> dict[str, Any]:
-    """Share of right turns, by size."""
-    return {f"{n} x {length}": right_turns(model.policy, EVALUATION_SEED, length, n) for n, length in ENDLESS}
-
-
 def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, prepare: Prepare) -> None:
     """Train and evaluate once, in this process, and write the result."""
     th.set_num_threads(1)
     settings = load_settings(experiment)
     start = time.process_time()
-    best = KeepBest() if experiment.validated else None
-    if experiment.kind == "bc":
-        model = train_bc(settings, seed, data, partial(prepare, name))
-    else:
-        model = train_online(settings, experiment.env_id, seed, best)
-    if best is not None:
-        model.policy.load_state_dict(best.weights)
+    cloned = experiment.kind == "bc"
+    model = train_bc(settings, seed, data, partial(prepare, name)) if cloned else train_online(settings, seed)
     trained = time.process_time()
-    result = evaluate_endless(model) if experiment.kind == "endless" else evaluate_corridors(model, experiment.longest)
     report = {
         "experiment": name,
         "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "episodes": EPISODES,
-        "validation": None if best is None else best.scores,
-        "success": result,
+        "success": evaluate_corridors(model, experiment.longest),
         "success with other numbers of slots": {
             n: evaluate_corridors(resize_memory(model, n), min(experiment.longest, 1_000)) for n in experiment.resize
         },
@@ -235,8 +185,6 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Success against length: the mean over seeds, and every seed as a thin line."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for i, (name, runs) in enumerate(results.items()):
-        if EXPERIMENTS[name].kind == "endless":
-            continue
         lengths = [int(length) for length in runs[0]["success"]]
         success = np.array([list(run["success"].values()) for run in runs])
         style = {"color": f"C{i}", "ls": "-" if EXPERIMENTS[name].kind == "bc" else "--"}
@@ -260,21 +208,17 @@ def report() -> None:
         paths = sorted(FOLDER.glob(f"{name}_[0-9]*.json"))
         if paths:
             results[name] = [json.loads(path.read_text()) for path in paths]
-    for endless in (False, True):
-        chosen = {name: runs for name, runs in results.items() if (EXPERIMENTS[name].kind == "endless") == endless}
-        if not chosen:
-            continue
-        columns = list(dict.fromkeys(length for runs in chosen.values() for length in runs[0]["success"]))
-        rows = []
-        for name, runs in chosen.items():
-            means = []
-            for column in columns:
-                values = [run["success"][column] for run in runs if column in run["success"]]
-                means.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
-            seconds = np.median([run["training CPU seconds"] for run in runs])
-            rows.append([name, len(runs), runs[0]["parameters"], *means, round(float(seconds))])
-        header = ["mean (worst seed)", "seeds", "parameters", *columns, "training, CPU s"]
-        print(markdown_table(header, rows), "\n")
+    columns = list(dict.fromkeys(length for runs in results.values() for length in runs[0]["success"]))
+    rows = []
+    for name, runs in results.items():
+        means = []
+        for column in columns:
+            values = [run["success"][column] for run in runs if column in run["success"]]
+            means.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
+        seconds = np.median([run["training CPU seconds"] for run in runs])
+        rows.append([name, len(runs), runs[0]["parameters"], *means, round(float(seconds))])
+    header = ["mean (worst seed)", "seeds", "parameters", *columns, "training, CPU s"]
+    print(markdown_table(header, rows))
     draw(results, RESULTS.parents[1] / "docs" / "tmaze_memory.png")
 
 
