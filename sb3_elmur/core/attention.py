@@ -128,7 +128,7 @@ class SelfAttention(nn.Module):
 
         :param x: Tokens, (B, D).
         :param projection: What :meth:`projection` returned.
-        :param distance: From the token back to the others, (B, L) int64; L for later ones.
+        :param distance: From the token back to the others, for each head, (B, H, L) int64; L for later ones.
         :param keys_values: Of the segment's earlier tokens, (B, H, L, 2 D / H).
         :param place: Indices of row, head and step at which ``keys_values`` takes these tokens, broadcast to (B, H).
         :param put: ``Tensor.index_put`` or, to write into ``keys_values``, ``Tensor.index_put_``.
@@ -136,7 +136,7 @@ class SelfAttention(nn.Module):
         """
         q, key_value, scores = self.split(F.linear(x, *projection))
         keys_values = put(keys_values, place, key_value)
-        bias = scores.gather(2, distance[:, None].expand(-1, self.n_heads, -1))  # (B, H, L)
+        bias = scores.gather(2, distance)  # (B, H, L)
         keys, values = keys_values.chunk(2, dim=3)
         q, bias = q.reshape(-1, 1, keys.shape[-1]), bias.view(-1, 1, keys.shape[-2])
         y = attend(q, keys, values, bias, self.dropout if self.training else 0.0)

@@ -140,7 +140,8 @@ class Backbone(nn.Module):
         :return: One vector; the same object as long as the weights are the same, to rounding.
         """
         parts = (*self.core.parameters(), self.core.initial_slots)
-        products = [part @ self.probe[: part.shape[-1]] if part.dim() > 1 else part for part in parts]
+        probes = {width: self.probe[:width] for width in {part.shape[-1] for part in parts if part.dim() > 1}}
+        products = [part @ probes[part.shape[-1]] if part.dim() > 1 else part for part in parts]
         present = th.cat([product.flatten() for product in products])
         if present.device != self._fingerprint.device or not th.equal(present, self._fingerprint):
             self._fingerprint = present

@@ -149,8 +149,8 @@ class Elmur(MemoryCore):
         phase = memory.phase(self.segment_length)
         rows, heads = (th.arange(n, device=x.device)[:, None] for n in (x.shape[0], self.config.n_heads))
         place = (rows, heads.T, phase[:, None])
-        distance = self.distance[phase]
-        read_index = self._bias_index(memory.position[:, None] - memory.anchors)
+        distance = self.distance[phase][:, None].expand(-1, self.config.n_heads, -1)
+        read_index = self._bias_index(memory.position[:, None] - memory.anchors)[:, None]
         outputs, caches = [], []
         for layer, cache, constants in zip(self.layers, state.caches, state.constants, strict=True):
             x, cache = layer.step(x, cache, constants, place, distance, read_index, put)

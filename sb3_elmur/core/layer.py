@@ -218,8 +218,8 @@ class ElmurLayer(nn.Module):
         :param cache: Of the tokens before.
         :param constants: What the layer derives from its weights.
         :param place: Indices of row, head and step at which the cache takes these tokens, broadcast to (B, H).
-        :param distance: From these tokens back to the others of their segment, (B, L) int64; L for later ones.
-        :param read_index: Rows of the relative bias table, (B, M).
+        :param distance: From these tokens back to the others of their segment, (B, H, L) int64; L for later ones.
+        :param read_index: Rows of the relative bias table, (B, 1, M).
         :param put: ``Tensor.index_put`` or, to write into the cache, ``Tensor.index_put_``.
         :return: The layer's output (B, D), and the cache with these tokens.
         """
@@ -230,7 +230,7 @@ class ElmurLayer(nn.Module):
         x = self.around_attention.after(x, attended)
         if self.has_memory:
             q = self.read.queries(self.around_read.before(x), x.shape[0])  # (B H, 1, D / H)
-            read = self.read(q, cache.slot_keys, cache.slot_values, self.bias(read_index[:, None]).flatten(0, 1))
+            read = self.read(q, cache.slot_keys, cache.slot_values, self.bias(read_index).flatten(0, 1))
             x = self.around_read.after(x, read)
         return self.around_token_ffn(x, self.token_ffn), cache._replace(keys_values=keys_values)
 
