@@ -17,8 +17,8 @@ def compile_rollouts(policy: ElmurPolicy, n_envs: int, total_timesteps: int, say
     PyTorch keeps the compiled code on disk, so that later runs begin soon. Without a compiler, steps stay as they are.
 
     :param policy: Whose rollouts they are.
-    :param n_envs: Environments that step together.
-    :param total_timesteps: Steps ahead, in all environments together.
+    :param n_envs: Environments that step together in this process.
+    :param total_timesteps: Steps ahead, in these environments together.
     :param say: Is told in one line what happens.
     """
     cores = [core for core in (backbone.core for backbone in policy.backbones) if isinstance(core, Elmur)]

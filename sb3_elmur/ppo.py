@@ -197,7 +197,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
                 total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
-            compile_rollouts(self.policy, self.n_envs * group.size, total_timesteps, print if self.verbose else lambda _: None)
+            compile_rollouts(
+                self.policy, self.n_envs, total_timesteps // group.size, print if self.verbose else lambda _: None
+            )
             return self._learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _learn(self: Self, *arguments: Any) -> Self:

@@ -1,6 +1,8 @@
 """Compiled steps of rollouts: when there are any, and that they change no numbers."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch as th
 
 from helpers import SMALL, random_envs
-from sb3_elmur import RecurrentPPO
+from sb3_elmur import ElmurPolicy, RecurrentPPO, ppo
 from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.core.elmur import Elmur
 
@@ -38,6 +40,21 @@ def test_steps_are_compiled_from_where_it_pays(compiled: list[int]) -> None:
     compile_rollouts(policy, 2, 2 * LONG, lines.append)
     assert compiled == [2]
     assert len(lines) == 1
+
+
+def test_a_process_of_two_compiles_for_its_own_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reached(Exception):
+        pass
+
+    def stop(policy: ElmurPolicy, n_envs: int, total_timesteps: int, say: Callable[[str], None]) -> None:
+        raise Reached(n_envs, total_timesteps)
+
+    group = SimpleNamespace(size=2, rank=0, from_first=lambda compute: compute())
+    monkeypatch.setattr(ppo, "learning_jointly", lambda model: nullcontext(group))
+    monkeypatch.setattr(ppo, "compile_rollouts", stop)
+    with pytest.raises(Reached) as reached:
+        make_model().learn(64)
+    assert reached.value.args == (2, 32)
 
 
 @pytest.mark.parametrize("arguments", [{"compile": False}, {"core": "gru"}], ids=str)
