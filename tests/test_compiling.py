@@ -43,16 +43,16 @@ def test_steps_are_compiled_from_where_it_pays(compiled: list[int]) -> None:
 
 
 def test_a_process_of_two_compiles_for_its_own_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reached(Exception):
+    class ReachedError(Exception):
         pass
 
     def stop(policy: ElmurPolicy, n_envs: int, total_timesteps: int, say: Callable[[str], None]) -> None:
-        raise Reached(n_envs, total_timesteps)
+        raise ReachedError(n_envs, total_timesteps)
 
     group = SimpleNamespace(size=2, rank=0, from_first=lambda compute: compute())
     monkeypatch.setattr(ppo, "learning_jointly", lambda model: nullcontext(group))
     monkeypatch.setattr(ppo, "compile_rollouts", stop)
-    with pytest.raises(Reached) as reached:
+    with pytest.raises(ReachedError) as reached:
         make_model().learn(64)
     assert reached.value.args == (2, 32)
 
