@@ -10,6 +10,7 @@ How many memory slots a task needs, found by behaviour cloning.
 If the loss tells right, fewer than half of these slots are too few.
 """
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,8 @@ def shrink_memory(trainer: BC, folder: str | Path | None = None, progress_bar: b
     """
     Halve the memory slots of a trained policy again and again, as long as it stays as good on held-out episodes.
 
-    After each halving it trains on; the halvings together take as many epochs as ``trainer``, but at least one each.
+    After each halving it trains on; the halvings together take as many epochs as ``trainer``, but at least one each. A policy
+    that makes no use of its memory raises a warning.
 
     :param trainer: After :meth:`sb3_elmur.bc.BC.train`; it and its model stay as they are.
     :param folder: Where to keep what an interrupted call goes on with, in a folder ``slots_<M>`` for each number of slots.
@@ -51,6 +53,13 @@ def shrink_memory(trainer: BC, folder: str | Path | None = None, progress_bar: b
     n_halvings = (slots - 1).bit_length()
     config = replace(trainer.config, n_epochs=max(1, trainer.config.n_epochs // n_halvings))
     losses = {slots: held_out_loss(trainer)}
+    without = held_out_loss(trainer, remember=False)
+    if without <= (1 + TOLERANCE) * losses[slots]:
+        warnings.warn(
+            f"`trainer` predicts held-out episodes no better with its {slots} slots (loss {losses[slots]:.4g}) than without "
+            f"memory ({without:.4g}). Unless the task needs none, train longer: the number of slots found says nothing.",
+            stacklevel=2,
+        )
     while slots > 1:
         slots = -(-slots // 2)
         smaller = with_slots(trainer, slots, config)

@@ -45,17 +45,24 @@ def test_fewer_than_half_of_the_slots_found_are_too_few(told: dict[str, Any], me
         assert {memory_size, slots} <= losses.keys()
 
 
+def test_a_memory_that_is_used_raises_no_warning(told: dict[str, Any], recwarn: pytest.WarningsRecorder) -> None:
+    told["needed"] = 4
+    shrink_memory(shrinkable(4))
+    assert not [warning for warning in recwarn if "`trainer`" in str(warning.message)]
+
+
 @pytest.mark.parametrize("memory_size", [2, 5, 16])
 def test_all_halvings_take_no_more_epochs_than_the_training(told: dict[str, Any], memory_size: int) -> None:
     shrink_memory(shrinkable(memory_size, n_epochs=10))
     assert 0 < sum(trainer.config.n_epochs for trainer in told["trained"]) <= 10
 
 
-def test_slots_that_nothing_needs_are_given_up() -> None:
+def test_slots_that_nothing_needs_are_given_up_with_a_warning() -> None:
     """Actions are always the same, so that no memory helps."""
     trainer = shrinkable(expert=lambda observations: (observations[:, 0] * 0).astype(int), learning_rate=3e-2)
     trainer.train()
-    shrunk, losses = shrink_memory(trainer)
+    with pytest.warns(UserWarning, match="`trainer` .* 4 slots"):
+        shrunk, losses = shrink_memory(trainer)
     assert list(losses) == [4, 2, 1]
     assert shrunk.policy.config.memory_size == shrunk.model.policy_kwargs["memory_size"] == 1
 
