@@ -234,7 +234,8 @@ def report() -> None:
         cells = []
         for length in (reports[0]["env_kwargs"]["length"], *LENGTHS):
             values = shares(reports, length)
-            cells.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
+            some = f", {len(values)} of {len(reports)}" if len(values) < len(reports) else ""
+            cells.append(f"{np.mean(values):.2f} ({min(values):.2f}){some}" if values else "")
         seconds = np.median([one["training CPU seconds"] for one in reports])
         seeds = ", ".join(str(one["run"]["seed"]) for one in reports)
         rows.append([task, k, memory, slots or "", seeds, reports[0]["parameters"], *cells, round(float(seconds))])
