@@ -28,7 +28,7 @@ from common import RESULTS, markdown_table, provenance, write_file, write_json
 from mikasa_bc import AGENTS, DEMONSTRATIONS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs.batch import make_batch
@@ -179,7 +179,7 @@ class Run:
         write_json(self.path, self.report)
 
     def _evaluate(self) -> None:
-        sync_envs_normalization(self.env, self.judging)
+        self.judging.obs_rms = self.env.obs_rms
         evaluation = {"steps": self.model.num_timesteps, **judge(self.model.averaged_policy, self.judging)}
         print(self.name, evaluation, flush=True)
         self.report["evaluations"].append(evaluation)
