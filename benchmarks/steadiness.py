@@ -7,7 +7,8 @@ Training that stays solved: what a policy that solves its task does while traini
 
 "After" are the package's defaults and ``zoo_configs/ppo_elmur.yml``, "before" what they were until version 0.1. Fixed
 episodes are evaluated at fixed intervals. Every run is a process of its own on one core, and writes
-``benchmarks/results/steadiness/<task>_<recipe>_<seed>.json``. Runs whose file is there are not repeated.
+``benchmarks/results/steadiness/<task>_<recipe>_<seed>.json``. Runs whose file is there are not repeated. RememberColor3 is
+trained by ``mikasa_ppo.py``, which goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -193,7 +194,6 @@ TASKS = {
         "TMazePassive30-v0", 50_000, 2_048, 100, "is_success", 0.95, before=OLD | HOST,
         settings={"n_envs": 16, "env_kwargs": EASED}, clone=clone_oracle,
     ),
-    "remember color": Task("MikasaRememberColor3-v0", 960_000, 28_800, 100, "is_success", 0.9, before=OLD | {"ent_coef": 0.0}),
 }  # fmt: skip
 RECIPES = ("before", "after")
 
