@@ -192,11 +192,11 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :raises LostProcessError: If another process of the group has ended.
         """
         self.use_masking, self._stopped = use_masking, False
-        self._n_averaged = 0 if reset_num_timesteps else self._n_averaged
         with learning_jointly(self) as group:
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
                 total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
+            self._n_averaged = 0 if reset_num_timesteps else self._n_averaged
             compile_rollouts(
                 self.policy, self.n_envs, total_timesteps // group.size, print if self.verbose else lambda _: None
             )
