@@ -3,7 +3,7 @@ PPO on MIKASA-Robo's RememberColor tasks in the "state_cue" mode with dense rewa
 
     python benchmarks/mikasa_ppo.py                                                # every start and agent, one after the other
     python benchmarks/mikasa_ppo.py --starts scratch --agents elmur --seeds 10 11 12 --steps 960000
-    python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --steps 48000
+    python benchmarks/mikasa_ppo.py --starts cloned --agents elmur --seeds 10 11 12 --steps 50000
     python benchmarks/mikasa_ppo.py --report                                       # a table of what is there
 
 The clones are those of ``benchmarks/mikasa_bc.py``, which makes them if they are not there.
@@ -35,22 +35,13 @@ from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.settings import read_settings, schedule
 
 FOLDER = RESULTS / "mikasa_ppo"
-CLONED: dict[str, Any] = {  # so that the critic, whose values are not cloned, learns before the actor forgets
-    "learning_rate": 3.0e-5,
-    "n_epochs": 4,
-    "gamma": 0.8,
-    "gae_lambda": 0.9,
-    "vf_coef": 0.1,
-    "target_kl": 0.02,
-    "callback": None,
-}
 STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
     "scratch": {},
-    "cloned": CLONED,
+    "cloned": {"callback": None},  # a clone's actions need no more noise to begin with
 }
 NOT_OF_THE_MODEL = ("callback", "normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
-EVALUATE = 5  # chunks between evaluations
+EVALUATE = {"scratch": 5, "cloned": 1}  # chunks between evaluations
 
 
 class Keeper(BaseCallback):
@@ -101,6 +92,7 @@ class Run:
     def __init__(self, task: str, start: str, agent: str, seed: int, runs: Path, clones: Path, data: Path) -> None:
         self.name = f"{task} {start} {agent} {seed}".replace(" ", "_")
         self.folder, self.path = runs / self.name, FOLDER / f"{self.name}.json"
+        self.evaluate = EVALUATE[start]
         env_id = f"Mikasa{task}-v0"
         settings = read_settings("ppo_elmur.yml", env_id) | STARTS[start]
         env = VecMonitor(make_batch(env_id, settings["n_envs"]))
@@ -169,7 +161,7 @@ class Run:
         print(self.name, point, flush=True)
         self.report["curve"].append(point)
         self.report["CPU seconds of this process alone"] = round(self.report["CPU seconds of this process alone"] + seconds, 1)
-        if self.model.num_timesteps % (EVALUATE * self.chunk) == 0:
+        if self.model.num_timesteps % (self.evaluate * self.chunk) == 0:
             self._evaluate()
         self._save()
 
