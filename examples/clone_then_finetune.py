@@ -41,18 +41,7 @@ with tempfile.TemporaryDirectory() as folder:
     record("TMazePassive-v0", "oracle", data, arguments.episodes, env_kwargs=corridors)
     episodes = open_episodes(data, env.observation_space, env.action_space)
 
-    # PPO after cloning asks for care: a small rate, few epochs and a limit on how far an update may go.
-    model = RecurrentPPO(
-        "ElmurPolicy",
-        env,
-        learning_rate=3e-5,
-        n_steps=128,
-        batch_size=512,
-        n_epochs=4,
-        target_kl=0.02,
-        policy_kwargs={"d_model": 64, "segment_length": 5, "memory_size": 2, "blend": "gated"},
-        seed=0,
-    )
+    model = RecurrentPPO("ElmurPolicy", env, policy_kwargs={"segment_length": 5, "memory_size": 2}, seed=0)
     BC(model, episodes, BCConfig(n_epochs=arguments.n_epochs, batch_size=32, bptt_segments=6, learning_rate=1e-3)).train()
 
 show_success(model, "cloned:")

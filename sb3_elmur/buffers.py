@@ -39,7 +39,7 @@ class _SegmentStorage(RolloutBuffer):
     :param buffer_size: Steps per rollout and environment.
     :param observation_space: Observation space.
     :param action_space: Action space.
-    :param fresh: Memory at an episode's start, of ``n_envs`` rows.
+    :param fresh: Makes memory at an episode's start, of ``n_envs`` rows.
     :param segment_length: L.
     :param bptt_segments: Segments per chain (k).
     :param device: Device of the samples.
@@ -53,7 +53,7 @@ class _SegmentStorage(RolloutBuffer):
         buffer_size: int,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        fresh: Memories,
+        fresh: Callable[[], Memories],
         segment_length: int,
         bptt_segments: int,
         device: th.device | str = "auto",
@@ -63,8 +63,8 @@ class _SegmentStorage(RolloutBuffer):
     ) -> None:
         self.segment_length = segment_length
         self.chain_length = bptt_segments * segment_length
-        self._fresh = fresh
-        self._chain_memories = fresh.map(lambda memory: Memory(*(field.clone() for field in memory)))
+        self._make_fresh = fresh
+        self._chain_memories = fresh().map(lambda memory: Memory(*(field.clone() for field in memory)))
         self._next_position = np.zeros(n_envs, dtype=np.int64)
         self._timeline: Any = None  # observations of `_reach` steps before the rollout, and of the rollout
         self._reach = 0
@@ -82,6 +82,7 @@ class _SegmentStorage(RolloutBuffer):
         reach = int((self._next_position % self.chain_length).max())
         carried, end = self._timeline, self._reach + getattr(self, "pos", 0)
         super().reset()
+        self._fresh = self._make_fresh()
 
         def extend(empty: np.ndarray) -> np.ndarray:
             return np.zeros((reach + len(empty), *empty.shape[1:]), dtype=empty.dtype)
@@ -118,7 +119,7 @@ class _SegmentStorage(RolloutBuffer):
         :param episode_start: Whether ``obs`` begins an episode, (n_envs,).
         :param value: Values of ``obs``, (n_envs, 1).
         :param log_prob: Log-probabilities of the actions, (n_envs,).
-        :param memories: Memory after the step, shared by actor and critic if ``fresh`` is.
+        :param memories: Memory after the step, shared by actor and critic if fresh memory is.
         :param action_masks: Which choices were valid, (n_envs, n); ``None`` for all, at every step of a rollout.
         """
         position = np.where(episode_start, 0, self._next_position)

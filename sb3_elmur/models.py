@@ -231,7 +231,7 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
     Copy a model, with another number of slots per layer: no weight but the initial slot vectors depends on it.
 
     The first of them are kept; further ones are drawn as the policy draws them, always the same. The copy has a new optimiser
-    state, and shares environment and logger.
+    state, shares environment and logger, and begins new episodes when it learns.
 
     :param model: Left as it is.
     :param memory_size: Slots per layer of the copy, at least 1.
@@ -248,7 +248,11 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
             state[name] = _resize(slots, memory_size, config.memory_init_std)
     resized = copy.copy(model)
     resized.policy_kwargs = {**model.policy_kwargs, "memory_size": memory_size}
+    resized.return_rms, resized.average, resized.state = copy.deepcopy(model.return_rms), None, None
+    resized._last_obs = resized.ep_info_buffer = resized.ep_success_buffer = None
+    resized.seed = None  # which would seed environment and global generators again
     resized._setup_model()
+    resized.seed = model.seed
     resized.policy.load_state_dict(state)
     for new, old in zip(resized.policy.parameters(), model.policy.parameters(), strict=True):
         new.requires_grad_(old.requires_grad)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sb3_elmur.averaging import follow
+from sb3_elmur.averaging import Average, begin_average
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
@@ -79,10 +79,12 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         1: the critic, which shares the memory, would drown the policy's gradient otherwise. Small rewards stay as they are.
     :param averaging: Share in [0, 1] of the updates so far that an average of the policy's weights reaches back over; 0 for
         the last ones. While :meth:`learn` runs, :meth:`predict` and :meth:`save` use it, and in the end the policy becomes it.
+        ``learn(reset_num_timesteps=False)`` goes on with the weights that trained, a loaded model with the average.
     :raises ValueError: If an argument, also one given to :meth:`load`, is out of range, or the policy has no memory core.
 
     Attribute ``state`` is the recurrent state of actor and critic after the last step that was taken in the environments,
-    one row for each, or ``None`` before training. Steps update it in place.
+    one row for each, or ``None`` before training. Steps update it in place. ``average`` is the average of the weights and what
+    it needs to go on, ``None`` before training.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -136,9 +138,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             policy_kwargs = POLICY_DEFAULTS | (policy_kwargs or {})
         self.bptt_segments, self.trust_region = bptt_segments, trust_region
         self.scale_rewards, self.averaging = scale_rewards, averaging
-        self.state, self.use_masking, self._n_averaged = None, True, 0
+        self.state, self.use_masking = None, True
         self._mask_env: GymEnv | None = None  # within `masked_by`
-        self._average: ElmurPolicy | None = None  # while `learn` runs
+        self.average: Average[ElmurPolicy] | None = None
         self._stopped = False  # by a callback, while several processes train
         self.return_rms, self._discounted_returns = RunningMeanStd(shape=()), np.zeros(0)
         self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
@@ -161,7 +163,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self.n_steps,
             self.observation_space,
             self.action_space,
-            self.policy.initial_memories(self.n_envs),
+            partial(self.policy.initial_memories, self.n_envs),
             self.policy.config.segment_length,
             self.bptt_segments,
             self.device,
@@ -196,25 +198,23 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
                 total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
-            self._n_averaged = 0 if reset_num_timesteps else self._n_averaged
+            kept = None if reset_num_timesteps else self.average
+            self.average = begin_average(self.policy, kept, group) if self.averaging else None
             compile_rollouts(
                 self.policy, self.n_envs, total_timesteps // group.size, print if self.verbose else lambda _: None
             )
             return self._learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _learn(self: Self, *arguments: Any) -> Self:
-        """The host's ``learn``, around which weights are averaged."""
-        shared = {id(self.policy.optimizer): self.policy.optimizer}
-        self._average = deepcopy(self.policy, shared) if self.averaging else None
+        """The host's ``learn``, after which the policy becomes the average of its weights."""
         try:
             return super().learn(*arguments)
-        except Exception:
-            self._average = None  # the policy keeps the weights that failed, so that they are seen and not saved
+        except FloatingPointError:
+            self.average = None  # the policy keeps the weights that failed, so that they are seen and not saved
             raise
         finally:
-            if self._average is not None:
-                self.policy.load_state_dict(self._average.state_dict())
-                self._average = None
+            if self.average is not None:
+                self.average.end(self.policy)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators, those of several processes differently: environment i of all has seed + i."""
@@ -258,13 +258,16 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
 
     @property
     def averaged_policy(self) -> ElmurPolicy:
-        """While :meth:`learn` runs, the policy with averaged weights; else the policy."""
-        return self.policy if self._average is None else self._average
+        """While :meth:`learn` runs, the policy with averaged weights; else the policy, which has them then."""
+        return self.policy if self.average is None or self.average.trained is not None else self.average.policy
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """Weights of the policy, while :meth:`learn` runs their average, and the optimizer's state."""
-        average = {} if self._average is None else {"policy": self._average.state_dict()}
-        return super().get_parameters() | average
+        """
+        Weights of the policy, and the optimizer's state.
+
+        :return: While :meth:`learn` runs the average of the weights, but :meth:`set_parameters` sets those that train.
+        """
+        return super().get_parameters() | {"policy": self.averaged_policy.state_dict()}
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -326,6 +329,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, lstm_states.memories, action_masks)
             obs, starts = self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             if not continue_training:
+                self._discounted_returns = np.zeros(0)  # those of this rollout are lost
                 return False
 
         with th.no_grad():
@@ -341,7 +345,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         return not group.from_first(lambda: self._stopped)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "state", "_average", "_mask_env", "_stopped"]
+        return [*super()._excluded_save_params(), "state", "average", "_mask_env", "_stopped"]
 
     def train(self) -> None:
         """
@@ -357,9 +361,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             self._check_weights()
             raise
         self._check_weights()
-        if self._average is not None:
-            follow(self._average, self.policy, self.averaging, self._n_averaged)
-            self._n_averaged += 1
+        if self.average is not None:
+            self.average.follow(self.policy, self.averaging)
         losses = [backbone.core.aux_loss for backbone in self.policy.backbones]
         balanced = [loss.item() for loss in losses if loss is not None]
         if balanced:

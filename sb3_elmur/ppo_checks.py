@@ -19,13 +19,16 @@ def check_arguments(model: Any) -> None:
     """
     for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if model.batch_size is not None else ()):
         check_count(name, getattr(model, name), 1)
-    for name, high in {"gamma": 1.0, "gae_lambda": 1.0, "vf_coef": np.inf, "max_grad_norm": np.inf}.items():
-        check_range(name, getattr(model, name), 0.0, high)
-    check_range("averaging", model.averaging, 0.0, 1.0)
-    for name in ("trust_region", "target_kl", "clip_range"):
-        if not callable(getattr(model, name)):  # a schedule
+    for name in ("gamma", "gae_lambda", "averaging"):
+        check_range(name, getattr(model, name), 0.0, 1.0)
+    for name in ("ent_coef", "vf_coef", "max_grad_norm"):
+        check_range(name, getattr(model, name), 0.0, np.inf)
+    for name in ("trust_region", "target_kl"):
+        if getattr(model, name) is not None:
             check_size(name, getattr(model, name))
-    check_flags(scale_rewards=model.scale_rewards)
+    if not callable(model.clip_range):  # a schedule
+        check_size("clip_range", model.clip_range)
+    check_flags(scale_rewards=model.scale_rewards, normalize_advantage=model.normalize_advantage)
     if model.normalize_advantage and model.n_steps * model.n_envs == 1:
         raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")
     if not issubclass(model.policy_class, ElmurPolicy):
@@ -41,8 +44,8 @@ def check_size(name: str, size: object) -> None:
 
     :param name: The argument, for the message.
     :param size: What a user gave.
-    :raises ValueError: If it is neither a number above 0 nor ``None``.
+    :raises ValueError: If it is no number above 0.
     """
-    number = isinstance(size, Real) and not isinstance(size, bool) and 0.0 < float(size) < float("inf")
-    if not number and size is not None:
-        raise ValueError(f"`{name}` must be a number above 0, or None. Received {size!r}.")
+    number = isinstance(size, Real) and not isinstance(size, bool)
+    if not (number and 0.0 < float(size) < float("inf")):  # type: ignore[arg-type]
+        raise ValueError(f"`{name}` must be a number above 0. Received {size!r}.")

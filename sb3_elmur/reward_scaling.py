@@ -23,6 +23,7 @@ def divide_rewards(
     rewards, dones = buffer.rewards, np.concatenate((buffer.episode_starts[1:], [last_dones])).astype(bool)
     if returns.shape != last_dones.shape:
         returns = np.zeros(last_dones.shape, rewards.dtype)
+    returns = np.where(buffer.episode_starts[0], 0.0, returns)  # environments may have been reset between rollouts
     moments = []
     for reward, done in zip(rewards, dones, strict=True):
         returns = buffer.gamma * returns + reward

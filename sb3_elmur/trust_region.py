@@ -14,7 +14,7 @@ from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.distributed import ALONE, Group, current_group
 from sb3_elmur.policies import ElmurPolicy
 
-DEFAULT_SIZE = 0.1  # in units of the policy's entropy
+DEFAULT_SIZE = 0.1  # nats, or in units of a smaller entropy
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
 

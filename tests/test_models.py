@@ -264,6 +264,26 @@ def test_a_resized_model_keeps_weights_and_first_slots_and_trains_on(memory_size
     assert RecurrentPPO.load(tmp_path / "resized").policy.config.memory_size == memory_size
 
 
+def test_a_model_is_left_as_it_is_when_its_resized_copy_learns() -> None:
+    model = make_model(RecurrentPPO, random_envs(2)).learn(32)
+    observed, count = model._last_obs.copy(), model.return_rms.count
+    resized = resize_memory(model, 3)
+    np.testing.assert_array_equal(model._last_obs, observed)
+    resized.learn(32, reset_num_timesteps=False)
+    assert model.return_rms.count == count
+    assert resized.return_rms.count > count
+    assert not resized.rollout_buffer.positions[0].any()  # episodes that begin
+
+
+def test_resizing_seeds_no_generators() -> None:
+    model, drawn = make_model(RecurrentPPO, random_envs(1)), []
+    for seed in (5, 6):
+        th.manual_seed(seed)
+        assert resize_memory(model, 3).seed == model.seed
+        drawn.append(th.rand(1).item())
+    assert drawn[0] != drawn[1]
+
+
 def test_what_is_not_trained_is_not_trained_in_a_resized_model() -> None:
     model = make_model(RecurrentPPO, random_envs(1))
     model.policy.action_net.requires_grad_(False)

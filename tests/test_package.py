@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "buffers": {"core"},
     "spaces": set(),
     "masks": set(),
-    "averaging": set(),
+    "averaging": {"distributed"},
     "acting": {"core", "masks", "policy_checks"},
     "policies": {"acting", "core", "masks", "policy_checks"},
     "compiling": {"core", "policies"},
@@ -53,8 +53,8 @@ MAY_IMPORT = {
     },
     "export": {"core", "atomic_files", "command_line", "models", "policies"},
     "zoo": {
-        "callbacks", "core", "distributed", "envs", "settings", "atomic_files", "command_line", "masks", "models", "policies",
-        "ppo",
+        "averaging", "callbacks", "core", "distributed", "envs", "settings", "atomic_files", "command_line", "masks", "models",
+        "policies", "ppo",
     },
     "comparison": {
         "bc", "datasets", "envs", "evaluation", "recording", "settings", "atomic_files", "command_line", "policies", "ppo",

@@ -11,9 +11,9 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import helpers
@@ -366,79 +366,29 @@ def test_large_rewards_are_divided_by_the_spread_of_returns(tmp_path: Path) -> N
     assert RecurrentPPO.load(tmp_path / "model", env=random_envs(2)).learn(32).return_rms.count > scaled.return_rms.count
 
 
+@pytest.mark.parametrize("steps", [64, 40])  # of the first training: whole rollouts, or one that a callback stops
+def test_episodes_that_begin_anew_have_no_rewards_from_before(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(random_envs(2, mean_length=1e9), n_steps=32).learn(64, callback=StopAt(steps // 2))
+    envs = [env.unwrapped for env in model.get_env().envs]
+    for env in envs:
+        monkeypatch.setattr(env, "step", lambda action, step=env.step: (*step(action)[:1], 0.0, False, False, {}))
+    model.learn(64)
+    assert not model._discounted_returns.any()
+
+
 def test_small_rewards_stay_as_they_are() -> None:
     model = make_model(TMazeVecEnv(8, length=9, seed=0)).learn(256)
     assert set(np.unique(model.rollout_buffer.rewards)) <= {0.0, 1.0}
 
 
-class Look(BaseCallback):
-    """Keeps the weights after each update, those that act in `predict`, and those that a file would get."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights: list[np.ndarray] = []
-        self.saved: list[np.ndarray] = []
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        self.weights.append(self.model.policy.parameters_to_vector())
-        state = self.model.get_parameters()["policy"]
-        names = [name for name, _ in self.model.policy.named_parameters()]
-        self.saved.append(np.concatenate([state[name].numpy().ravel() for name in names]))
-
-
-def test_the_policy_becomes_the_average_of_its_weights() -> None:
-    look = Look()
-    model = make_model(random_envs(2), averaging=0.5).learn(96, callback=look)
-    first, second = look.weights[1:]
-    np.testing.assert_allclose(look.saved[1], first, atol=1e-6)
-    np.testing.assert_allclose(look.saved[2], (first + 2 * second) / 3, atol=1e-6)
-    plain = make_model(random_envs(2), averaging=0.0).learn(96)
-    last = plain.policy.parameters_to_vector()
-    np.testing.assert_allclose(model.policy.parameters_to_vector(), (first + 2 * second + 3 * last) / 6, atol=1e-6)
-
-
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_training_that_goes_on_from_a_file_goes_on_with_the_average(goes_on: bool, tmp_path: Path) -> None:
-    make_model(random_envs(2), averaging=0.5).learn(64).save(tmp_path / "model")
-    plain = RecurrentPPO.load(tmp_path / "model", random_envs(2), averaging=0.0, seed=0)
-    before = plain.policy.parameters_to_vector()
-    last = plain.learn(32, reset_num_timesteps=not goes_on).policy.parameters_to_vector()
-    assert (last != before).any()
-    expected = (before + last) / 2 if goes_on else last
-    model = RecurrentPPO.load(tmp_path / "model", random_envs(2), seed=0)
-    averaged = model.learn(32, reset_num_timesteps=not goes_on).policy.parameters_to_vector()
-    np.testing.assert_allclose(averaged, expected, atol=1e-6)
-
-
-def test_while_it_learns_a_model_predicts_and_saves_with_averaged_weights(tmp_path: Path) -> None:
-    observation = np.ones((4, 3), np.float32)
-    actions, values = [], []
-
-    class Save(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_start(self) -> None:
-            self.model.save(tmp_path / str(len(actions)))
-            actions.append(self.model.predict(observation, deterministic=True)[0])
-            values.append(self.model.policy.parameters_to_vector())
-
-    make_model(random_envs(2, action_space=spaces.Box(-1, 1, (2,)))).learn(96, callback=Save())
-    for i, expected in enumerate(actions):
-        loaded = RecurrentPPO.load(tmp_path / str(i))
-        np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, atol=1e-6)
-    assert (loaded.policy.parameters_to_vector() != values[-1]).any()
-
-
 WRONG: dict[str, tuple[Any, ...]] = {
     "bptt_segments": (0, -1, 1.5, True, None),
     "averaging": (-0.1, 1.1, "0.5", True),
-    "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True),
-    "target_kl": (0, -1.0, "0.1"),
-    "clip_range": (0.0, -0.2),
+    "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True, LinearSchedule(0.1, 0.0, 1.0)),
+    "target_kl": (0, -1.0, "0.1", LinearSchedule(0.1, 0.0, 1.0)),
+    "clip_range": (0.0, -0.2, None),
+    "ent_coef": (-0.1, float("nan"), "0.01"),
+    "normalize_advantage": ("no", None),
     "scale_rewards": ("no", 1),
     "gamma": (-0.1, 1.1, "0.9"),
     "gae_lambda": (-0.1, 1.1, None),

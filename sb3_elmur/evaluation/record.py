@@ -44,7 +44,8 @@ class Record:
         if not path.exists():
             return
         content = _read_record(path)
-        if different := [name for name in settings if content["settings"].get(name) != settings[name]]:
+        names = sorted(settings.keys() | content["settings"].keys())
+        if different := [name for name in names if content["settings"].get(name) != settings.get(name)]:
             raise ValueError(
                 f"{path} is the record of an evaluation with other {', '.join(different)}. Choose another `--output`."
             )

@@ -11,8 +11,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
+from sb3_elmur.averaging import Average
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
+from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run
@@ -79,7 +81,10 @@ class ContinuedExperimentManager(CheckedExperimentManager):
         env.seed(seed % 2**32)
         for callback in self.callbacks:
             callback.n_calls = n_timesteps // (env.num_envs * group.size)
-        model.policy.load_state_dict(self.state.weights)
+        if isinstance(model, RecurrentPPO) and model.averaging:
+            model.average = Average(model.policy, self.state.n_averaged, self.state.weights)
+        else:
+            model.policy.load_state_dict(self.state.weights)
         if group.rank == 0:
             restore_generators(self.state.generators)
         else:

@@ -28,6 +28,7 @@ class State(NamedTuple):
     :param generators: Of random numbers.
     :param logs: Sizes of the files of episodes, in bytes, by name.
     :param weights: Of the policy that trains; its model has their running average.
+    :param n_averaged: Updates that this average has followed.
     """
 
     model: Path
@@ -35,6 +36,7 @@ class State(NamedTuple):
     generators: dict[str, Any]
     logs: dict[str, int]
     weights: dict[str, th.Tensor]
+    n_averaged: int
 
 
 class SaveState(BaseCallback):
@@ -65,7 +67,9 @@ class SaveState(BaseCallback):
         save(self.model, model)
         logs = {path.name: path.stat().st_size for path in self.run.glob("*.monitor.csv")}
         with atomic_path(model.with_suffix("") / FILE) as temporary:  # the last, so that a state that has it is complete
-            th.save({"generators": _generators(), "logs": logs, "weights": self.model.policy.state_dict()}, temporary)
+            average = getattr(self.model, "average", None)
+            weights, n_averaged = self.model.policy.state_dict(), 0 if average is None else average.n_updates
+            th.save({"generators": _generators(), "logs": logs, "weights": weights, "n_averaged": n_averaged}, temporary)
         for old in _complete(self.run)[:-N_KEPT]:
             shutil.rmtree(old.with_suffix(""))
             old.unlink()
@@ -83,7 +87,7 @@ def latest_state(run: Path) -> State | None:
     if not models:
         return None
     path = models[-1].with_suffix("") / FILE
-    content = th.load(path, weights_only=True)
+    content = th.load(path, map_location="cpu", weights_only=True)
     if missing := set(State._fields[2:]) - set(content):
         raise ValueError(f"{path} must have `{'`, `'.join(sorted(missing))}`. Received a state of another version.")
     return State(models[-1], _steps(models[-1]), **content)
@@ -111,13 +115,13 @@ def restore_logs(run: Path, state: State | None) -> None:
 
 def restore_generators(generators: dict[str, Any]) -> None:
     """
-    Set all generators of random numbers to where they were.
+    Set all generators of random numbers to where they were, those of GPUs as far as there are as many.
 
     :param generators: Of a :class:`State`.
     """
     th.set_rng_state(generators["torch"])
-    if th.cuda.is_available() and generators["cuda"]:
-        th.cuda.set_rng_state_all(generators["cuda"])
+    for device, state in zip(range(th.cuda.device_count()), generators["cuda"], strict=False):
+        th.cuda.set_rng_state(state, device)
     name, keys, *rest = generators["numpy"]
     np.random.set_state((name, np.asarray(keys, np.uint32), *rest))
     version, numbers, gauss = generators["python"]

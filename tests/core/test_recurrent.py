@@ -1,6 +1,7 @@
 """A memory of one's own: how it is found, and that it trains."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +78,21 @@ def test_a_core_of_ones_own_trains_and_is_loaded_as_it_was(core: Any, tmp_path: 
     assert loaded.policy.backbone.core.decay == 0.5
     for (name, one), other in zip(model.policy.state_dict().items(), loaded.policy.state_dict().values(), strict=True):
         assert th.equal(one, other), name
+
+
+class Drawn(Leaky):
+    """Begins with numbers that were drawn."""
+
+    def __init__(self, config: ElmurConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("begin", th.randn(3, config.d_model))
+
+    def initial(self, batch: int) -> State:
+        return (self.begin.expand(batch, -1, -1),)
+
+
+def test_after_loading_training_replays_what_the_rollout_began_with(tmp_path: Path) -> None:
+    kwargs = {"core": f"{__name__}:Drawn"}
+    helpers.make_model(RecurrentPPO, helpers.random_envs(2), policy_kwargs=kwargs).save(tmp_path / "model")
+    model = RecurrentPPO.load(tmp_path / "model", env=helpers.random_envs(2), seed=None)
+    assert max(helpers.replay_differences(model, rollouts=2)) < 1e-4

@@ -401,6 +401,7 @@ def test_actions_are_drawn_if_asked_for(run: Callable[..., dict[str, Any]], refu
     drawn = [run(*arguments, "--stochastic", folder=folder)["episodes"] for folder in ("one", "two")]
     assert drawn[0] == drawn[1] != run(*arguments)["episodes"]
     assert "stochastic" in refusal(*arguments, "--stochastic")
+    assert "stochastic" in refusal(*arguments, folder="one")
 
 
 def test_default_batches_lose_a_part_at_most_if_killed(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -103,22 +103,28 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "resume" / "rl_model_64_steps"
     folder.mkdir(parents=True)
     folder.with_suffix(".zip").touch()
-    th.save({"generators": {}, "logs": {}}, folder / "state.pt")
-    with pytest.raises(ValueError, match=r"state\.pt.*`weights`"):
+    th.save({"generators": {}, "logs": {}, "weights": {}}, folder / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt.*`n_averaged`"):
         latest_state(tmp_path)
 
 
-def test_a_continued_run_trains_the_weights_that_trained_and_not_their_average(
+def test_a_continued_run_has_the_weights_that_trained_and_their_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    kept: list[dict[str, Any]] = []
+
+    def weights(callback: SaveState) -> dict[str, Any]:
+        policies = {"trained": callback.model.policy, "average": callback.model.averaged_policy}
+        states = {which: policy.state_dict().items() for which, policy in policies.items()}
+        return {f"{which} {name}": weight.clone() for which, state in states.items() for name, weight in state}
+
+    kept: list[tuple[int, dict[str, Any]]] = []
     with monkeypatch.context() as patch:
         kill_after(patch, 3)
         save = SaveState._on_rollout_start
 
         def save_and_keep(callback: SaveState) -> None:
-            kept.append({name: weight.clone() for name, weight in callback.model.policy.state_dict().items()})
+            kept.append((callback.model.average.n_updates, weights(callback)))
             save(callback)
 
         patch.setattr(SaveState, "_on_rollout_start", save_and_keep)
@@ -126,8 +132,10 @@ def test_a_continued_run_trains_the_weights_that_trained_and_not_their_average(
             run(patch, *TRAIN)
 
     def compare(callback: SaveState) -> None:
-        for name, weight in callback.model.policy.state_dict().items():
-            np.testing.assert_array_equal(weight, kept[-1][name])
+        n_updates, before = kept[-1]
+        assert callback.model.average.n_updates == n_updates > 0
+        for name, weight in weights(callback).items():
+            np.testing.assert_array_equal(weight, before[name])
         raise Killed
 
     monkeypatch.setattr(SaveState, "_on_rollout_start", compare)
