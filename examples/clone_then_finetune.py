@@ -3,7 +3,7 @@ Clone an expert from recorded episodes, then go on online with PPO.
 
     python examples/clone_then_finetune.py
 
-The environment's oracle plays 500 T-Maze episodes, behaviour cloning learns from them, and PPO continues with the clone. It
+The environment's oracle plays 1,500 T-Maze episodes, behaviour cloning learns from them, and PPO continues with the clone. It
 takes about two minutes on one CPU core.
 """
 
@@ -20,8 +20,8 @@ from sb3_elmur.evaluation import Corridors
 from sb3_elmur.recording import record
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--episodes", type=int, default=500)
-parser.add_argument("--n-epochs", type=int, default=40)
+parser.add_argument("--episodes", type=int, default=1_500)
+parser.add_argument("--n-epochs", type=int, default=30)
 parser.add_argument("--total-timesteps", type=int, default=50_000)
 arguments = parser.parse_args()
 

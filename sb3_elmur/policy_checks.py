@@ -19,6 +19,7 @@ from sb3_elmur.spaces import as_dict
 
 T = TypeVar("T")
 _LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
+_OF_TRAINING = ("bptt_segments", "trust_region", "averaging", "scale_rewards")
 
 
 def shows_fields_of(config: type) -> Callable[[type[T]], type[T]]:
@@ -62,6 +63,8 @@ def refuse_unknown_arguments(cls: type, arguments: dict[str, Any]) -> None:
             continue
         if name in _LSTM_ARGUMENTS:
             hint = "It belongs to sb3-contrib's LSTM policies; see `core`, `d_model`, `n_layers`, `separate_critic`."
+        elif name in _OF_TRAINING:
+            hint = "It is an argument of sb3_elmur.RecurrentPPO, beside `policy_kwargs`."
         else:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean `{close[0]}`?" if close else f"Known arguments: {', '.join(known)}."

@@ -1,6 +1,7 @@
 """Names and values that users write in YAML, read and checked before anything runs: errors name them and what is allowed."""
 
 import ast
+import difflib
 import inspect
 import reprlib
 import warnings
@@ -61,7 +62,7 @@ def read_settings(file: str | Path, env_id: str, *others: str) -> dict[str, Any]
                 print(f"{file} has no settings for {env_id}: those of `{DEFAULT}` are taken.")
             return by_environment[key]
     known = ", ".join(by_environment) or "nothing"
-    raise ValueError(f"{file} has no settings for {env_id}, and no `{DEFAULT}`. Give it one of these keys. It has {known}.")
+    raise ValueError(f"{file} has no settings for {env_id}: give it the key `{env_id}`, or `{DEFAULT}`. It has {known}.")
 
 
 def read_file(file: str | Path) -> dict[str, Any]:
@@ -179,7 +180,9 @@ def check_known(what: str, names: Iterable[object], known: Iterable[object]) -> 
     known = list(known)
     for name in names:
         if name not in known:
-            raise ValueError(f"Unknown {what}: {name!r}. Known are {', '.join(map(str, known)) or 'none'}.")
+            close = difflib.get_close_matches(str(name), [str(one) for one in known], n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(map(str, known)) or 'none'}."
+            raise ValueError(f"Unknown {what}: {name!r}. {hint}")
 
 
 def check_type(where: str, value: object, hint: Any, or_else: str = "") -> None:

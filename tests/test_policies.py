@@ -339,6 +339,11 @@ def test_model_survives_saving_with_another_number_of_environments(tmp_path: Pat
     ("arguments", "error", "message"),
     [
         (
+            {"bptt_segments": 4},
+            TypeError,
+            "ElmurPolicy has no argument `bptt_segments`. It is an argument of sb3_elmur.RecurrentPPO",
+        ),
+        (
             {"lstm_hidden_size": 64},
             TypeError,
             "ElmurPolicy has no argument `lstm_hidden_size`. It belongs to sb3-contrib's LSTM",

@@ -58,7 +58,7 @@ def test_packaged_settings_are_read_by_name() -> None:
         ("a: [", "is not YAML"),
         ("- a", "must map names to values"),
         ("1: {}", "must map names to values"),
-        ("There-v0: {}", "no settings for Here-v0, and no `default`"),
+        ("There-v0: {}", "no settings for Here-v0: give it the key `Here-v0`, or `default`"),
         ("Here-v0: 3", "`Here-v0` of .* Received 3"),
         ("Here-v0: !!python/object/apply:os.system [exit 1]", "is not YAML"),
         ("Here-v0: !!timestamp soon", "is not YAML"),

@@ -38,7 +38,8 @@ def make_act(expert: Expert, env: gymnasium.Env, device: str = "auto") -> Act:
     """
     if expert == "oracle":
         if not env.has_wrapper_attr("oracle_action"):
-            raise ValueError(f"`expert='oracle'` needs an environment with `oracle_action()`. Received {env}.")
+            name = env.unwrapped if env.spec is None else env.spec.id
+            raise ValueError(f"`expert='oracle'` needs an environment with `oracle_action()`. Received {name}.")
         oracle = env.get_wrapper_attr("oracle_action")
         return lambda observation, start: oracle()
     if expert == "random":

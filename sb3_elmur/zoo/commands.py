@@ -274,6 +274,8 @@ def _quoted(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         option = argument if argument.startswith("-") else option
         key, colon, value = argument.partition(":")
+        if option in PAIRS and argument != option and not colon:
+            raise SettingsError(f"`{option}` must be KEY:VALUE. Received {argument!r}.")
         bare = all(word.isidentifier() and not keyword.iskeyword(word) for word in value.split("."))
         quoted.append(f"{key}:{value!r}" if option in PAIRS and colon and bare else argument)
     return quoted
