@@ -2,43 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.distributed import ALONE, Group, current_group
 from sb3_elmur.policies import ElmurPolicy
 
 DEFAULT_SIZE = 0.1  # nats, or in units of a smaller entropy
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
-
-
-class Learner(Protocol):
-    """
-    What :class:`sb3_elmur.RecurrentPPO` is here.
-
-    :param policy: The policy that is trained.
-    :param rollout_buffer: What it did.
-    :param batch_size: Steps that are replayed together.
-    :param action_space: What it chooses from.
-    :param step_size: Share of the learning rate for what acts.
-    """
-
-    policy: ElmurPolicy
-    rollout_buffer: SegmentRolloutBuffer | SegmentDictRolloutBuffer
-    batch_size: int | None
-    action_space: spaces.Space
-    step_size: float
-
-    @property
-    def logger(self) -> Logger:
-        """Where the divergence is recorded."""
 
 
 def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
@@ -56,14 +32,14 @@ def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
     return [parameter for module in modules for parameter in module.parameters()]
 
 
-def rollout_kl(model: Learner) -> float:
+def rollout_kl(model: Any) -> float:
     """
     KL divergence of the policy from the one that collected the rollout, in nats per step.
 
     Episodes are replayed with the memory that the present weights write. PPO's ratios, ``approx_kl`` and ``target_kl``
     begin every chain with the memory that the old weights wrote, and are blind to what an update does across its border.
 
-    :param model: Its rollout buffer is full.
+    :param model: A :class:`sb3_elmur.RecurrentPPO` whose rollout buffer is full.
     :return: The mean of ``(r - 1) - log r`` over the actions taken; r is the ratio of the new to the old probability.
     """
     total, steps = 0.0, 0
@@ -83,11 +59,11 @@ def rollout_kl(model: Learner) -> float:
     return total / steps
 
 
-def kl_limit(model: Learner, size: float, group: Group = ALONE) -> float:
+def kl_limit(model: Any, size: float, group: Group = ALONE) -> float:
     """
     How far an update may take the policy.
 
-    :param model: Its rollout buffer is full.
+    :param model: A :class:`sb3_elmur.RecurrentPPO` whose rollout buffer is full.
     :param size: Of the trust region.
     :param group: Processes whose rollouts count, and which call this together.
     :return: Nats per step: ``size``, or, where actions are discrete and the policy is surer than one nat, ``size`` times
@@ -98,7 +74,7 @@ def kl_limit(model: Learner, size: float, group: Group = ALONE) -> float:
 
 
 @contextmanager
-def training_within(model: Learner, size: float) -> Iterator[None]:
+def training_within(model: Any, size: float) -> Iterator[None]:
     """
     Around an update: takes back what leads too far, and has the next one take smaller steps.
 
@@ -108,7 +84,8 @@ def training_within(model: Learner, size: float) -> Iterator[None]:
     shrinks by as much, and grows again with every update that stays inside. What the critic has for itself learns
     undisturbed. Processes that train together measure on the rollouts of all, and so take back alike.
 
-    :param model: Its rollout buffer is full. ``model.step_size`` is the share of the learning rate.
+    :param model: A :class:`sb3_elmur.RecurrentPPO` whose rollout buffer is full. Its ``step_size`` is the share of the
+        learning rate for what acts.
     :param size: Of the trust region.
     """
     group = current_group()
@@ -128,7 +105,7 @@ def training_within(model: Learner, size: float) -> Iterator[None]:
         yield
     finally:
         for options, for_critic in zip(all_options, optimizer.param_groups[1::2], strict=True):
-            options["lr"] = for_critic["lr"]
+            options |= {key: value for key, value in for_critic.items() if key not in ("params", "share")}
         optimizer.param_groups = all_options
 
     kl, halvings = group.mean(rollout_kl(model)), 0

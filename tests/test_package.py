@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "policies": {"acting", "core", "masks", "policy_checks"},
     "compiling": {"core", "policies"},
     "distributed": set(),
-    "trust_region": {"buffers", "distributed", "policies"},
+    "trust_region": {"distributed", "policies"},
     "reward_scaling": {"distributed"},
     "joint_training": {"buffers", "core", "distributed", "policies"},
     "ppo_checks": {"core", "policies", "policy_checks"},
