@@ -5,10 +5,10 @@ Training that stays solved: what a policy that solves its task does while traini
     python benchmarks/steadiness.py --tasks endless clone --recipes after --seeds 10 11 12 13 14
     python benchmarks/steadiness.py --report                          # table and figure of what is there
 
-"After" are the package's defaults and ``zoo_configs/ppo_elmur.yml``, "before" what they were until version 0.1. Fixed
-episodes are evaluated at fixed intervals. Every run is a process of its own on one core, and writes
-``benchmarks/results/steadiness/<task>_<recipe>_<seed>.json``. Runs whose file is there are not repeated. RememberColor3 is
-trained by ``mikasa_ppo.py``, which goes on where it was interrupted.
+"After" are the package's defaults and ``zoo_configs/ppo_elmur.yml``, "before" what they were until version 0.1, but with the
+present discount where ten T-Mazes stand in a row. Fixed episodes are evaluated at fixed intervals. Every run is a process of
+its own on one core, and writes ``benchmarks/results/steadiness/<task>_<recipe>_<seed>.json``. Runs whose file is there are not
+repeated. RememberColor3 is trained by ``mikasa_ppo.py``, which goes on where it was interrupted.
 """
 
 from __future__ import annotations
