@@ -178,8 +178,9 @@ TASKS = {
     "cartpole": Task(
         "CartPoleNoVel-v1", 300_000, 8_192, 20, "return", 475.0,
         before=OLD | {
-            "n_steps": 32, "batch_size": 256, "n_epochs": 20, "clip_range": "lin_0.2", "gamma": 0.98, "gae_lambda": 0.8,
-            "ent_coef": 0.0, "policy_kwargs": OLD_FIXED | {"segment_length": 8, "memory_size": 2},
+            "normalize": True, "n_envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "clip_range": "lin_0.2",
+            "gamma": 0.98, "gae_lambda": 0.8, "ent_coef": 0.0,
+            "policy_kwargs": OLD_FIXED | {"segment_length": 8, "memory_size": 2},
         },
     ),
     "cartpole, defaults": Task(
