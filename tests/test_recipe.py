@@ -21,7 +21,7 @@ def test_settings_hold_what_the_task_dictates() -> None:
         if not env_id.startswith(OTHER):
             allowed = OF_THE_TASK | ({"ent_coef"} if "Pendulum" in env_id else set())  # for its normal distribution
             assert set(settings) <= allowed, env_id
-            assert set(settings["policy_kwargs"]) <= MEMORY_OF_THE_TASK, env_id
+            assert set(settings.get("policy_kwargs", {})) <= MEMORY_OF_THE_TASK, env_id
 
 
 def test_ppo_without_memory_is_trained_by_the_same_recipe() -> None:
