@@ -347,6 +347,9 @@ def draw(reports: list[dict[str, Any]], path: Path) -> None:
             for report in reports:
                 if (report["task"], report["recipe"]) == (name, recipe):
                     panel.plot(*zip(*report["curve"], strict=True), lw=1, alpha=0.8, label=str(report["seed"]))
+            if not panel.lines:
+                panel.set_axis_off()
+                continue
             panel.axhline(TASKS[name].solved, color="grey", lw=0.8, ls="--")
             panel.set_title(f"{name}: {recipe}", fontsize=9)
             panel.grid(alpha=0.3)
