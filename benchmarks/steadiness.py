@@ -354,7 +354,8 @@ def draw(reports: list[dict[str, Any]], path: Path) -> None:
             panel.set_title(f"{name}: {recipe}", fontsize=9)
             panel.grid(alpha=0.3)
             panel.locator_params(axis="x", nbins=5)
-        row[0].set_ylabel(TASKS[name].measure.replace("_", " "))
+            panel.tick_params(labelleft=True)
+            panel.set_ylabel(TASKS[name].measure.replace("_", " "))
     for panel in axes[-1]:
         panel.set_xlabel("environment steps")
     write_file(path, partial(figure.savefig, format="png", dpi=120))
