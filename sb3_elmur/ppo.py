@@ -198,19 +198,20 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
                 total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
-            kept = None if reset_num_timesteps else self.average
-            self.average = begin_average(self.policy, kept, group) if self.averaging else None
             compile_rollouts(
                 self.policy, self.n_envs, total_timesteps // group.size, print if self.verbose else lambda _: None
             )
+            kept = None if reset_num_timesteps else self.average
+            self.average = begin_average(self.policy, kept, group) if self.averaging else None
             return self._learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _learn(self: Self, *arguments: Any) -> Self:
         """The host's ``learn``, after which the policy becomes the average of its weights."""
         try:
             return super().learn(*arguments)
-        except FloatingPointError:
-            self.average = None  # the policy keeps the weights that failed, so that they are seen and not saved
+        except Exception:
+            if not all(weight.isfinite().all() for weight in self.policy.parameters()):
+                self.average = None  # the policy keeps them, so that they are seen and not saved
             raise
         finally:
             if self.average is not None:

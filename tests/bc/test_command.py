@@ -311,7 +311,7 @@ def test_a_foreign_run_folder_chooses_no_imports(
         (["--conf-file", "empty.yml"], "empty.yml None"),
         (["--conf-file", "list.yml"], "list.yml [1]"),
         (["--conf-file", "broken.yml"], "broken.yml YAML 1"),
-        (["--conf-file", "key.yml"], "key.yml 'learning_rates' policy save_freq"),
+        (["--conf-file", "key.yml"], "key.yml 'learning_rates' 'learning_rate'"),
         (["--conf-file", "other.yml"], f"other.yml {ENV} `default` CartPole-v1"),
         (["--conf-file", "text.yml"], "`learning_rate` '1e-3'"),
         (["--conf-file", "kwargs.yml"], "`policy_kwargs` 'dict(d_model=8)'"),

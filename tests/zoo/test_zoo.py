@@ -133,7 +133,7 @@ def test_processes_and_wrappers_take_single_environments(changes: dict[str, Any]
 
 
 def test_baseline_and_elmur_train_on_the_same_problems() -> None:
-    names = ("n_envs", "n_timesteps", "env_kwargs", "normalize")
+    names = ("n_timesteps", "env_kwargs")
     elmur, lstm = (
         {env_id: [values.get(name) for name in names] for env_id, values in SETTINGS[algo].items()} for algo in SETTINGS
     )
