@@ -366,13 +366,16 @@ def test_large_rewards_are_divided_by_the_spread_of_returns(tmp_path: Path) -> N
     assert RecurrentPPO.load(tmp_path / "model", env=random_envs(2)).learn(32).return_rms.count > scaled.return_rms.count
 
 
-@pytest.mark.parametrize("steps", [64, 40])  # of the first training: whole rollouts, or one that a callback stops
-def test_episodes_that_begin_anew_have_no_rewards_from_before(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(random_envs(2, mean_length=1e9), n_steps=32).learn(64, callback=StopAt(steps // 2))
-    envs = [env.unwrapped for env in model.get_env().envs]
-    for env in envs:
-        monkeypatch.setattr(env, "step", lambda action, step=env.step: (*step(action)[:1], 0.0, False, False, {}))
-    model.learn(64)
+@pytest.mark.parametrize(("n_calls", "anew"), [(1_000, True), (40, False)])
+def test_rewards_from_before_a_reset_or_an_interruption_are_forgotten(
+    n_calls: int, anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rollouts, and episodes that begin anew; or one and a quarter, and episodes that go on."""
+    model = make_model(random_envs(2, mean_length=1e9), n_steps=32).learn(128, callback=StopAt(n_calls))
+    for env in model.get_env().envs:
+        step = env.unwrapped.step
+        monkeypatch.setattr(env.unwrapped, "step", lambda action, step=step: (step(action)[0], 0.0, False, False, {}))
+    model.learn(64, reset_num_timesteps=anew)
     assert not model._discounted_returns.any()
 
 
