@@ -1,6 +1,6 @@
 """Features extractors for images of a robot's cameras."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import gymnasium
 import torch as th
@@ -15,6 +15,7 @@ BANDWIDTH = 0.15  # of a colour, whose channels reach from 0 to 1
 SHADES = 32  # of a channel that are told apart when colours are counted
 NO_COLORS = th.zeros(SHADES**3, dtype=th.int64)  # counted
 RARE = 1e-5  # share of the pixels; a colour that fills less is none
+CLIP = 10.0  # standard deviations
 
 
 class FourLayerCNN(BaseFeaturesExtractor):
@@ -59,7 +60,8 @@ class ColorKeypoints(BaseFeaturesExtractor):
     A pixel's weight is exp(-d^2 / 0.15^2), d its distance from the colour. The mass m is the sum of the weights w, and a mean
     place is the sum of w (x, y) over 1 + m: that of a colour that is not there is the middle. It is the expected place of a
     spatial softmax (Finn et al. 2016, arXiv 1509.06113) with colours in place of learned channels, and made for things that
-    differ in colour. Nothing in it is trained: :meth:`fit` takes the code book from images; before, it is that of all colours.
+    differ in colour. Nothing in it is trained: :meth:`fit` takes the code book from images, and normalises features, since a
+    thing moves by a small part of the image alone. Before, the code book is that of all colours.
 
     :param observation_space: Of images (C, H, W), three channels for each camera.
     :param n_colors: Colours (K) of the code book, 3 K numbers for each camera.
@@ -67,6 +69,8 @@ class ColorKeypoints(BaseFeaturesExtractor):
     """
 
     colors: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, observation_space: gymnasium.Space, n_colors: int = 8) -> None:
         shape = observation_space.shape
@@ -80,26 +84,50 @@ class ColorKeypoints(BaseFeaturesExtractor):
         places = th.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=2)
         self.register_buffer("places", places.flatten(0, 1), persistent=False)  # (pixels, 2)
         self.register_buffer("colors", farthest_colors(NO_COLORS + 1, n_colors))  # (K, 3)
+        self.register_buffer("mean", th.zeros(self.features_dim))
+        self.register_buffer("std", th.ones(self.features_dim))
 
-    def fit(self, observations: Iterable[Tensor]) -> None:
+    def fit(self, observations: Sequence[Tensor]) -> None:
         """
-        Take the code book from images: colours that are far from each other, beginning with the most frequent one.
+        Take the code book from images, and the mean and standard deviation of each feature.
 
         :param observations: Images (B, C, H, W) of uint8, any number of times.
         """
-        self.take_colors(sum(map(count_colors, observations), NO_COLORS))
+        self.take_colors(iter(observations))
+        self.take_moments(iter(observations))
 
-    def take_colors(self, counts: Tensor) -> None:
+    def take_colors(self, observations: Iterable[Tensor]) -> None:
         """
-        Take the code book from counted colours.
+        Take the code book: colours that are far from each other, beginning with the most frequent one.
 
-        :param counts: See :func:`count_colors`.
+        :param observations: See :meth:`fit`.
         """
-        self.colors.copy_(farthest_colors(counts, len(self.colors)))
+        self.colors.copy_(farthest_colors(sum(map(count_colors, observations), NO_COLORS), len(self.colors)))
+
+    @th.no_grad()
+    def take_moments(self, observations: Iterable[Tensor]) -> None:
+        """
+        Take the mean and standard deviation of each feature.
+
+        :param observations: See :meth:`fit`.
+        """
+        features = th.cat([self.locate(images / 255) for images in observations])
+        std, mean = th.std_mean(features, dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-4))
 
     def forward(self, observations: Tensor) -> Tensor:
         """
         Compute features.
+
+        :param observations: Images (B, C, H, W), already divided by 255.
+        :return: What :meth:`locate` returns, normalised once :meth:`fit` has seen images, and clipped to +-10.
+        """
+        return ((self.locate(observations) - self.mean) / self.std).clamp(-CLIP, CLIP)
+
+    def locate(self, observations: Tensor) -> Tensor:
+        """
+        Find the colours.
 
         :param observations: Images (B, C, H, W), already divided by 255.
         :return: (B, features_dim): of each camera and colour the log of its mass, x and y.
@@ -208,15 +236,13 @@ class ColorKeypointsExtractor(_DictExtractor):
     def __init__(self, observation_space: gymnasium.Space, n_colors: int = 8) -> None:
         super().__init__(observation_space, lambda space: ColorKeypoints(space, n_colors))
 
-    def fit(self, observations: Iterable[TensorDict]) -> None:
+    def fit(self, observations: Sequence[TensorDict]) -> None:
         """
-        Take the code books from observations, see :meth:`ColorKeypoints.fit`.
+        Take code books and moments from observations, see :meth:`ColorKeypoints.fit`.
 
         :param observations: By key, each (B, ...), images of uint8; any number of times.
         """
-        keypoints = {key: part for key, part in self.extractors.items() if isinstance(part, ColorKeypoints)}
-        counts = dict.fromkeys(keypoints, NO_COLORS)
-        for observation in observations:
-            counts = {key: counted + count_colors(observation[key]) for key, counted in counts.items()}
-        for key, part in keypoints.items():
-            part.take_colors(counts[key])
+        for key, part in self.extractors.items():
+            if isinstance(part, ColorKeypoints):
+                part.take_colors(observation[key] for observation in observations)
+                part.take_moments(observation[key] for observation in observations)

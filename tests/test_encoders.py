@@ -98,7 +98,7 @@ def test_keypoints_say_how_much_of_a_colour_there_is_and_where() -> None:
     image = painted((RED, slice(15, 20), slice(0, 6)))
     encoder = ColorKeypoints(CAMERA, n_colors=2)
     encoder.fit([image])
-    (log_mass, x, y) = encoder(image / 255)[0, 3:]
+    (log_mass, x, y) = encoder.locate(image / 255)[0, 3:]
     assert 25 < log_mass.exp() < 31  # of 30 pixels, whose colour lies beside that of the code book
     assert abs(x - (-1 + 2 * 2.5 / 29)) < 0.05
     assert abs(y - (-1 + 2 * 17 / 19)) < 0.05
@@ -107,7 +107,7 @@ def test_keypoints_say_how_much_of_a_colour_there_is_and_where() -> None:
 def test_a_colour_that_is_not_there_is_in_the_middle() -> None:
     encoder = ColorKeypoints(CAMERA, n_colors=2)
     encoder.fit([painted((RED, slice(5), slice(5)))])
-    th.testing.assert_close(encoder(painted() / 255)[0, 3:], th.zeros(3), atol=1e-3, rtol=0)
+    th.testing.assert_close(encoder.locate(painted() / 255)[0, 3:], th.zeros(3), atol=1e-3, rtol=0)
 
 
 def test_each_camera_has_its_own_keypoints() -> None:
@@ -118,7 +118,23 @@ def test_each_camera_has_its_own_keypoints() -> None:
     encoder.fit([both])
     alone.fit([left, right])
     th.testing.assert_close(encoder.colors, alone.colors)
-    th.testing.assert_close(encoder(both / 255), th.cat((alone(left / 255), alone(right / 255)), dim=1))
+    th.testing.assert_close(encoder.locate(both / 255), th.cat((alone.locate(left / 255), alone.locate(right / 255)), dim=1))
+
+
+def test_features_of_the_images_that_it_was_fitted_to_have_mean_0_and_standard_deviation_1() -> None:
+    images = [painted((RED, slice(row, row + 4), slice(2 * row, 2 * row + 4))) for row in range(10)]
+    encoder = ColorKeypoints(CAMERA, n_colors=2)
+    encoder.fit(images)
+    places = encoder(th.cat(images) / 255)[:, 4:]  # x and y of red
+    th.testing.assert_close(places.mean(0), th.zeros(2), atol=1e-4, rtol=0)
+    th.testing.assert_close(places.std(0, correction=0), th.ones(2), atol=1e-4, rtol=0)
+
+
+def test_what_images_never_showed_is_clipped() -> None:
+    encoder = ColorKeypoints(CAMERA, n_colors=2)
+    encoder.fit([painted((RED, slice(4), slice(4)))] * 2)
+    elsewhere = encoder(painted((RED, slice(10, 20), slice(10, 30))) / 255)
+    assert elsewhere.abs().max() == 10.0
 
 
 def test_code_books_are_fitted_to_each_image_of_a_dict() -> None:

@@ -1,12 +1,16 @@
 """Features extractors that are not trained: fitted to the data beforehand, and computed once for each episode."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import TensorDict
+from torch import Tensor
 
 from sb3_elmur.datasets.episodes import Episode, Episodes
 from sb3_elmur.policies import ElmurPolicy
@@ -15,18 +19,36 @@ from sb3_elmur.spaces import as_dict, map_observations
 CHUNK = 256  # steps whose features are computed at once
 
 
+class ObservedEpisodes(Sequence[Tensor | TensorDict]):
+    """
+    The observations of a data set as extractors see them.
+
+    :param episodes: The data set.
+    :param policy: Makes tensors of them, see :meth:`ElmurPolicy.obs_to_tensor`.
+    """
+
+    def __init__(self, episodes: Episodes, policy: ElmurPolicy) -> None:
+        self.episodes, self.policy = episodes, policy
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.episodes)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Observations of an episode, each (T, ...)."""
+        return self.policy.obs_to_tensor(self.episodes[index].observations)[0]
+
+
 def fit_extractors(policy: ElmurPolicy, episodes: Episodes) -> None:
     """
     Fit the features extractors that have a method ``fit`` to the observations of a data set.
 
-    ``fit`` is handed an iterable of observations as :meth:`ElmurPolicy.obs_to_tensor` makes them, an episode each (T, ...).
-
-    :param policy: Whose extractors these are.
-    :param episodes: The data set, which is read once for each.
+    :param policy: Whose extractors these are; ``fit`` is handed :class:`ObservedEpisodes`.
+    :param episodes: The data set.
     """
     for extractor in {policy.pi_features_extractor, policy.vf_features_extractor}:
         if callable(fit := getattr(extractor, "fit", None)):
-            fit(policy.obs_to_tensor(episodes[i].observations)[0] for i in range(len(episodes)))
+            fit(ObservedEpisodes(episodes, policy))
 
 
 def has_frozen_images(policy: ElmurPolicy) -> bool:
