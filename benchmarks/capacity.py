@@ -1,5 +1,5 @@
 """
-What memory holds, and what it combines: cues and runes in the T-Maze, by behaviour cloning.
+What memory holds, replaces and combines: cues, corridors in a row and runes in the T-Maze, by behaviour cloning.
 
     python benchmarks/capacity.py                                    # every run of RUNS that has no result yet
     python benchmarks/capacity.py --only law --seeds 0 1 2           # those of one question
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,29 +43,61 @@ from sb3_elmur.recording import record
 
 FOLDER = RESULTS / "capacity"
 FIGURE = RESULTS.parents[1] / "docs" / "capacity.png"
-N_RECORDED, N_EVALUATED, EVALUATION_SEED = 2_000, 100, 1_000_000
+N_EVALUATED, EVALUATION_SEED = 100, 1_000_000
+LONGEST_CHAIN = 120  # steps that gradients cross at most
 SOLVED = 0.9  # share of right turns below which nothing longer is evaluated
+PATIENCE = 60  # CPU seconds of an evaluation, after which nothing longer is evaluated
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)  # beside that of training
 AUTOMATIC = "automatic"  # gated; the number of slots is found by halving
 KS = (1, 2, 4, 8, 16)  # cues, where their order is told
 GATES = ("gated", "gated_recurrent", AUTOMATIC)
-BLENDS = ("fixed", "learned", "gated", "gated_recurrent")
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
-SEGMENT_LENGTH = {"cues": 4, "told": 2, "runes": 3}
-GATE_BIAS = {"cues": 1.0, "told": -2.0, "runes": 1.0}  # what is told is kept, and the rest is rewritten often
-N_LAYERS = {"cues": 2, "told": 1, "runes": 2}  # what is held must be found before it can be combined
-N_EPOCHS = {"told": 10, "runes": 30}
-LEARNING_RATE = {"cues": 2e-3, "told": 3e-3, "runes": 2e-3}
+
+
+class Task(NamedTuple):
+    """
+    What is cloned, and how.
+
+    :param env_id: Of the maze.
+    :param n_episodes: That are recorded.
+    :param n_layers: Where something is combined, it must be found first.
+    :param segment_length: L.
+    :param gate_bias: -2 keeps what comes first; 1 is for memory that is rewritten often.
+    :param n_epochs: By k.
+    :param learning_rate: Largest.
+    :param batch_size: Episodes.
+    :param lengths: Of its evaluation, beside that of training; runes bring something new all the time.
+    """
+
+    env_id: str
+    n_episodes: int
+    n_layers: int
+    segment_length: int
+    gate_bias: float
+    n_epochs: Callable[[int], int]
+    learning_rate: float
+    batch_size: int
+    lengths: tuple[int, ...]
+
+
+TASKS = {
+    "cues": Task("TMazeCues-v0", 2_000, 2, 4, 1.0, lambda k: 20 if k <= 4 else 60, 2e-3, 64, LENGTHS),
+    "told": Task(
+        "TMazeCues-v0", 2_000, 1, 2, -2.0, lambda k: 20 if k <= 2 else 10, 3e-3, 64, LENGTHS
+    ),  # few turns teach little
+    "runes": Task("TMazeRunes-v0", 2_000, 2, 3, 1.0, lambda k: 30, 2e-3, 64, LENGTHS[:3]),
+    "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 20, 2e-3, 32, LENGTHS[:2]),
+}
 
 
 class Run(NamedTuple):
     """
     One agent that is trained and evaluated.
 
-    :param task: "cues" (in the order shown), "told" (in an order told at the junctions) or "runes".
-    :param memory: A blend of ELMUR, "automatic", "lstm" or "gru".
+    :param task: "cues" (in the order shown), "told" (in an order told at the junctions), "endless" or "runes".
+    :param memory: A blend of ELMUR (of fixed ones with its lambda, such as "fixed=0.2"), "automatic", "lstm" or "gru".
     :param slots: Slots M, with which "automatic" begins; 0 for a cell.
-    :param k: Cues, or runes.
+    :param k: Cues, runes, or corridors in a row.
     :param seed: Of everything.
     """
 
@@ -82,6 +115,8 @@ class Run(NamedTuple):
     @property
     def env_kwargs(self) -> dict[str, Any]:
         """Of the maze in which it is trained."""
+        if self.task == "endless":
+            return {"n_corridors": self.k, "length": 30, "corridor_length": (1, 28)}
         length = 100 if self.k > 8 else 30 if self.k <= 4 and self.task != "cues" else 60
         if self.task == "runes":
             return {"n_runes": self.k, "length": length, "corridor_length": (self.k + 1, length - 2)}
@@ -89,35 +124,32 @@ class Run(NamedTuple):
         return {"n_cues": self.k, "length": length, "corridor_length": (1, (length - 2 * self.k) // self.k), "order": order}
 
     @property
-    def env_id(self) -> str:
-        """Of the maze."""
-        return "TMazeRunes-v0" if self.task == "runes" else "TMazeCues-v0"
-
-    @property
     def policy_kwargs(self) -> dict[str, Any]:
         """Of the policy."""
-        shared = {"n_layers": N_LAYERS[self.task], "segment_length": SEGMENT_LENGTH[self.task], "ortho_init": False}
+        task = TASKS[self.task]
+        shared = {"n_layers": task.n_layers, "segment_length": task.segment_length, "ortho_init": False}
         if self.memory in CELLS:
             return shared | {"core": self.memory, "d_model": CELLS[self.memory]}
-        blend = "gated" if self.memory == AUTOMATIC else self.memory
-        return shared | {"d_model": 64, "memory_size": self.slots, "blend": blend, "gate_bias": GATE_BIAS[self.task]}
+        name, _, weight = self.memory.partition("=")
+        blend: dict[str, Any] = {"blend": "gated" if name == AUTOMATIC else name, "gate_bias": task.gate_bias}
+        if weight:
+            blend["lru_blend"] = float(weight)
+        return shared | {"d_model": 64, "memory_size": self.slots} | blend
 
     @property
     def training(self) -> BCConfig:
-        """Of behaviour cloning; gradients reach back over the whole episode."""
-        n_epochs = N_EPOCHS.get(self.task, 20 if self.k <= 4 else 60)
-        if self.task == "told" and self.k <= 2:
-            n_epochs *= 2  # few turns teach little
-        n_segments = -(-max(60, self.env_kwargs["length"]) // SEGMENT_LENGTH[self.task])
+        """Of behaviour cloning; gradients reach back over the whole episode, or the last corridors."""
+        task = TASKS[self.task]
+        steps = self.env_kwargs["length"] * self.env_kwargs.get("n_corridors", 1)
+        n_segments = -(-min(max(60, steps), LONGEST_CHAIN) // task.segment_length)
         validation = 0.1 if self.memory == AUTOMATIC else 0.0
-        return BCConfig(n_epochs, 64, n_segments, LEARNING_RATE[self.task], validation=validation)
+        return BCConfig(task.n_epochs(self.k), task.batch_size, n_segments, task.learning_rate, validation=validation)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Of its evaluation; what nothing keeps bit for bit cannot be skipped, and runes bring something new all the time."""
-        if self.memory not in GATES:
-            return LENGTHS[:2]
-        return LENGTHS[:3] if self.task == "runes" else LENGTHS
+        """Of its evaluation; what nothing keeps bit for bit cannot be skipped."""
+        lengths = TASKS[self.task].lengths
+        return lengths if self.memory in (*GATES, "fixed=0") else lengths[:2]
 
 
 def runs(question: str, seeds: list[int]) -> list[Run]:
@@ -133,15 +165,12 @@ def runs(question: str, seeds: list[int]) -> list[Run]:
     elif question == "law":
         agents = [("told", memory, m, k) for memory in ("fixed", "gated") for k in KS for m in (1, 2, 4, 8)]
         agents += [("told", cell, 0, k) for cell in CELLS for k in KS]
-    elif question == AUTOMATIC:
-        agents = [("told", AUTOMATIC, 16, k) for k in KS]
     else:
-        agents = [("runes", memory, 1, k) for memory in BLENDS for k in (2, 4)]
-        agents += [("runes", cell, 0, k) for cell in CELLS for k in (2, 4)]
+        agents = [("told", AUTOMATIC, 16, k) for k in KS]
     return [Run(*agent, seed) for seed in seeds for agent in agents]
 
 
-QUESTIONS = ("headline", "law", "fusion", AUTOMATIC)
+QUESTIONS = ("headline", "law", AUTOMATIC)
 
 
 def train(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
@@ -149,8 +178,9 @@ def train(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "episodes"
-        record(run.env_id, "oracle", data, N_RECORDED, seed=run.seed * N_RECORDED, env_kwargs=run.env_kwargs)
-        env = make_batch(run.env_id, 1, run.env_kwargs)
+        env_id, n_episodes = TASKS[run.task][:2]
+        record(env_id, "oracle", data, n_episodes, seed=run.seed * n_episodes, env_kwargs=run.env_kwargs)
+        env = make_batch(env_id, 1, run.env_kwargs)
         model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=run.policy_kwargs, seed=run.seed, device="cpu")
         trainer = BC(model, NpzEpisodes(data, env.observation_space, env.action_space), run.training)
         trainer.train()
@@ -163,16 +193,18 @@ def train(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
 
 
 def evaluate(policy: ElmurPolicy, run: Run) -> dict[str, dict[str, float]]:
-    """By length, the shares of right turns and of episodes with all right, up to the first length that is too long."""
+    """By length, the shares of right turns and of episodes with all right, up to the first that is too long or slow."""
     success: dict[str, dict[str, float]] = {}
     for length in (run.env_kwargs["length"], *run.lengths):
         kwargs = {name: value for name, value in run.env_kwargs.items() if name != "corridor_length"} | {"length": length}
-        env = make_batch(run.env_id, N_EVALUATED, kwargs)
+        start = time.process_time()
+        env = make_batch(TASKS[run.task].env_id, N_EVALUATED, kwargs)
         assert isinstance(env, MazeVecEnv)
         episodes = cross_episodes(policy, env, EVALUATION_SEED)
         names = ("turn_success", "is_success")
         success[str(length)] = {name: float(np.mean([episode[name] for episode in episodes])) for name in names}
-        if length >= LENGTHS[0] and success[str(length)]["turn_success"] < SOLVED:
+        too_long = success[str(length)]["turn_success"] < SOLVED
+        if length >= LENGTHS[0] and (too_long or time.process_time() - start > PATIENCE):
             break
     return success
 
@@ -199,6 +231,19 @@ def perform(run: Run) -> None:
     write_json(run.path, report)
 
 
+def perform_all(runs: Iterable[Run], workers: int) -> None:
+    """
+    Perform what has no result yet, each in a process of its own.
+
+    :param runs: In this order.
+    :param workers: Processes at a time.
+    """
+    logs = Path(tempfile.mkdtemp(prefix="capacity_"))
+    with ThreadPoolExecutor(workers) as pool:
+        for run in runs:
+            pool.submit(launch, run, logs)
+
+
 def launch(run: Run, logs: Path) -> None:
     """Perform in a process of its own."""
     if run.path.exists():
@@ -206,7 +251,7 @@ def launch(run: Run, logs: Path) -> None:
     print(f"{run.path.stem}: begins", flush=True)
     log = logs / f"{run.path.stem}.log"
     with open(log, "w") as output:
-        command = [sys.executable, __file__, "--run", *map(str, run)]
+        command = [sys.executable, str(Path(__file__).resolve()), "--run", *map(str, run)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
     print(f"{run.path.stem}: " + ("done" if code == 0 else f"failed, see {log}"), flush=True)
@@ -269,7 +314,7 @@ def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: 
     automatic = [(k, reports) for (memory, _, k), reports in told.items() if memory == AUTOMATIC]
     found = [(k, [one["halving"]["slots"] for one in reports]) for k, reports in automatic]
     plot_seeds(axes[3], found, "k", "found")
-    axes[3].plot(KS, [-(-k // SEGMENT_LENGTH["told"]) for k in KS], ":", color="gray", label="segments that show cues")
+    axes[3].plot(KS, [-(-k // TASKS["told"].segment_length) for k in KS], ":", color="gray", label="segments that show cues")
     axes[3].set(title="M chosen by halving 16 slots", xlabel="cues k", ylabel="slots M", xlim=(0.8, 20), yscale="log")
     axes[3].set(ylim=(0.8, 20), yticks=KS, yticklabels=KS)
     axes[0].set_ylabel("right turns, 1,000 steps")
@@ -307,11 +352,7 @@ def main() -> None:
         perform(Run(task, memory, *map(int, numbers)))
         return
     if not options.report:
-        logs = Path(tempfile.mkdtemp(prefix="capacity_"))
-        with ThreadPoolExecutor(options.workers) as pool:
-            for question in options.only:
-                for run in runs(question, options.seeds):
-                    pool.submit(launch, run, logs)
+        perform_all((run for question in options.only for run in runs(question, options.seeds)), options.workers)
     report()
 
 

@@ -1,0 +1,121 @@
+"""
+Which blend of a slot's old and new content is best: fixed, learned or gated, in four tasks, by behaviour cloning.
+
+    python benchmarks/blending.py                    # every run that has no result yet, and the tables
+    python benchmarks/blending.py --report           # tables and figure of what is there
+
+Tasks, training and evaluation are those of ``capacity.py``, and so is the folder of results. The lambda of the fixed blend is
+chosen for each task by a sweep on the seeds of ``SWEEP_SEEDS``, which serve for nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from capacity import CELLS, FIGURE, LENGTHS, Run, perform_all, results, shares
+from common import markdown_table, write_file
+
+from sb3_elmur.comparison.statistics import interquartile_means
+
+TASKS = (("told", 2, 4), ("told", 4, 8), ("endless", 1, 10), ("runes", 1, 2))  # task, slots M, k
+LAMBDAS = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
+SWEEP_SEEDS, SEEDS = (100, 101), (0, 1, 2, 3, 4)
+MEMORIES = ("fixed", "learned", "gated", "gated_recurrent", *CELLS)
+LENGTH = LENGTHS[0]  # at which memories are compared
+Reports = list[dict[str, Any]]
+
+
+def sweep() -> list[Run]:
+    """All runs that choose lambda."""
+    return [Run(task, f"fixed={weight:g}", m, k, seed) for seed in SWEEP_SEEDS for task, m, k in TASKS for weight in LAMBDAS]
+
+
+def best_lambda(task: str, m: int, k: int) -> float:
+    """The lambda with which most turns are right after 1,000 steps, else at the trained length, in the mean of the sweep."""
+    return max(
+        LAMBDAS, key=lambda weight: [np.mean(values) for values in successes(task, f"fixed={weight:g}", m, k, SWEEP_SEEDS)]
+    )
+
+
+def successes(task: str, memory: str, m: int, k: int, seeds: tuple[int, ...]) -> tuple[list[float], list[float]]:
+    """By seed, the shares of right turns after 1,000 steps and at the trained length."""
+    reports = [one for one in results().get((task, memory, m, k), []) if one["run"]["seed"] in seeds]
+    return shares(reports, LENGTH), shares(reports, Run(task, memory, m, k, 0).env_kwargs["length"])
+
+
+def study() -> list[Run]:
+    """All runs that compare memories."""
+    return [Run(*agent, seed) for seed in SEEDS for task in TASKS for agent in agents(*task).values()]
+
+
+def agents(task: str, m: int, k: int) -> dict[str, tuple[str, str, int, int]]:
+    """What is compared in a task, by name."""
+    names = {memory: memory for memory in MEMORIES} | {"fixed": f"fixed={best_lambda(task, m, k):g}"}
+    return {memory: (task, name, 0 if memory in CELLS else m, k) for memory, name in names.items()}
+
+
+def report() -> None:
+    """Print the sweep and the comparison, and draw the figure."""
+    rows = []
+    for task, m, k in TASKS:
+        cells = [successes(task, f"fixed={weight:g}", m, k, SWEEP_SEEDS) for weight in LAMBDAS]
+        rows.append([task, k, m, *(" / ".join(mean(values) for values in reversed(cell)) for cell in cells)])
+    print(markdown_table(["task", "k", "M", *(f"{weight:g}" for weight in LAMBDAS)], rows))
+    print()
+    rows, scores = [], {memory: [] for memory in MEMORIES}
+    for task, m, k in TASKS:
+        for memory, agent in agents(task, m, k).items():
+            long, short = successes(*agent, SEEDS)
+            reports = results().get(agent, [])
+            scores[memory].append(long)
+            interval = str(interquartile_means({memory: np.array(long)[:, None]})[memory]) if len(long) > 1 else ""
+            parameters = reports[0]["parameters"] if reports else ""
+            rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval])
+    header = ["task", "k", "memory", "M", "parameters", "seeds", "trained length", f"{LENGTH:,}", f"IQM, {LENGTH:,} [95 %]"]
+    print(markdown_table(header, rows))
+    complete = {
+        memory: np.array(values).T for memory, values in scores.items() if all(len(one) == len(SEEDS) for one in values)
+    }
+    print()
+    print(markdown_table(["memory", "IQM of all tasks [95 %]"], [[*row] for row in interquartile_means(complete).items()]))
+    draw(scores, FIGURE.parent / "blending.png")
+
+
+def mean(values: list[float]) -> str:
+    """The mean of all seeds, and the smallest."""
+    return f"{np.mean(values):.2f} ({min(values):.2f})" if values else ""
+
+
+def draw(scores: dict[str, list[list[float]]], path: Path) -> None:
+    """Right turns after 1,000 steps by task and memory; every seed is a dot."""
+    figure, axes = plt.subplots(1, len(TASKS), figsize=(12, 2.8), layout="constrained", sharey=True)
+    for column, (axis, (task, m, k)) in enumerate(zip(axes, TASKS, strict=True)):
+        for place, memory in enumerate(MEMORIES):
+            values = scores[memory][column]
+            axis.plot([place] * len(values), values, "o", ms=4, color=f"C{place}")
+            axis.plot(place, np.mean(values) if values else np.nan, "_", ms=18, color=f"C{place}")
+        axis.set(title=f"{task}, k = {k}" + f", M = {m}", ylim=(-0.03, 1.03), xticks=range(len(MEMORIES)))
+        axis.set_xticklabels([memory.replace("_", "\n") for memory in MEMORIES], fontsize=7)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"right turns, {LENGTH:,} steps")
+    write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def main() -> None:
+    """Run, or report, as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1, help="processes at a time")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
+    options = parser.parse_args()
+    if not options.report:
+        perform_all(sweep(), options.workers)
+        perform_all(study(), options.workers)
+    report()
+
+
+if __name__ == "__main__":
+    main()
