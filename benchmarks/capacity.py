@@ -63,7 +63,7 @@ class Task(NamedTuple):
     :param n_layers: Where something is combined, it must be found first.
     :param segment_length: L.
     :param gate_bias: -2 keeps what comes first; 1 is for memory that is rewritten often.
-    :param n_epochs: By k.
+    :param n_epochs: By k: few turns teach little.
     :param learning_rate: Largest.
     :param batch_size: Episodes.
     :param lengths: Of its evaluation, beside that of training; runes bring something new all the time.
@@ -82,9 +82,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "cues": Task("TMazeCues-v0", 2_000, 2, 4, 1.0, lambda k: 20 if k <= 4 else 60, 2e-3, 64, LENGTHS),
-    "told": Task(
-        "TMazeCues-v0", 2_000, 1, 2, -2.0, lambda k: 20 if k <= 2 else 10, 3e-3, 64, LENGTHS
-    ),  # few turns teach little
+    "told": Task("TMazeCues-v0", 2_000, 1, 2, -2.0, lambda k: 20 if k <= 2 else 10, 3e-3, 64, LENGTHS),
     "runes": Task("TMazeRunes-v0", 2_000, 2, 3, 1.0, lambda k: 30, 2e-3, 64, LENGTHS[:3]),
     "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 20, 2e-3, 32, LENGTHS[:2]),
 }
