@@ -22,7 +22,7 @@ from common import markdown_table, write_file
 from sb3_elmur.comparison.statistics import interquartile_means
 
 TASKS = (("told", 2, 4), ("told", 4, 8), ("endless", 1, 10), ("runes", 1, 2))  # task, slots M, k
-LAMBDAS = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
+LAMBDAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 SWEEP_SEEDS, SEEDS = (100, 101), (0, 1, 2, 3, 4)
 MEMORIES = ("fixed", "learned", "gated", "gated_recurrent", *CELLS)
 LENGTH = LENGTHS[0]  # at which memories are compared
