@@ -140,8 +140,9 @@ class Run(NamedTuple):
         task = TASKS[self.task]
         steps = self.env_kwargs["length"] * self.env_kwargs.get("n_corridors", 1)
         n_segments = -(-min(max(60, steps), LONGEST_CHAIN) // task.segment_length)
-        validation = 0.1 if self.memory == AUTOMATIC else 0.0
-        return BCConfig(task.n_epochs(self.k), task.batch_size, n_segments, task.learning_rate, validation=validation)
+        if self.memory == AUTOMATIC:  # many slots are harder to learn with
+            return BCConfig(20, 32, n_segments, task.learning_rate, validation=0.1)
+        return BCConfig(task.n_epochs(self.k), task.batch_size, n_segments, task.learning_rate)
 
     @property
     def lengths(self) -> tuple[int, ...]:
