@@ -69,7 +69,8 @@ def report() -> None:
         rows.append([task, k, m, *(" / ".join(mean(values) for values in reversed(cell)) for cell in cells)])
     print(markdown_table(["task", "k", "M", *(f"{weight:g}" for weight in LAMBDAS)], rows))
     print()
-    rows, scores = [], {memory: [] for memory in MEMORIES}
+    rows = []
+    scores: dict[str, list[list[float]]] = {memory: [] for memory in MEMORIES}
     for task, m, k in TASKS:
         for memory, agent in agents(task, m, k).items():
             long, short = successes(*agent, SEEDS)
