@@ -43,7 +43,7 @@ from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_rgb"
-DEMONSTRATIONS = {"RememberColor3": 600, "RememberColor5": 1000, "RememberColor9": 1000}
+DEMONSTRATIONS = {"RememberColor3": 600, "RememberColor5": 600, "RememberColor9": 1000}
 COLORS = {"RememberColor3": 8, "RememberColor5": 12, "RememberColor9": 16}  # of the code book
 STEPS = 28  # of a demonstration
 
