@@ -20,7 +20,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import MikasaEnv, MikasaVecEnv
 from sb3_elmur.envs.mikasa.culling import outside
-from sb3_elmur.envs.mikasa.experts import EXPERTS, RememberExpert
+from sb3_elmur.envs.mikasa.experts import EXPERTS, RememberExpert, TakeItBackExpert
 from sb3_elmur.envs.mikasa.observations import things
 from sb3_elmur.envs.mikasa.tasks import TASKS
 from sb3_elmur.recording import record
@@ -199,7 +199,7 @@ def test_environments_run_in_processes_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "task", [task for task in EXPERTS if task.endswith(("Color3", "Color9", "Shape9", "5x3", "Touch", "Colors3"))]
+    "task", [task for task in EXPERTS if task.endswith(("Color3", "Color9", "Shape9", "5x3", "Touch", "Colors3", "Back"))]
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_experts_succeed(task: str, seed: int) -> None:
@@ -221,6 +221,23 @@ def test_what_the_expert_does_follows_from_what_is_seen() -> None:
         touches += bool(expected[:7].any())
         observation, *_ = env.step(env.action_space.sample())
     assert touches > 15
+
+
+def test_where_the_cube_began_is_all_that_must_be_remembered_to_take_it_back() -> None:
+    env = MikasaEnv("TakeItBack")
+    observation, _ = env.reset(seed=0)
+    began, floor = observation[26:28], observation[32:33]  # the cube's x and y, and the goal's z
+    expert, chance, taking_back = TakeItBackExpert(env.episodes), np.random.default_rng(0), 0
+    env.action_space.seed(0)
+    for _ in range(90):
+        reached = bool(observation[33])
+        goal = np.concatenate((began, floor)) if reached else observation[30:33]
+        expected = expert.carry(observation[:3], observation[7:16], observation[26:29], goal)
+        action = env.oracle_action()
+        np.testing.assert_allclose(action, expected, atol=1e-3)
+        taking_back += reached
+        observation, *_ = env.step(env.action_space.sample() if chance.random() < 0.1 else action)
+    assert 10 < taking_back < 60
 
 
 def test_recorded_motions_are_labelled_for_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
