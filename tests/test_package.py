@@ -47,7 +47,9 @@ MAY_IMPORT = {
         "core", "datasets", "distributed", "atomic_files", "settings", "command_line", "masks", "models", "monitoring",
         "policies", "ppo",
     },
-    "evaluation": {"core", "datasets", "envs", "atomic_files", "command_line", "masks", "models", "policies"},
+    "evaluation": {
+        "core", "datasets", "envs", "atomic_files", "command_line", "masks", "models", "policies", "policy_checks",
+    },
     "inspection": {
         "core", "envs", "atomic_files", "command_line", "evaluation", "models", "policies", "monitoring",
     },
@@ -57,8 +59,8 @@ MAY_IMPORT = {
         "policies", "ppo",
     },
     "comparison": {
-        "bc", "datasets", "envs", "evaluation", "recording", "settings", "atomic_files", "command_line", "policies", "ppo",
-        "zoo",
+        "bc", "datasets", "envs", "evaluation", "models", "recording", "settings", "atomic_files", "command_line", "policies",
+        "ppo", "zoo",
     },
     "testing": {"core"},
     "cli": {"command_line"},

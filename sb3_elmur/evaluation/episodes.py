@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur.masks import get_action_masks, has_masks
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.policy_checks import check_rewards
 
 QUANTILE = NormalDist().inv_cdf(0.975)  # of a two-sided interval of 95%
 SUCCESSES = ("is_success", "turn_success")  # what environments say at an episode's end
@@ -83,11 +84,14 @@ def run_episodes(
     :param deterministic: See :func:`play_episodes`.
     :return: Of each episode its ``return``, ``length``, and what the environment says of success.
     :raises ValueError: If the environments have other spaces than the policy.
+    :raises FloatingPointError: If a reward is not finite.
     """
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     episodes: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
     for time, step in enumerate(play_episodes(policy, env, seed, deterministic), start=1):
-        returns += np.where(step.running, step.rewards, 0.0)
+        rewards = np.where(step.running, step.rewards, 0.0)
+        check_rewards(rewards, time)
+        returns += rewards
         lengths += step.running
         ended = np.flatnonzero(step.ended)
         for i in ended:

@@ -1,6 +1,8 @@
 """Episodes of any environment, and how sure the share of successes is."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from helpers import VECTOR, make_policy, random_envs
+from helpers import VECTOR, RandomEnv, make_policy, random_envs
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation import run_episodes, wilson_interval
 
@@ -37,6 +39,20 @@ def test_episodes_depend_on_their_seeds_alone() -> None:
     together = run_episodes(policy, random_envs(4), 5)
     for alone, episode in zip(run_episodes(policy, random_envs(2), 7), together[2:], strict=True):
         assert alone == pytest.approx(episode)
+
+
+class Overflowing(RandomEnv):
+    """Whose rewards are no numbers."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        obs, _, *ends = super().step(action)
+        return obs, math.nan, *ends  # type: ignore[return-value]
+
+
+def test_rewards_that_are_no_numbers_are_refused() -> None:
+    env = make_vec_env(lambda: Overflowing(VECTOR, spaces.Discrete(3)), 2)
+    with pytest.raises(FloatingPointError, match="nan from environment 0, within 1 steps"):
+        run_episodes(make_policy(VECTOR, spaces.Discrete(3)), env, 0)
 
 
 @pytest.mark.parametrize(
