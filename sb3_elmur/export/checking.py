@@ -15,6 +15,7 @@ from sb3_elmur.spaces import map_observations
 
 STATE = "state."  # begins the names of the inputs that are its parts
 _BATCH, _RESETS = 3, 0.05  # rows, and the probability with which an episode of each begins at a step
+_FARTHEST = 1e6  # of observations that are drawn: bounds that stand for none lie where any network overflows
 _TOLERANCE = 1e-4  # relative to 1 + the number
 _TIES = 0.01  # of discrete actions: those whose probabilities are equal to rounding
 _NUMBERS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
@@ -55,6 +56,22 @@ class Session:
             parts = {f"observation.{key}": values for key, values in observation.items()}
         action, value, *after = self._session.run(None, {**parts, "episode_start": episode_start, **state})
         return action, value, dict(zip(state, after, strict=True))
+
+
+def draw_observations(space: spaces.Space, batch: int) -> Any:
+    """
+    Draw observations.
+
+    :param space: Whose they are.
+    :param batch: How many (B).
+    :return: (B, ...), or a dictionary of them.
+    """
+
+    def stacked(*rows: Any) -> np.ndarray:
+        values = np.stack(rows)
+        return values.clip(-_FARTHEST, _FARTHEST) if values.dtype.kind == "f" else values
+
+    return map_observations(stacked, *(space.sample() for _ in range(batch)))
 
 
 class Differences(NamedTuple):
@@ -110,7 +127,7 @@ def compare(path: Path, policy: ElmurPolicy, normalize: VecNormalize | None, ste
     actions, values = [], []
     for step in range(steps):
         starts = (rng.random(_BATCH) < _RESETS) | (step == 0)
-        obs = map_observations(lambda *rows: np.stack(rows), *(policy.observation_space.sample() for _ in range(_BATCH)))
+        obs = draw_observations(policy.observation_space, _BATCH)
         action, value, state = session.step(obs, starts, state)
         tensors, _ = policy.obs_to_tensor(obs if normalize is None else normalize.normalize_obs(obs))
         chosen, expected_value, _, after = policy.forward(tensors, expected_state, th.as_tensor(starts), deterministic=True)

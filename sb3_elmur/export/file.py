@@ -23,20 +23,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor
 from torch.distributions import Distribution
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.core.elmur import Elmur
-from sb3_elmur.export.checking import STATE, check_file
+from sb3_elmur.export.checking import STATE, check_file, draw_observations
 from sb3_elmur.export.policy_step import PolicyStep
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.spaces import as_dict
 
 _OPSET = 20
 _BATCH = 2  # of the example that is traced; another is as good, but 1
@@ -83,22 +82,11 @@ def require_onnx() -> None:
             raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[export]"`.') from error
 
 
-def example_observations(space: spaces.Space, batch: int) -> dict[str, Tensor]:
-    """
-    Draw observations.
-
-    :param space: Whose they are.
-    :param batch: How many.
-    :return: By key, each (``batch``, ...); of a space that is no Dict under the key ``observation``.
-    """
-    parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
-    return {key: th.as_tensor(np.stack([part.sample() for _ in range(batch)])) for key, part in parts.items()}
-
-
 def _onnx_program(step: PolicyStep) -> Any:
     """PyTorch's ``ONNXProgram`` of a step, for any number of rows."""
     policy = step.policy
-    observation = example_observations(policy.observation_space, _BATCH)
+    drawn = draw_observations(policy.observation_space, _BATCH)
+    observation = {key: th.as_tensor(values) for key, values in as_dict(drawn).items()}
     arguments = (observation, th.zeros(_BATCH, dtype=th.bool), step.initial_state(_BATCH))
     rows = {0: th.export.Dim("batch")}
     dynamic = (dict.fromkeys(observation, rows), rows, dict.fromkeys(arguments[2], rows))

@@ -24,7 +24,7 @@ pytest.importorskip("onnxscript")
 import onnxruntime
 
 from sb3_elmur.export import export_policy, file
-from sb3_elmur.export.checking import Session, check_file, compare
+from sb3_elmur.export.checking import Session, check_file, compare, draw_observations
 
 GRU: dict[str, Any] = {"core": "gru"}
 ONE: dict[str, Any] = {"n_layers": 1}
@@ -67,6 +67,14 @@ def check(path: Path, policy: ElmurPolicy, steps: int = 1000, batch: int = 4, no
         expected, state = policy.predict(seen, state, starts, deterministic=True)
         assert action.dtype == (np.float32 if isinstance(policy.action_space, spaces.Box) else np.int64)
         np.testing.assert_allclose(action, expected, rtol=0, atol=1e-5)
+
+
+def test_observations_to_check_with_lie_where_networks_do_not_overflow() -> None:
+    largest = np.finfo(np.float32).max  # stands for no bound in many environments
+    space = spaces.Box(-largest, largest, (3,))
+    observations = draw_observations(space, 4)
+    assert space.contains(observations[0])
+    make_policy(space, BOX).predict(observations)  # raises where actions are no numbers
 
 
 @pytest.fixture(scope="module")
