@@ -118,7 +118,10 @@ def find_label(name: str, played: Played) -> tuple[str, np.ndarray]:
         if any(rest not in info for info in played.last_infos):
             known = ", ".join(sorted(played.last_infos[0])) or "nothing"
             raise ValueError(f"`label` must name an entry of the last info. Received {name!r}; known are {known}.")
-        return f"{rest} at the end", np.array([float(info[rest]) for info in played.last_infos])
+        try:
+            return f"{rest} at the end", np.array([float(info[rest]) for info in played.last_infos])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`label` must be a number at every episode's end. Received {name!r}: {error}") from error
     arrays: dict[str, Any] = played.observations if isinstance(played.observations, dict) else {"": played.observations}
     components = {
         f"{part}:{i}" if part else str(i): column

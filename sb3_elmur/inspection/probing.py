@@ -40,8 +40,8 @@ def make_label(name: str, values: np.ndarray) -> Label:
     different, classes = np.unique(values, return_inverse=True)
     names = tuple(f"{value:g}" for value in different.astype(float))
     if len(different) > MOST_CLASSES:
-        median = np.median(values)
-        classes, names = (values > median).astype(np.int64), (f"at most {median:.3g}", f"above {median:.3g}")
+        cut = min(np.median(values), different[-2])  # which leaves both classes an example
+        classes, names = (values > cut).astype(np.int64), (f"at most {cut:.3g}", f"above {cut:.3g}")
     if len(np.unique(classes)) < 2:
         raise ValueError(f"`label` must differ between episodes. {name!r} is {names[0]} in all {len(values)} of them.")
     return Label(name, names, th.as_tensor(classes))

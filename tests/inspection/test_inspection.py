@@ -208,6 +208,9 @@ def test_labels_that_do_not_exist_are_refused() -> None:
         find_label("3", played)
     with pytest.raises(ValueError, match=r"`label`.*'info:nothing'"):
         find_label("info:nothing", played)
+    named = played._replace(last_infos=[{"room": "kitchen"}, {"room": "hall"}])
+    with pytest.raises(ValueError, match=r"`label`.*'info:room'.*'kitchen'"):
+        find_label("info:room", named)
 
 
 def test_a_model_without_memory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

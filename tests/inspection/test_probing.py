@@ -47,5 +47,7 @@ def test_labels() -> None:
     label = make_label("many", np.arange(20.0))
     assert label.classes == ("at most 9.5", "above 9.5")
     assert label.of.tolist() == [0] * 10 + [1] * 10
+    label = make_label("mostly the largest", np.minimum(np.arange(40.0), 15.0))
+    assert label.of.bincount().tolist() == [15, 25]
     with pytest.raises(ValueError, match="`label` must differ between episodes"):
         make_label("same", np.ones(4))
