@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -28,12 +29,15 @@ def native_batch(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Calla
     """
     Find what makes the native batch of an environment.
 
-    :param env_id: Registered id.
+    :param env_id: Registered id; before a colon the module that registers it, as in ``gymnasium.make``.
     :param env_kwargs: Arguments beside those that the id stands for.
     :return: A function of the number of environments, or None where there is no native batch.
     :raises gymnasium.error.UnregisteredEnv: If the id is unknown.
     """
-    spec = gymnasium.spec(env_id)
+    module, _, name = env_id.rpartition(":")
+    if module:
+        import_module(module)
+    spec = gymnasium.spec(name)
     batch_class = NATIVE.get(str(spec.entry_point))
     arguments = {**spec.kwargs, **(env_kwargs or {})}
     wrapped = spec.max_episode_steps or spec.additional_wrappers
@@ -46,7 +50,7 @@ def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = Non
     """
     Make a native batch where the environment has one, else copies of the environment.
 
-    :param env_id: Registered id.
+    :param env_id: See :func:`native_batch`.
     :param n_envs: Number of environments.
     :param env_kwargs: Arguments beside those that the id stands for.
     :return: The batch, or a ``DummyVecEnv`` of the copies.

@@ -70,6 +70,11 @@ def test_a_pickled_maze_batch_goes_on_as_the_batch_itself(env_id: str) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(("env_id", "kind"), [("TMazePassive10-v0", TMazeVecEnv), ("CartPole-v1", DummyVecEnv)])
+def test_an_id_may_name_the_module_that_registers_it(env_id: str, kind: type) -> None:
+    assert isinstance(make_batch(f"sb3_elmur.envs:{env_id}", 2), kind)
+
+
 def test_unknown_id_is_refused() -> None:
     with pytest.raises(gymnasium.error.UnregisteredEnv):
         make_batch("Nowhere-v0", 2)
