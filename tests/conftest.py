@@ -1,5 +1,6 @@
 """What all tests share: folders of their own for logs and temporary files, so that a run leaves nothing behind."""
 
+import locale
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,3 +21,12 @@ def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("TMPDIR", temporary)
         patch.setattr(tempfile, "tempdir", temporary)
         yield
+
+
+@pytest.fixture
+def ascii_machine() -> Iterator[None]:
+    """Text files are ASCII, unless who opens them says otherwise."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)

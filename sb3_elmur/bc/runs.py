@@ -88,7 +88,7 @@ def recorded_arguments(run: Path) -> list[str]:
     :raises SettingsError: If it is no folder of a run of this command.
     """
     record = recorded_command(run)
-    words = shlex.split(record.read_text())
+    words = shlex.split(record.read_text(encoding="utf-8"))
     for beginning in BEGINNINGS:
         if words[: len(beginning)] == beginning:
             return words[len(beginning) :]
@@ -114,4 +114,4 @@ def record_run(folder: Path, settings: Mapping[str, Any], options: Mapping[str, 
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")

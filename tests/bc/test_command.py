@@ -23,6 +23,7 @@ from helpers import make_env
 from sb3_elmur.bc.command import main
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.options import parse
+from sb3_elmur.bc.runs import record_run, recorded_arguments
 from sb3_elmur.bc.trainer import BC, BEST_MODEL, CHECKPOINT
 from sb3_elmur.envs import TMazeEnv
 
@@ -210,6 +211,12 @@ def test_a_killed_command_continues_to_the_same_model(data: Path, killed: Path) 
         assert equal(weights(run), weights(whole))
         assert (run / ENV / "config.yml").read_text() == (whole / ENV / "config.yml").read_text()
     assert not run_folder(data, 5).exists()
+
+
+@pytest.mark.usefixtures("ascii_machine")
+def test_a_recorded_command_does_not_depend_on_the_machines_encoding(tmp_path: Path) -> None:
+    record_run(tmp_path / ENV, {}, {}, ["--data", "données"])
+    assert recorded_arguments(tmp_path) == ["--data", "données"]
 
 
 def test_a_requeued_command_that_has_finished_begins_anew(data: Path) -> None:
