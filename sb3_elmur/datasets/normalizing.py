@@ -38,7 +38,10 @@ def fit_normalization(env: VecEnv, episodes: Episodes, **kwargs: Any) -> VecNorm
     :return: The wrapped environments, which say how to normalise.
     :raises ValueError: If observations are neither a Box nor a Dict with the keys to normalise.
     """
-    normalized = VecNormalize(env, **kwargs | {"training": False, "norm_obs": True, "norm_reward": False})
+    try:
+        normalized = VecNormalize(env, **kwargs | {"training": False, "norm_obs": True, "norm_reward": False})
+    except KeyError as error:
+        raise ValueError(f"`norm_obs_keys` must be keys of {env.observation_space}. Received {error}.") from error
     for index in range(len(episodes)):
         observations: Any = episodes[index].observations
         map_observations(lambda statistics, values: statistics.update(values), normalized.obs_rms, observations)

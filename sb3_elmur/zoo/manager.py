@@ -23,7 +23,7 @@ from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import native_batch
 from sb3_elmur.models import check_statistics, find_statistics
-from sb3_elmur.settings import as_literal, read_settings
+from sb3_elmur.settings import as_literal, check_known, read_settings
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
 from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
@@ -194,6 +194,8 @@ class CheckedExperimentManager(ExperimentManager):
         elif self.normalize and self.continue_training:
             raise SettingsError(f"There are no statistics of {self.trained_agent}, which `normalize` continues.")
         elif self.normalize:
+            keys, known = self.normalize_kwargs.get("norm_obs_keys"), getattr(env.observation_space, "spaces", ())
+            check_known("key of observations in `norm_obs_keys`", keys or (), known)
             env = VecNormalize(env, **self.normalize_kwargs)
         if eval_env and isinstance(env, VecNormalize):
             env.training = env.norm_reward = False

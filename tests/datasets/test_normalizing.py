@@ -49,6 +49,14 @@ def evaluate(model: Path, *more: str) -> evaluation_command.Record:
     return evaluation_command.evaluate(model, None, options)
 
 
+def test_keys_that_observations_lack_are_refused(tmp_path: Path) -> None:
+    env = random_envs(1, spaces.Dict(OBSERVED))
+    record(lambda: RandomEnv(spaces.Dict(OBSERVED), env.action_space), "random", tmp_path, 1)
+    episodes = open_episodes(tmp_path, env.observation_space, env.action_space)
+    with pytest.raises(ValueError, match=r"`norm_obs_keys`.*'near'"):
+        fit_normalization(env, episodes, norm_obs_keys=["near"])
+
+
 def test_statistics_are_those_of_all_steps(data: Path) -> None:
     env = make_vec_env(ENV, 1)
     episodes = open_episodes(data, env.observation_space, env.action_space)

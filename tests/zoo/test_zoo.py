@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_elmur
-from helpers import without_simulator
+from helpers import DICT, RandomEnv, without_simulator
 from sb3_elmur.cli import main
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.core.config import ElmurConfig
@@ -388,6 +389,17 @@ def test_what_an_algorithm_refuses_is_told_too(command: Command, capfd: pytest.C
     with pytest.raises(SystemExit, match="2"):
         command("train", *SHORT, "bptt_segments:0")
     assert "error: `bptt_segments` must be an integer" in capfd.readouterr().err
+
+
+def test_keys_to_normalise_that_observations_lack_are_told_too(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    spec = gymnasium.envs.registration.EnvSpec("Parts-v0", lambda **_: RandomEnv(DICT, spaces.Discrete(2)))
+    monkeypatch.setitem(gymnasium.registry, "Parts-v0", spec)
+    normalize = "normalize:{'norm_obs_keys': ['vectro']}"
+    with pytest.raises(SystemExit, match="2"):
+        command("train", "--env", "Parts-v0", *SHORT[2:], "policy:ElmurMultiInputPolicy", normalize)
+    assert "'vectro'. Did you mean 'vector'?" in capfd.readouterr().err
 
 
 def test_a_model_that_is_too_large_is_told_too(command: Command, capfd: pytest.CaptureFixture) -> None:
