@@ -6,8 +6,8 @@ a user gives comes after what is added here, and so replaces it.
 """
 
 import argparse
+import ast
 import difflib
-import keyword
 import os
 import runpy
 import sys
@@ -86,9 +86,8 @@ def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, dev
         return resuming.continue_run(options.run, recorded, settings)
     if options.wanted:
         _check_registered(options.env)
-        agent = Path(options.trained_agent or "")
-        if options.trained_agent and not (agent.suffix == ".zip" and agent.is_file()):
-            raise SettingsError(f"`--trained-agent` must be the .zip file of a model. Received {options.trained_agent!r}.")
+        runs: Any = import_module("sb3_elmur.zoo.runs")
+        runs.check_trained_agent(options.trained_agent)
     own = arguments if current_group().rank == 0 else [argument for argument in arguments if argument != "--track"]
     _run("train", [*_settings_file(options), *own, "--device", device], name)
 
@@ -225,7 +224,7 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--load-best", action="store_true")
     parser.add_argument("--load-checkpoint", type=int)
     parser.add_argument("--load-last-checkpoint", action="store_true")
-    parser.add_argument("-i", "--trained-agent")
+    parser.add_argument("-i", "--trained-agent", default="")
     parser.add_argument("--continue", dest="run", type=Path)
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("--device", default="auto")
@@ -269,16 +268,24 @@ def _settings_file(options: argparse.Namespace) -> list[str]:
 
 
 def _quoted(arguments: Sequence[str]) -> list[str]:
-    """Bare words among the values of settings in quotes, which the zoo would look up as names of variables."""
+    """Words among the values of settings in quotes, which the zoo would look up as names of variables."""
     quoted, option = [], ""
     for argument in arguments:
         option = argument if argument.startswith("-") else option
         key, colon, value = argument.partition(":")
         if option in PAIRS and argument != option and not colon:
             raise SettingsError(f"`{option}` must be KEY:VALUE. Received {argument!r}.")
-        bare = all(word.isidentifier() and not keyword.iskeyword(word) for word in value.split("."))
-        quoted.append(f"{key}:{value!r}" if option in PAIRS and colon and bare else argument)
+        quoted.append(f"{key}:{value!r}" if option in PAIRS and colon and _is_text(value) else argument)
     return quoted
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value is no Python, or names variables outside of a call, such as ``dict(...)``."""
+    try:
+        kinds = {type(node) for node in ast.walk(ast.parse(value.strip(), mode="eval"))}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    return ast.Name in kinds and ast.Call not in kinds
 
 
 def _run(module: str, arguments: Sequence[str], name: str | None = None) -> None:

@@ -1,6 +1,7 @@
 """``sb3-elmur train`` in several processes that ``torchrun`` has started: they train one agent together."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def told_how_to_go_on(run: str) -> Iterator[None]:
     if group.size == 1:
         yield
         return
-    cure = f"To go on, start the same torchrun with `-m sb3_elmur.zoo train --continue {run}`."
+    cure = f"To go on, start the same torchrun with `-m sb3_elmur.zoo train --continue {shlex.quote(run)}`."
 
     def end(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

@@ -17,7 +17,7 @@ from sb3_elmur.distributed import current_group
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import CheckedExperimentManager
-from sb3_elmur.zoo.runs import check_run
+from sb3_elmur.zoo.runs import check_run, check_trained_agent
 from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
 
 RENAMED = {  # arguments of the manager that have other names on the command line
@@ -28,7 +28,7 @@ RENAMED = {  # arguments of the manager that have other names on the command lin
 }
 SAME = (
     "algo", "log_folder", "tensorboard_log", "n_timesteps", "eval_freq", "save_freq", "env_kwargs", "eval_env_kwargs", "seed",
-    "log_interval", "verbose", "n_eval_envs", "device",
+    "log_interval", "verbose", "n_eval_envs", "device", "trained_agent",
 )  # fmt: skip
 
 
@@ -42,13 +42,17 @@ class ContinuedExperimentManager(CheckedExperimentManager):
     :param options: Of its command line.
     :param settings: Of its training.
     :param state: Where it goes on; ``None`` begins anew.
+    :raises SettingsError: If it would begin anew with a trained agent that is not there any more.
     """
 
     def __init__(self, run: Path, options: argparse.Namespace, settings: dict[str, Any], state: State | None) -> None:
         arguments = {name: getattr(options, name) for name in SAME}
         arguments |= {name: getattr(options, option) for name, option in RENAMED.items()}
-        agent = str(state.model) if state and current_group().rank == 0 else ""  # the others get what the first has
-        super().__init__(options, env_id=options.env, trained_agent=agent, **arguments)
+        if state is None:
+            check_trained_agent(options.trained_agent)
+        else:  # processes after the first get what it has
+            arguments["trained_agent"] = str(state.model) if current_group().rank == 0 else ""
+        super().__init__(options, env_id=options.env, **arguments)
         self.settings, self.state = settings, state
         self.save_path, self.params_path = str(run), f"{run}/{self.env_name}"
 

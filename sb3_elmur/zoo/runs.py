@@ -98,6 +98,17 @@ def check_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return contents[0], contents[1]
 
 
+def check_trained_agent(path: str) -> None:
+    """
+    Make sure that a training begins with the agent that it is to begin with: rl_zoo3 begins anew where there is none.
+
+    :param path: Of ``--trained-agent``, may be empty.
+    :raises SettingsError: If it is no .zip file.
+    """
+    if path and not (path.endswith(".zip") and Path(path).is_file()):
+        raise SettingsError(f"`--trained-agent` must be the .zip file of a model. Received {path!r}.")
+
+
 @contextmanager
 def statistics_of(model: Path, settings: dict[str, Any]) -> Iterator[None]:
     """

@@ -85,6 +85,35 @@ def test_an_interrupted_run_goes_on_in_its_folder(
     assert [path.name for path in RUN.parent.iterdir()] == [RUN.name]
 
 
+def test_a_run_that_began_with_a_trained_agent_begins_with_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 0)
+        patch.setattr(SaveState, "_on_training_start", lambda callback: callback.model.save("agent"))
+        with pytest.raises(Killed):
+            run(patch, *TRAIN, "normalize:False", "--seed", "1")
+        with pytest.raises(Killed):
+            run(patch, "train", "-i", "agent.zip", *TRAIN[1:], "normalize:False")
+    second = RUN.with_name(f"{MAZE}_2")
+    begun: list[dict[str, Any]] = []
+
+    def note(callback: SaveState) -> None:
+        begun.append({name: weight.clone() for name, weight in callback.model.policy.state_dict().items()})
+        raise Killed
+
+    monkeypatch.setattr(SaveState, "_on_training_start", note)
+    with pytest.raises(Killed):
+        run(monkeypatch, "train", "--continue", str(second))
+    for name, weight in sb3_elmur.RecurrentPPO.load("agent").policy.state_dict().items():
+        np.testing.assert_array_equal(begun[0][name], weight)
+    Path("agent.zip").unlink()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "train", "--continue", str(second))
+    assert "`--trained-agent` must be the .zip file of a model. Received 'agent.zip'." in capsys.readouterr().err
+
+
 def test_the_latest_two_states_are_kept_and_half_of_one_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     kill_after(monkeypatch, 4)
