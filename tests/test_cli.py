@@ -19,6 +19,19 @@ def test_every_command_explains_itself(command: str, monkeypatch: pytest.MonkeyP
     assert capsys.readouterr().out.split("usage: ")[1].startswith(f"sb3-elmur {command}")
 
 
+@pytest.mark.parametrize("module", ["pydantic", "matplotlib.figure", "joblib"])
+def test_without_its_extra_a_comparison_says_what_to_install(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("sb3_elmur.comparison")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", ["sb3-elmur", "compare", "matrix.yml"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert 'pip install "sb3-elmur[compare]"' in capsys.readouterr().err
+
+
 def test_an_unknown_command_is_refused_with_the_known_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -105,6 +105,16 @@ class Cell:
             return None
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.path} is not a result: {error}") from error
+        self.check(report)
+        return report
+
+    def check(self, report: Any) -> None:
+        """
+        Make sure that a result is complete, and what the matrix asks for.
+
+        :param report: Of :func:`compute`, or of a file.
+        :raises ValueError: If it is not.
+        """
         read(Report, str(self.path), report)
         for key, value in self.plan().items():
             noted = report["plan"].get(key)
@@ -122,7 +132,6 @@ class Cell:
                 f"`curve` of {self.path} must have {' and '.join(sorted(needed))} everywhere: it is damaged, or the "
                 "environment does not report success. Delete the file."
             )
-        return report
 
     def write(self, report: dict[str, Any]) -> None:
         """
@@ -131,7 +140,6 @@ class Cell:
         :param report: Of :func:`compute`.
         """
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as temporary:
             temporary.write_text(f"{{\n{lines}\n}}\n")
 
@@ -163,6 +171,7 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
     :param demonstrations: Folder of the episodes that are learned from, if there are any.
     :param device: Where networks are trained.
     :return: The result.
+    :raises ValueError: If it is none, as where rewards are not finite.
     """
     th.set_num_threads(1)
     start = time.process_time()
@@ -175,7 +184,7 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
         }
         for name in ((GREEDY, SAMPLED) if cell.env.sampled else (GREEDY,))
     }
-    return {
+    report = {
         "plan": cell.plan(),
         "parameters": trained.n_parameters,
         "effort": trained.effort,
@@ -185,6 +194,8 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
         "evaluation CPU seconds": round(time.process_time() - end, 1),
         **provenance(cell.seed, device),
     }
+    cell.check(report)  # so that it fails here, and not the report of all cells
+    return report
 
 
 def _summary(episodes: Played) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from sb3_elmur.comparison.algorithm import Played
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes
+from sb3_elmur.models import as_in_training
 from sb3_elmur.policies import ElmurPolicy
 
 
@@ -36,6 +37,7 @@ def play(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> P
     :param deterministic: Take the most probable actions instead of sampling.
     """
     th.manual_seed(seed)
+    env = as_in_training(env, None)  # it is normalised already
     try:
         if isinstance(model.policy, ElmurPolicy):
             model.policy.set_training_mode(False)

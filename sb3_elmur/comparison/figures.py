@@ -58,12 +58,14 @@ def draw_bars(results: Results, path: Path) -> None:
                 values = results.values(env, agent)
                 if len(values):
                     x = j + (i - (len(results.agents) - 1) / 2) * width
-                    axes.bar(x, values.mean(), width, color=f"C{i}", label=agent if row == j == 0 else None)
+                    axes.bar(x, values.mean(), width, color=f"C{i}")
                     axes.plot([x] * len(values), values, ".", ms=3, color="black", alpha=0.6)
         axes.set_xticks(range(len(envs)), [short_name(env) for env in envs], rotation=25, ha="right", fontsize=8)
         axes.set_xlim(-0.6, min(ENVS_PER_ROW, len(results.envs)) - 0.4)
         axes.set(ylabel=_measures(envs))
         axes.grid(axis="y", alpha=0.3)
+    for i, agent in enumerate(results.agents):
+        rows[0].plot([], [], "s", color=f"C{i}", label=agent)
     figure.legend(loc="outside upper center", ncols=len(results.agents), fontsize=9)
     _save(figure, path)
 

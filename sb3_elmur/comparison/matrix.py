@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
-from pydantic import Field, model_validator
 
 from sb3_elmur.command_line import import_packages
-from sb3_elmur.comparison.schemas import Model, read
+from sb3_elmur.comparison.schemas import Field, Model, model_validator, read
 from sb3_elmur.comparison.success import may_report_success
 from sb3_elmur.settings import check_known, check_type, read_file
 

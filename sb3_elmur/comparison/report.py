@@ -1,8 +1,10 @@
 """The results page of a matrix, Markdown and figures, made of its JSON files and nothing else."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -42,15 +44,15 @@ def write_report(matrix: Matrix, folder: Path, pages: Path) -> str:
         parts += ["## Networks and cost", _costs(results), "## Versions and machines", _provenance(results)]
     text = "\n\n".join(part.strip() for part in parts) + "\n"
     with atomic_path(page) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     return text
 
 
 def _introduction(results: Results, folder: Path) -> str:
-    matrix = results.matrix
+    matrix, path = results.matrix, shlex.quote(str(results.matrix.path))
     n_reports = sum(map(len, results.reports.values()))
     return (
-        f"Made by `sb3-elmur compare {matrix.path} --report` from `{folder / matrix.name}`: change those, not this page. "
+        f"Made by `sb3-elmur compare {path} --report` from `{folder / matrix.name}`: change those, not this page. "
         f"{n_reports} of {results.n_cells} results are there. Seeds {', '.join(map(str, matrix.seeds))}; every evaluation "
         f"takes the most probable actions in the same {matrix.n_eval_episodes} episodes." + _budgets(matrix)
     )
@@ -194,4 +196,4 @@ def _image(page: Path, name: str) -> Path:
 
 
 def _figure(page: Path, name: str, title: str) -> str:
-    return f"![{title}]({_image(page, name).name})"
+    return f"![{title}]({quote(_image(page, name).name)})"

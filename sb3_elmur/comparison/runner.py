@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gymnasium.error import DependencyNotInstalled
-from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
+
+try:
+    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
+except ImportError as error:
+    raise DependencyNotInstalled('joblib is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
 
 from sb3_elmur.command_line import import_packages
 from sb3_elmur.comparison.cells import Cell, compute, data_folder, record_data
@@ -64,6 +68,8 @@ def run_cells(
     """
     todo = [cell for cell in cells if cell.read() is None]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them finished.", flush=True)
+    for cell in todo:  # before anything is computed that could not be written
+        cell.path.parent.mkdir(parents=True, exist_ok=True)
     folders = {cell.path: data_folder(cell, data) for cell in todo}
     recordings = {
         folder: (record_data, cell.env.env_id, cell.demonstrations, folder)

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from gymnasium.error import DependencyNotInstalled
+
+try:
+    from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+except ImportError as error:
+    raise DependencyNotInstalled('pydantic is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
+
+__all__ = ["Field", "Model", "model_validator", "read"]
 
 T = TypeVar("T")
 

@@ -14,17 +14,18 @@ class Wrappers:
 
     :param normalize: Whether to normalise observations and rewards, or the arguments of ``VecNormalize``.
     :param frame_stack: Number of latest observations that are shown.
-    :param gamma: Discount factor of the returns by whose spread rewards are divided.
+    :param gamma: Discount factor of the returns by whose spread rewards are divided; ``None`` leaves it to ``normalize``.
     """
 
     normalize: bool | dict[str, Any]
     frame_stack: int = 1
-    gamma: float = 0.99
+    gamma: float | None = None
 
     @property
     def normalize_kwargs(self) -> dict[str, Any]:
         """Arguments of ``VecNormalize``."""
-        return (self.normalize if isinstance(self.normalize, dict) else {}) | {"gamma": self.gamma}
+        arguments = self.normalize if isinstance(self.normalize, dict) else {}
+        return arguments if self.gamma is None else arguments | {"gamma": self.gamma}
 
     def __call__(self, env: VecEnv) -> VecEnv:
         """Wrap for training."""

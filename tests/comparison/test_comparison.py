@@ -1,6 +1,7 @@
 """Comparisons: matrix files, resuming, statistics, and one tiny cell of each algorithm."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -14,22 +15,29 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from rliable import metrics
 from torch import nn
 
+from helpers import IMAGE, VECTOR, RandomEnv
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.comparison import cells, command, statistics
+from sb3_elmur.comparison import cells, command, figures, statistics
+from sb3_elmur.comparison.algorithm import Trained
 from sb3_elmur.comparison.algorithms import ALGORITHMS
 from sb3_elmur.comparison.cells import Cell, compute, data_folder, make_cells, record_data
 from sb3_elmur.comparison.cloning import epochs_within
 from sb3_elmur.comparison.evaluation import make_monitored
 from sb3_elmur.comparison.matrix import Agent, Budget, Demonstrations, Environment, Matrix, Score, read_matrix, select
 from sb3_elmur.comparison.report import write_report
+from sb3_elmur.comparison.results import read_results
 from sb3_elmur.comparison.runner import Cluster, run, run_cells
 from sb3_elmur.comparison.settings import resolve
+from sb3_elmur.comparison.success import may_report_success
+from sb3_elmur.comparison.wrappers import Wrappers
 
 MATRICES = sorted((Path(__file__).parents[2] / "benchmarks" / "matrices").glob("*.yml"))
 ONLINE: dict[str, Any] = {
@@ -367,6 +375,53 @@ def test_every_online_algorithm_is_trained_and_evaluated(algo: str, tmp_path: Pa
         assert evaluation["success"] == evaluation["return"]  # a sparse reward
 
 
+def test_agents_that_see_images_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gymnasium.registry, "Seen-v0", EnvSpec("Seen-v0", lambda **_: RandomEnv(IMAGE, spaces.Discrete(3))))
+    env = Environment("Seen-v0", "", ("Seen-v0",), False, Score(), None, None, {})
+    training = {"n_envs": 2, "n_steps": 8, "batch_size": 16, "n_timesteps": 16}
+    settings = TINY["ppo_elmur"] | training | {"policy": "ElmurCnnPolicy"}
+    cell = Cell(env, Agent("a", None, {}), 0, ALGORITHMS["online"]["ppo_elmur"], settings, 3, tmp_path / "cell.json")
+    assert len(compute(cell, None)["evaluations"]["Seen-v0"]["returns"]) == 3
+
+
+def test_a_cell_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = scripted_cell(tmp_path)
+    without = Trained(lambda *_: [{"return": math.nan, "length": 1}])
+    monkeypatch.setattr(type(cell.algorithm), "train", lambda *_: without)
+    assert run_cells([cell], tmp_path, 1) == [cell]
+    assert not cell.path.exists()
+
+
+def test_nothing_is_computed_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").symlink_to(tmp_path / "unmounted" / "drive")
+    cell = scripted_cell(tmp_path / "results" / "made")
+    monkeypatch.setattr(type(cell.algorithm), "train", lambda *_: pytest.fail("was computed"))
+    with pytest.raises(OSError, match="results"):
+        run_cells([cell], tmp_path, 1)
+
+
+@pytest.mark.parametrize(("gamma", "taken"), [(None, 0.5), (0.9, 0.9)])
+def test_rewards_are_normalised_by_the_discount_factor_that_rl_zoo3_takes(gamma: float | None, taken: float) -> None:
+    assert Wrappers({"gamma": 0.5}, gamma=gamma).normalize_kwargs["gamma"] == taken
+
+
+class Choosy(RandomEnv):
+    """Ends for good at an action that is not valid."""
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([False, True, False])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        if action != 1:
+            raise ValueError(f"{action} is not valid")
+        return *super().step(action)[:4], {"is_success": True}
+
+
+def test_whether_success_is_reported_is_found_out_by_valid_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gymnasium.registry, "Choosy-v0", EnvSpec("Choosy-v0", lambda **_: Choosy(VECTOR, spaces.Discrete(3))))
+    assert may_report_success("Choosy-v0")
+
+
 @pytest.mark.parametrize(("expert", "success"), [("oracle", 1.0), ("random", 0.0)])
 def test_the_oracle_succeeds_where_random_actions_do_not(expert: str, success: float, tmp_path: Path) -> None:
     cell = scripted_cell(tmp_path, expert)
@@ -451,12 +506,13 @@ def made_up_report(cell: Cell, value: float) -> None:
     cell.path.write_text(json.dumps(report))
 
 
-def made_up_results(folder: Path, **changes: Any) -> Matrix:
+def made_up_results(folder: Path, name: str = "made.yml", **changes: Any) -> Matrix:
     """A matrix of which all but the last cell has a result."""
     beyond = {"evaluate": ["TMazePassive30-v0", "TMazePassive100-v0"]}
     agents = {"elmur": {}, "gru": {"policy_kwargs": {"core": "gru"}}, "oracle": {"algo": "oracle"}}
     envs = {"short": [{"TMazePassive30-v0": beyond}], "long": ["TMazeEndless3x30-v0"]}
-    matrix = read_matrix(write(folder, agents=agents, envs=envs, notes="Not like for like.", **changes))
+    path = write(folder, agents=agents, envs=envs, **{"notes": "Not like for like."} | changes).rename(folder / name)
+    matrix = read_matrix(path)
     values = {"elmur": 0.75, "gru": 0.5, "oracle": 1.0}
     for cell in make_cells(matrix, folder)[:-1]:
         made_up_report(cell, values[cell.agent.name] + 0.1 * cell.seed)
@@ -486,6 +542,38 @@ def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -
 def test_there_is_no_sum_of_different_scales(tmp_path: Path) -> None:
     matrix = made_up_results(tmp_path, score={"measure": "success"})
     assert "sum of" not in write_report(matrix, tmp_path, tmp_path / "docs")
+
+
+@pytest.mark.usefixtures("ascii_machine")
+def test_a_page_does_not_depend_on_the_machines_encoding(tmp_path: Path) -> None:
+    write_report(read_matrix(write(tmp_path, title="λ")), tmp_path, tmp_path)
+    assert (tmp_path / "made.md").read_text(encoding="utf-8").startswith("# λ")
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_matrix_may_have_a_space_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.touch())
+    page = write_report(made_up_results(tmp_path, "my matrix.yml"), tmp_path, tmp_path)
+    assert "](my%20matrix_bars.png)" in page
+    assert f"compare '{tmp_path}/my matrix.yml' --report" in page
+    assert (tmp_path / "my matrix_bars.png").exists()
+
+
+def test_the_legend_has_agents_that_lack_a_result_in_the_first_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = made_up_results(tmp_path)
+    for path in (tmp_path / "made").glob("TMazePassive30-v0__gru__*"):
+        path.unlink()
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, path: Path, **_: Any) -> None:
+        drawn.append(figure)
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    figures.draw_bars(read_results(matrix, tmp_path), tmp_path / "bars.png")
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["elmur", "gru", "oracle"]
 
 
 def test_a_page_without_results_says_so(tmp_path: Path) -> None:
