@@ -29,10 +29,21 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
         if replace:
             os.replace(temporary, path)
         else:
-            os.link(temporary, path)
+            _link(temporary, path)
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file a name that no other has; without hard links, as on exFAT, by a copy, which is seen while it grows."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with path.open("xb") as file:
+            file.write(temporary.read_bytes())
 
 
 def _flush_folder(folder: Path) -> None:

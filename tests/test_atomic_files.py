@@ -1,7 +1,9 @@
 """Atomic files: complete or absent."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +40,13 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     assert order[:2] == ["fsync", "replace"]
 
 
-def test_a_file_that_is_not_to_be_replaced_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_file_that_is_not_to_be_replaced_stays(hard_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as exFAT says
+
+    if not hard_links:
+        monkeypatch.setattr(os, "link", link)
     path = tmp_path / "settings.json"
     with atomic_path(path, replace=False) as temporary:
         temporary.write_text("first")
