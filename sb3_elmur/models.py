@@ -26,6 +26,7 @@ from sb3_elmur.ppo import RecurrentPPO
 
 STATISTICS_FILE = "vecnormalize.pkl"
 _SEED = 0  # of the slots that are added
+_UUID = r"_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"  # which `--uuid` of rl_zoo3 adds to the names of run folders
 _SPACES = (spaces.Box, spaces.Dict, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 _NUMPY = {  # what arrays and numbers are pickled with, by NumPy 1 and 2
     *(("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar")),
@@ -83,7 +84,7 @@ def find_statistics(path: Path, model: BaseAlgorithm | None = None) -> Path | No
     candidates = [path.with_suffix("") / STATISTICS_FILE]
     if checkpoint := re.fullmatch(r"(.+)_(\d+)_steps", name):
         candidates.append(path.with_name("{}_vecnormalize_{}_steps.pkl".format(*checkpoint.groups())))
-    if name == "best_model" and (run := re.match(r"(.+)_\d+", folder.name)):
+    if name == "best_model" and (run := re.match(r"(.+)_\d+", re.sub(_UUID, "", folder.name))):
         candidates.append(path.parent / run[1] / STATISTICS_FILE)
     for candidate in candidates:
         if candidate.is_file():

@@ -100,6 +100,9 @@ def test_statistics_belong_to_a_model_by_name(tmp_path: Path) -> None:
     assert find_statistics(run / "rl_model_2560_steps.zip") is None
     own = write(run / "best_model" / "vecnormalize.pkl")
     assert find_statistics(best) == own
+    run = tmp_path / "Side-v0_2_12345678-9abc-4def-8123-456789abcdef"
+    final = write(run / "Side-v0" / "vecnormalize.pkl")
+    assert find_statistics(run / "best_model.zip") == final
 
 
 def test_statistics_of_a_sibling_are_never_taken(tmp_path: Path) -> None:
