@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from sb3_elmur.comparison.algorithm import Played
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.evaluation import run_episodes
+from sb3_elmur.evaluation.episodes import run_episodes, successes
 from sb3_elmur.models import as_in_training
 from sb3_elmur.policies import ElmurPolicy
 
@@ -49,17 +49,16 @@ def play(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> P
 
 
 def _play_as_sb3(model: BaseAlgorithm, env: VecEnv, deterministic: bool) -> Played:
-    successes: list[dict[str, float]] = []
+    outcomes: list[dict[str, float]] = []
 
     def collect(variables: dict[str, Any], _: dict[str, Any]) -> None:
         if variables["done"]:
-            info = variables["info"]
-            successes.append({"is_success": float(info["is_success"])} if "is_success" in info else {})
+            outcomes.append(successes(variables["info"]))
 
     returns, lengths = evaluate_policy(model, env, env.num_envs, deterministic, callback=collect, return_episode_rewards=True)
     assert isinstance(returns, list)
     assert isinstance(lengths, list)
     return [
-        {"return": float(value), "length": int(length), **success}
-        for value, length, success in zip(returns, lengths, successes, strict=True)
+        {"return": float(value), "length": int(length), **outcome}
+        for value, length, outcome in zip(returns, lengths, outcomes, strict=True)
     ]

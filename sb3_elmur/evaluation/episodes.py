@@ -102,8 +102,8 @@ def run_episodes(
 
 
 def successes(info: dict[str, Any]) -> dict[str, float]:
-    """What the last info of an episode says of success."""
-    return {key: float(info[key]) for key in SUCCESSES if key in info}
+    """What the last info of an episode says of success; ``None`` says nothing."""
+    return {key: float(info[key]) for key in SUCCESSES if info.get(key) is not None}
 
 
 def wilson_interval(rate: float, n: int) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from helpers import VECTOR, RandomEnv, make_policy, random_envs
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation import run_episodes, wilson_interval
+from sb3_elmur.evaluation.episodes import successes
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,10 @@ class Overflowing(RandomEnv):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         obs, _, *ends = super().step(action)
         return obs, math.nan, *ends  # type: ignore[return-value]
+
+
+def test_environments_may_leave_open_whether_an_episode_was_a_success() -> None:
+    assert successes({"is_success": None, "turn_success": 0.5}) == {"turn_success": 0.5}
 
 
 def test_rewards_that_are_no_numbers_are_refused() -> None:
