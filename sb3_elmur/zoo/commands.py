@@ -181,7 +181,10 @@ def plot(arguments: Sequence[str]) -> None:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")
-        draw()
+        try:
+            draw()
+        except OSError as error:
+            raise SettingsError(str(error)) from error
     if plt.get_backend().lower() == "agg":
         for number in plt.get_fignums():
             path = Path(f"plot_{kind}_{number}.png")

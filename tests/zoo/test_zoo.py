@@ -373,6 +373,9 @@ def test_an_argument_of_few_values_takes_no_other() -> None:
         (["record-video", "--env", "MyOwn-v0"], "`--env` must be a registered id. Received 'MyOwn-v0'."),
         (["train", "--env", MAZE, "--gym-packages", "absent"], "`--gym-packages` must name packages that can be imported."),
         (["train", *SHORT, "n_epochs:1", "-i", "absent.zip"], "`--trained-agent` must be the .zip file of a model."),
+        (["train", *SHORT, "n_epochs:1", "-f", "/dev/null/logs"], "[Errno 20] Not a directory: '/dev/null/logs/ppo_elmur'"),
+        (["plot", "train", "-e", MAZE], "[Errno 2] No such file or directory: 'logs/ppo_elmur'"),
+        (["plot", "from-file", "-i", "absent.pkl"], "[Errno 2] No such file or directory: 'absent.pkl'"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_no_run_folder(
