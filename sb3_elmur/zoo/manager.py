@@ -1,5 +1,6 @@
 """rl_zoo3's experiment manager, which checks settings first, claims run folders, and saves models with their statistics."""
 
+import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import get_latest_run_id
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from sb3_elmur.command_line import SettingsError
@@ -104,7 +105,8 @@ class CheckedExperimentManager(ExperimentManager):
         """Make a run folder that no other process has."""
         if self.optimize_hyperparameters:
             return
-        self.save_path = current_group().from_first(self._claim_folder)
+        with told(OSError):
+            self.save_path = current_group().from_first(self._claim_folder)
         self.params_path = f"{self.save_path}/{self.env_name}"
 
     def _claim_folder(self) -> str:
@@ -138,7 +140,8 @@ class CheckedExperimentManager(ExperimentManager):
                 callback.callback_on_new_best.parent = callback
 
         if issubclass(ALGOS[self.algo], RecurrentPPO) and not self.optimize_hyperparameters:
-            self.callbacks.append(SaveState(Path(self.save_path), self.n_timesteps))
+            # the zoo tells the first callback that training has ended even where it was interrupted
+            self.callbacks += [CallbackList([]), SaveState(Path(self.save_path), self.n_timesteps)]
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if current_group().rank == 0:
@@ -150,12 +153,15 @@ class CheckedExperimentManager(ExperimentManager):
             super().learn(model)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save the final model with its statistics, in the first process, and delete the states to continue from."""
+        """Save the model with its statistics, in the first process; at the end of training delete the states."""
         if current_group().rank:
             return
         print(f"Saving to {self.save_path}")
         save(model, Path(self.save_path) / f"{self.env_name}.zip")
-        shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
+        if any(isinstance(callback, SaveState) and not callback.ended for callback in self.callbacks):
+            print(f"Interrupted. To go on: sb3-elmur train --continue {shlex.quote(self.save_path)}")
+        else:
+            shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Make environments, as a native batch where there is one; to train in, this process's share of them."""

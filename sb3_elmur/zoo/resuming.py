@@ -18,6 +18,7 @@ from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run, check_trained_agent
+from sb3_elmur.zoo.states import FOLDER as STATES
 from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
 
 RENAMED = {  # arguments of the manager that have other names on the command line
@@ -137,7 +138,7 @@ def find_run(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:
     missing = [name for name in ("env", *SAME, *RENAMED.values()) if not hasattr(options, name)]
     if missing:
         raise SettingsError(f"{written} lacks {', '.join(missing)}.")
-    if (run / f"{written.parent.name}.zip").exists():
+    if (run / f"{written.parent.name}.zip").exists() and not (run / STATES).exists():
         raise SettingsError(f"{run} is finished.")
     return options, settings
 

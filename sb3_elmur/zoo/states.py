@@ -45,18 +45,24 @@ class SaveState(BaseCallback):
 
     :param run: The run folder.
     :param n_timesteps: Of the whole training.
+
+    Attribute ``ended`` says whether training has come to its end.
     """
 
     def __init__(self, run: Path, n_timesteps: int) -> None:
         super().__init__()
         self.run, self.interval = run, max(1.0, n_timesteps / N_SAVED)
-        self.latest = 0
+        self.latest, self.ended = 0, False
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_start(self) -> None:
         self.latest = self.num_timesteps
+        (self.run / FOLDER).mkdir(parents=True, exist_ok=True)
+
+    def _on_training_end(self) -> None:
+        self.ended = True
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps < self.latest + self.interval:

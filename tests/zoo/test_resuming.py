@@ -40,14 +40,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     main()
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, n_rollouts: int) -> None:
+def kill_after(monkeypatch: pytest.MonkeyPatch, n_rollouts: int, error: type[BaseException] = Killed) -> None:
     """Let the next training end as if killed, before one of its rollouts."""
     begin, count = SaveState._on_rollout_start, iter(range(n_rollouts))
 
     def beginning(callback: SaveState) -> None:
         begin(callback)
         if next(count, None) is None:
-            raise Killed
+            raise error
 
     monkeypatch.setattr(SaveState, "_on_rollout_start", beginning)
 
@@ -83,6 +83,21 @@ def test_an_interrupted_run_goes_on_in_its_folder(
     assert model._n_updates == N_STEPS // 32
     assert model.lr_schedule(model._current_progress_remaining) == pytest.approx(0.0, abs=1e-4)
     assert [path.name for path in RUN.parent.iterdir()] == [RUN.name]
+
+
+@pytest.mark.parametrize(("n_rollouts", "options"), [(0, ["--eval-freq", "-1"]), (5, [])])
+def test_a_run_that_ctrl_c_interrupts_keeps_its_model_and_goes_on(
+    n_rollouts: int, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, n_rollouts, KeyboardInterrupt)
+        run(patch, *TRAIN, *options)
+    assert f"To go on: sb3-elmur train --continue {RUN}" in capsys.readouterr().out
+    assert (RUN / f"{MAZE}.zip").exists()
+    run(monkeypatch, "train", "--continue", str(RUN))
+    assert sb3_elmur.RecurrentPPO.load(RUN / f"{MAZE}.zip")._n_updates == N_STEPS // 32
+    assert not (RUN / FOLDER).exists()
 
 
 def test_a_run_that_began_with_a_trained_agent_begins_with_it_again(
