@@ -164,15 +164,17 @@ def _is_number(value: Any) -> bool:
 
 def compare_models(records: Sequence[Record]) -> str:
     """
-    Mean and standard error over models, such as those of several seeds, as text.
+    Mean and standard error over models, such as those of several seeds, of what is known of all of them, as text.
 
     :param records: Of the same evaluation, of at least two models.
     :return: A table.
     """
     lines = [f"{'':>12}{'mean':>12}    standard error over {len(records)} models"]
-    for same in zip(*(record.rows() for record in records), strict=True):
-        values = np.array([value for _, value, _ in same])
-        lines.append(f"{same[0][0]:>12}{values.mean():>12,.3f}    {values.std(ddof=1) / len(values) ** 0.5:,.3f}")
+    first, *others = ({label: value for label, value, _ in record.rows()} for record in records)
+    for label in first:
+        if all(label in other for other in others):
+            values = np.array([first[label], *(other[label] for other in others)])
+            lines.append(f"{label:>12}{values.mean():>12,.3f}    {values.std(ddof=1) / len(values) ** 0.5:,.3f}")
     return "\n".join(lines)
 
 

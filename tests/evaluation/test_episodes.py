@@ -15,6 +15,7 @@ from helpers import VECTOR, RandomEnv, make_policy, random_envs
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.evaluation import run_episodes, wilson_interval
 from sb3_elmur.evaluation.episodes import successes
+from sb3_elmur.evaluation.record import Record, compare_models
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,16 @@ class Overflowing(RandomEnv):
 
 def test_environments_may_leave_open_whether_an_episode_was_a_success() -> None:
     assert successes({"is_success": None, "turn_success": 0.5}) == {"turn_success": 0.5}
+
+
+def test_models_are_compared_by_what_all_of_them_say() -> None:
+    """Some environments report success, and nothing where there is none."""
+    records = []
+    for outcome in ({"is_success": 1.0}, {}):
+        records.append(Record(None, {"n_episodes": 1}))
+        records[-1].add_episodes([{"return": 2.0, "length": 3, **outcome}])
+    table = compare_models(records)
+    assert [line.split()[0] for line in table.splitlines()[1:]] == ["return", "length"]
 
 
 def test_rewards_that_are_no_numbers_are_refused() -> None:
