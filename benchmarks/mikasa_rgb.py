@@ -22,7 +22,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -43,19 +43,43 @@ from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_rgb"
-DEMONSTRATIONS = {"RememberColor3": 600, "RememberColor5": 600, "RememberColor9": 1000}
-COLORS = {"RememberColor3": 8, "RememberColor5": 12, "RememberColor9": 16}  # of the code book
+
+
+class Task(NamedTuple):
+    """
+    What differs between the tasks: more colours take more of everything.
+
+    :param demonstrations: That are recorded.
+    :param n_colors: Of the code book.
+    :param width: How many times as wide as in ``bc_elmur.yml`` all agents are.
+    :param changes: To the settings of behaviour cloning there.
+    """
+
+    demonstrations: int
+    n_colors: int
+    width: int
+    changes: dict[str, Any]
+
+
+MANY = {"batch_size": 16, "weight_decay": 0.1}
+TASKS = {
+    "RememberColor3": Task(600, 8, 1, {}),
+    "RememberColor5": Task(1000, 12, 2, MANY),
+    "RememberColor9": Task(1000, 16, 2, MANY),
+}
 STEPS = 28  # of a demonstration
 
 
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
+    demonstrations, n_colors, width, changes = TASKS[task]
     env_id, recorded, folder = f"Mikasa{task}-v0", data / f"{task}_rgb_{STEPS}_steps", runs / run_name(task, agent, seed)
-    settings = read_settings("bc_elmur.yml", env_id)
+    settings = read_settings("bc_elmur.yml", env_id) | changes
     settings["policy_kwargs"] |= {"norm_first": True, **AGENTS[agent]}
-    extractor = {"features_extractor_class": ColorKeypointsExtractor, "features_extractor_kwargs": {"n_colors": COLORS[task]}}
+    settings["policy_kwargs"]["d_model"] *= width
+    extractor = {"features_extractor_class": ColorKeypointsExtractor, "features_extractor_kwargs": {"n_colors": n_colors}}
     short = IMAGES | {"max_episode_steps": STEPS}
-    record(env_id, "oracle", recorded, DEMONSTRATIONS[task], noise=NOISE, env_kwargs=short, progress_bar=True)
+    record(env_id, "oracle", recorded, demonstrations, noise=NOISE, env_kwargs=short, progress_bar=True)
 
     env = make_vec_env(env_id, 1, env_kwargs=IMAGES)
     images = NpzEpisodes(recorded, env.observation_space, env.action_space)
@@ -75,7 +99,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
             "observation": IMAGES,
             "settings": settings,
             "code book": (255 * model.policy.features_extractor.extractors["rgb"].colors).round().int().tolist(),
-            "demonstrations": {"recorded": DEMONSTRATIONS[task], "steps": STEPS, "noise": NOISE},
+            "demonstrations": {"recorded": demonstrations, "steps": STEPS, "noise": NOISE},
             "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
             "CPU seconds": {"training, of this process alone": round(trained, 1)},
             "evaluation": EVALUATION,
@@ -110,7 +134,7 @@ def succeeds(policy: ElmurPolicy, env: VecEnv, seed: int) -> bool:
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=["RememberColor3"], metavar="TASK")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["RememberColor3"], metavar="TASK")
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
