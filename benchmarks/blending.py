@@ -74,10 +74,11 @@ def report() -> None:
     for task, m, k in TASKS:
         for memory, agent in agents(task, m, k).items():
             long, short = successes(*agent, SEEDS)
-            reports = results().get(agent, [])
             scores[memory].append(long)
+            if not long:
+                continue
             interval = str(interquartile_means({memory: np.array(long)[:, None]})[memory]) if len(long) > 1 else ""
-            parameters = reports[0]["parameters"] if reports else ""
+            parameters = results()[agent][0]["parameters"]
             rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval])
     header = ["task", "k", "memory", "M", "parameters", "seeds", "trained length", f"{LENGTH:,}", f"IQM, {LENGTH:,} [95 %]"]
     print(markdown_table(header, rows))
@@ -90,8 +91,9 @@ def report() -> None:
 
 
 def mean(values: list[float]) -> str:
-    """The mean of all seeds, and the smallest."""
-    return f"{np.mean(values):.2f} ({min(values):.2f})" if values else ""
+    """The mean of all seeds, and the smallest of several."""
+    worst = f" ({min(values):.2f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{worst}" if values else ""
 
 
 def draw(scores: dict[str, list[list[float]]], path: Path) -> None:
