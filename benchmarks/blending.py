@@ -104,7 +104,12 @@ def draw(scores: dict[str, list[list[float]]], path: Path) -> None:
             values = scores[memory][column]
             axis.plot([place] * len(values), values, "o", ms=4, color=f"C{place}")
             axis.plot(place, np.mean(values) if values else np.nan, "_", ms=18, color=f"C{place}")
-        axis.set(title=f"{task}, k = {k}, M = {m}", ylim=(-0.03, 1.03), xticks=range(len(MEMORIES)))
+        axis.set(
+            title=f"{task}, k = {k}, M = {m}",
+            xlim=(-0.5, len(MEMORIES) - 0.5),
+            ylim=(-0.03, 1.03),
+            xticks=range(len(MEMORIES)),
+        )
         axis.set_xticklabels([memory.replace("_", "\n") for memory in MEMORIES], fontsize=7)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"right turns, {LENGTH:,} steps")
