@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +25,6 @@ LAMBDAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 SWEEP_SEEDS, SEEDS = (100,), (0, 1, 2, 3, 4)
 MEMORIES = ("fixed", "learned", "gated", "gated_recurrent", *CELLS)
 LENGTH = LENGTHS[0]  # at which memories are compared
-Reports = list[dict[str, Any]]
 
 
 def sweep() -> list[Run]:
