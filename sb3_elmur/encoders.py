@@ -16,6 +16,7 @@ SHADES = 32  # of a channel that are told apart when colours are counted
 NO_COLORS = th.zeros(SHADES**3, dtype=th.int64)  # counted
 RARE = 1e-5  # share of the pixels; a colour that fills less is none
 CLIP = 10.0  # standard deviations
+CHUNK = 256  # images in which colours are found at once
 
 
 class FourLayerCNN(BaseFeaturesExtractor):
@@ -111,7 +112,7 @@ class ColorKeypoints(BaseFeaturesExtractor):
 
         :param observations: See :meth:`fit`.
         """
-        features = th.cat([self.locate(images / 255) for images in observations])
+        features = th.cat([self.locate(part / 255) for images in observations for part in images.split(CHUNK)])
         std, mean = th.std_mean(features, dim=0, correction=0)
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=1e-4))

@@ -130,6 +130,14 @@ def test_features_of_the_images_that_it_was_fitted_to_have_mean_0_and_standard_d
     th.testing.assert_close(places.std(0, correction=0), th.ones(2), atol=1e-4, rtol=0)
 
 
+def test_moments_do_not_depend_on_how_many_images_come_at_once() -> None:
+    images = [painted((RED, slice(i % 10, i % 10 + 4), slice(i % 20, i % 20 + 4))) for i in range(300)]
+    one_by_one, together = ColorKeypoints(CAMERA, n_colors=2), ColorKeypoints(CAMERA, n_colors=2)
+    one_by_one.fit(images)
+    together.fit([th.cat(images)])
+    th.testing.assert_close(one_by_one.state_dict(), together.state_dict())
+
+
 def test_what_images_never_showed_is_clipped() -> None:
     encoder = ColorKeypoints(CAMERA, n_colors=2)
     encoder.fit([painted((RED, slice(4), slice(4)))] * 2)
