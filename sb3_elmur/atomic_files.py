@@ -42,8 +42,12 @@ def _link(temporary: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        with path.open("xb") as file:
-            file.write(temporary.read_bytes())
+        path.open("xb").close()
+        try:
+            path.write_bytes(temporary.read_bytes())
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def _flush_folder(folder: Path) -> None:

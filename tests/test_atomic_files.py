@@ -56,6 +56,21 @@ def test_a_file_that_is_not_to_be_replaced_stays(hard_links: bool, tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_without_hard_links_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def write_half(path: Path, content: bytes) -> None:
+        path.write_text(content.decode()[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="No space"), atomic_path(tmp_path / "settings.json", replace=False) as temporary:
+        temporary.write_text("first")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     """Even if their processes have the same number, as in containers."""
     path = tmp_path / "model.zip"
