@@ -156,7 +156,7 @@ def make_cells(matrix: Matrix, folder: Path) -> list[Cell]:
     for seed, env, agent in itertools.product(matrix.seeds, matrix.envs, matrix.agents):
         algorithm = find_algorithm(matrix, agent)
         seed = 0 if algorithm.settings_file is None else seed
-        path = folder / matrix.name / f"{env.env_id.replace('/', '-')}__{agent.name}__{seed}.json"
+        path = folder / matrix.name / f"{env.file_name}__{agent.name}__{seed}.json"
         if path not in cells:
             settings = resolve(matrix, env, agent)
             cells[path] = Cell(env, agent, seed, algorithm, settings, matrix.n_eval_episodes, path)
@@ -221,9 +221,10 @@ def data_folder(cell: Cell, data: Path) -> Path | None:
     """
     if cell.demonstrations is None:
         return None
-    env_id = cell.env.env_id
-    wanted = json.dumps([cell.demonstrations.model_dump(), version("sb3-elmur"), source_hash(env_id)], sort_keys=True)
-    return data / f"{env_id.replace('/', '-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+    wanted = json.dumps(
+        [cell.demonstrations.model_dump(), version("sb3-elmur"), source_hash(cell.env.env_id)], sort_keys=True
+    )
+    return data / f"{cell.env.file_name}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
 
 
 def record_data(env_id: str, demonstrations: Demonstrations, folder: Path) -> None:

@@ -104,6 +104,11 @@ class Environment:
     budget: Budget | None
     settings: dict[str, Any]
 
+    @property
+    def file_name(self) -> str:
+        """Of the id, in the names of files and folders."""
+        return self.env_id.replace("/", "-")
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -209,9 +214,11 @@ def read_matrix(path: Path) -> Matrix:
     envs = tuple(_environment(file, group, entry) for group, entries in groups.items() for entry in entries)
     if not envs:
         raise ValueError(f"{path.name} needs at least one of `envs`.")
-    ids = [env.env_id for env in envs]
-    if twice := {env_id for env_id in ids if ids.count(env_id) > 1}:
-        raise ValueError(f"`envs` must be different ids. Received {', '.join(sorted(twice))} twice.")
+    names = [env.file_name for env in envs]
+    if twice := {env.env_id for env in envs if names.count(env.file_name) > 1}:
+        raise ValueError(
+            f"`envs` must be different ids, also where files have - in place of /. Received {', '.join(sorted(twice))}."
+        )
     unknown = {env_id for env in envs for env_id in (env.env_id, *env.evaluate)} - set(gymnasium.registry)
     if unknown:
         raise ValueError(

@@ -82,6 +82,7 @@ def scripted_cell(folder: Path, expert: str = "oracle") -> Cell:
         ({"envs": ["Unheard-v0"]}, "must be registered ids. Unknown are Unheard-v0"),
         ({"envs": [{"TMazePassive30-v0": {"evaluate": ["Unheard-v1"]}}]}, "Unknown are Unheard-v1"),
         ({"envs": ["TMazePassive30-v0"] * 2}, "must be different ids"),
+        ({"envs": ["a/B-v0", "a-B-v0"]}, "must be different ids.* Received a-B-v0, a/B-v0"),
         ({"envs": []}, "at least one of `envs`"),
         ({"envs": [{"TMazePassive30-v0": {"score": {"lower": 1}}}]}, "Unknown key of `score`.*'lower'"),
         (
