@@ -1,11 +1,11 @@
 """
-Which blend of a slot's old and new content is best: fixed, learned or gated, in four tasks, by behaviour cloning.
+Which blend of a slot's old and new content is best: fixed, learned or gated, by behaviour cloning and online.
 
     python benchmarks/blending.py                    # every run that has no result yet, and the tables
     python benchmarks/blending.py --report           # tables and figure of what is there
 
 Tasks, training and evaluation are those of ``capacity.py``, and so is the folder of results. The lambda of the fixed blend is
-chosen for each task by a sweep on the seeds of ``SWEEP_SEEDS``, which serve for nothing else.
+chosen for each maze by a sweep on the seeds of ``SWEEP_SEEDS``, which serve for nothing else; it clones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from common import markdown_table, write_file
 
 from sb3_elmur.comparison.statistics import interquartile_means
 
-TASKS = (("told", 2, 4), ("told", 4, 8), ("endless", 1, 10), ("runes", 1, 2))  # task, slots M, k
+MAZES = (("told", 2, 4), ("told", 4, 8), ("endless", 1, 10), ("runes", 1, 2))  # slots M, k
+TASKS = (*MAZES, ("told-online", 2, 4), ("told-online", 4, 8))
 LAMBDAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 SWEEP_SEEDS, SEEDS = (100,), (0, 1, 2, 3, 4)
 MEMORIES = ("fixed", "learned", "gated", "gated_recurrent", *CELLS)
@@ -29,17 +30,22 @@ LENGTH = LENGTHS[0]  # at which memories are compared
 
 def sweep() -> list[Run]:
     """All runs that choose lambda."""
-    return [Run(task, f"fixed={weight:g}", m, k, seed) for seed in SWEEP_SEEDS for task, m, k in TASKS for weight in LAMBDAS]
+    return [Run(maze, f"fixed={weight:g}", m, k, seed) for seed in SWEEP_SEEDS for maze, m, k in MAZES for weight in LAMBDAS]
 
 
-def best_lambda(task: str, m: int, k: int) -> float:
-    """The lambda with which most turns are right after 1,000 steps, else at the trained length, in the mean of the sweep."""
+def best_lambda(maze: str, m: int, k: int) -> float | None:
+    """
+    The lambda with which most turns are right after 1,000 steps, else at the trained length, in the mean of the sweep.
 
-    def score(weight: float) -> list[float]:
-        both = successes(task, f"fixed={weight:g}", m, k, SWEEP_SEEDS)
-        return [float(np.mean(values)) if values else 0.0 for values in both]
-
-    return max(LAMBDAS, key=score)
+    ``None`` while the sweep of the maze is not complete.
+    """
+    scores = {}
+    for weight in LAMBDAS:
+        both = successes(maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS)
+        if len(both[1]) < len(SWEEP_SEEDS):
+            return None
+        scores[weight] = [float(np.mean(values)) if values else 0.0 for values in both]
+    return max(scores, key=lambda weight: scores[weight])
 
 
 def successes(task: str, memory: str, m: int, k: int, seeds: tuple[int, ...]) -> tuple[list[float], list[float]]:
@@ -54,26 +60,30 @@ def study() -> list[Run]:
 
 
 def agents(task: str, m: int, k: int) -> dict[str, tuple[str, str, int, int]]:
-    """What is compared in a task, by name."""
-    names = {memory: memory for memory in MEMORIES} | {"fixed": f"fixed={best_lambda(task, m, k):g}"}
-    return {memory: (task, name, 0 if memory in CELLS else m, k) for memory, name in names.items()}
+    """What is compared in a task, by name; no fixed blend before its lambda is chosen."""
+    weight = best_lambda(task.partition("-")[0], m, k)
+    names = {memory: memory for memory in MEMORIES if memory != "fixed"}
+    names |= {} if weight is None else {"fixed": f"fixed={weight:g}"}
+    return {memory: (task, names[memory], 0 if memory in CELLS else m, k) for memory in MEMORIES if memory in names}
 
 
 def report() -> None:
     """Print the sweep and the comparison, and draw the figure."""
     rows = []
-    for task, m, k in TASKS:
-        cells = [successes(task, f"fixed={weight:g}", m, k, SWEEP_SEEDS) for weight in LAMBDAS]
-        rows.append([task, k, m, *(" / ".join(mean(values) for values in reversed(cell)) for cell in cells)])
-    print(markdown_table(["task", "k", "M", *(f"{weight:g}" for weight in LAMBDAS)], rows))
+    for maze, m, k in MAZES:
+        cells = [successes(maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS) for weight in LAMBDAS]
+        rows.append([maze, k, m, *(" / ".join(mean(values) for values in reversed(cell)) for cell in cells)])
+    print(markdown_table(["maze", "k", "M", *(f"{weight:g}" for weight in LAMBDAS)], rows))
     print()
     rows = []
     scores: dict[str, list[list[float]]] = {memory: [] for memory in MEMORIES}
     for task, m, k in TASKS:
-        for memory, agent in agents(task, m, k).items():
-            long, short = successes(*agent, SEEDS)
+        present = agents(task, m, k)
+        for memory in MEMORIES:
+            agent = present.get(memory)
+            long, short = successes(*agent, SEEDS) if agent else ([], [])
             scores[memory].append(long)
-            if not long:
+            if agent is None or not short:
                 continue
             interval = str(interquartile_means({memory: np.array(long)[:, None]})[memory]) if len(long) > 1 else ""
             parameters = results()[agent][0]["parameters"]
@@ -122,6 +132,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.report:
         perform_all(sweep(), options.workers)
+        if not all(run.path.exists() for run in sweep()):
+            raise SystemExit("The sweep of lambda is not complete: a run failed.")
         perform_all(study(), options.workers)
     report()
 

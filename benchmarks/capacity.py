@@ -1,8 +1,8 @@
 """
-What memory holds, replaces and combines: cues, corridors in a row and runes in the T-Maze, by behaviour cloning.
+What memory holds, replaces and combines: cues, corridors in a row and runes in the T-Maze, by behaviour cloning and online.
 
     python benchmarks/capacity.py                                    # every run of RUNS that has no result yet
-    python benchmarks/capacity.py --only law --seeds 0 1 2           # those of one question
+    python benchmarks/capacity.py --only law                         # those of one question
     python benchmarks/capacity.py --run cues gated_recurrent 1 8 0   # one run: task, memory, slots M, k, seed
     python benchmarks/capacity.py --report                           # tables and figure of what is there
 
@@ -52,14 +52,16 @@ AUTOMATIC = "automatic"  # gated; the number of slots is found by halving
 KS = (1, 2, 4, 8, 16)  # cues, where their order is told
 GATES = ("gated", "gated_recurrent", AUTOMATIC)
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
+ONLINE = {"n_steps": 128, "batch_size": 1_024, "gamma": 0.5}  # of RecurrentPPO: a turn is rewarded at once
+N_ENVS = 64
 
 
 class Task(NamedTuple):
     """
-    What is cloned, and how.
+    What is learned, and how.
 
     :param env_id: Of the maze.
-    :param n_episodes: That are recorded.
+    :param n_episodes: That are recorded, and cloned.
     :param n_layers: Where something is combined, it must be found first.
     :param segment_length: L.
     :param gate_bias: -2 keeps what comes first; 1 is for memory that is rewritten often.
@@ -67,6 +69,8 @@ class Task(NamedTuple):
     :param learning_rate: Largest.
     :param batch_size: Episodes.
     :param lengths: Of its evaluation, beside that of training; runes bring something new all the time.
+    :param online_steps: Of training by PPO, in place of cloning.
+    :param online_kwargs: Of the mazes of that training, beside those of the others.
     """
 
     env_id: str
@@ -78,6 +82,8 @@ class Task(NamedTuple):
     learning_rate: float
     batch_size: int
     lengths: tuple[int, ...]
+    online_steps: int = 0
+    online_kwargs: dict[str, Any] = {}  # noqa: RUF012  # replaced, never changed
 
 
 TASKS = {
@@ -86,13 +92,17 @@ TASKS = {
     "runes": Task("TMazeRunes-v0", 2_000, 2, 3, 1.0, lambda k: 30, 2e-3, 32, LENGTHS[:2]),
     "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 40, 2e-3, 32, LENGTHS[:2]),
 }
+TASKS |= {
+    "told-online": TASKS["told"]._replace(online_steps=300_000, online_kwargs={"reward": "eased", "wrong_turn_ends": False}),
+}
 
 
 class Run(NamedTuple):
     """
     One agent that is trained and evaluated.
 
-    :param task: "cues" (in the order shown), "told" (in an order told at the junctions), "endless" or "runes".
+    :param task: "cues" (in the order shown), "told" (in an order told at the junctions), "endless" or "runes"; "told-online"
+        for learning by reward.
     :param memory: A blend of ELMUR (of fixed ones with its lambda, such as "fixed=0.2"), "automatic", "lstm" or "gru".
     :param slots: Slots M, with which "automatic" begins; 0 for a cell.
     :param k: Cues, runes, or corridors in a row.
@@ -111,14 +121,19 @@ class Run(NamedTuple):
         return FOLDER / ("_".join(map(str, self)) + ".json")
 
     @property
+    def maze(self) -> str:
+        """What is learned, whether by cloning or by reward."""
+        return self.task.partition("-")[0]
+
+    @property
     def env_kwargs(self) -> dict[str, Any]:
-        """Of the maze in which it is trained."""
-        if self.task == "endless":
+        """Of the maze in which it is trained, by reward with the ``online_kwargs`` of its task beside them."""
+        if self.maze == "endless":
             return {"n_corridors": self.k, "length": 30, "corridor_length": (1, 28)}
-        length = 100 if self.k > 8 else 30 if self.k <= 4 and self.task != "cues" else 60
-        if self.task == "runes":
+        length = 100 if self.k > 8 else 30 if self.k <= 4 and self.maze != "cues" else 60
+        if self.maze == "runes":
             return {"n_runes": self.k, "length": length, "corridor_length": (self.k + 1, length - 2)}
-        order = "told" if self.task == "told" else "shown"
+        order = "told" if self.maze == "told" else "shown"
         return {"n_cues": self.k, "length": length, "corridor_length": (1, (length - 2 * self.k) // self.k), "order": order}
 
     @property
@@ -135,11 +150,15 @@ class Run(NamedTuple):
         return shared | {"d_model": 64, "memory_size": self.slots} | blend
 
     @property
-    def training(self) -> BCConfig:
-        """Of behaviour cloning; gradients reach back over the whole episode, or the last corridors."""
-        task = TASKS[self.task]
+    def bptt_segments(self) -> int:
+        """Segments that gradients cross: those of the whole episode, or of the last corridors."""
         steps = self.env_kwargs["length"] * self.env_kwargs.get("n_corridors", 1)
-        n_segments = -(-min(max(60, steps), LONGEST_CHAIN) // task.segment_length)
+        return -(-min(max(60, steps), LONGEST_CHAIN) // TASKS[self.task].segment_length)
+
+    @property
+    def training(self) -> BCConfig:
+        """Of behaviour cloning."""
+        task, n_segments = TASKS[self.task], self.bptt_segments
         if self.memory == AUTOMATIC:  # many slots are harder to learn with
             return BCConfig(20, 32, n_segments, task.learning_rate, validation=0.1)
         return BCConfig(task.n_epochs(self.k), task.batch_size, n_segments, task.learning_rate)
@@ -151,29 +170,34 @@ class Run(NamedTuple):
         return lengths if self.memory in (*GATES, "fixed=0") else lengths[:2]
 
 
-def runs(question: str, seeds: list[int]) -> list[Run]:
-    """
-    The runs that answer a question.
-
-    :param question: Of :data:`QUESTIONS`.
-    :param seeds: Of each.
-    """
+def runs(question: str) -> list[Run]:
+    """The runs that answer a question, one of :data:`QUESTIONS`, seed by seed."""
     if question == "headline":
-        agents = [("told", "gated", 4, 8), ("cues", "gated_recurrent", 1, 8)]
-        agents += [(task, cell, 0, 8) for task in ("cues", "told") for cell in CELLS]
+        agents = [("told", "gated", 4, 8), *(("told", cell, 0, 8) for cell in CELLS)]
     elif question == "law":
-        agents = [("told", memory, m, k) for memory in ("fixed", "gated") for k in KS for m in (1, 2, 4, 8)]
-        agents += [("told", cell, 0, k) for cell in CELLS for k in KS]
+        ks = (2, 4, 8)
+        agents = [("told", memory, m, k) for k in ks for m in (1, 2, 4, 8) if m <= k for memory in ("fixed", "gated")]
+        agents += [("told", cell, 0, k) for cell in CELLS for k in ks]
     else:
         agents = [("told", AUTOMATIC, 16, k) for k in KS]
-    return [Run(*agent, seed) for seed in seeds for agent in agents]
+    return [Run(*agent, seed) for seed in range(QUESTIONS[question]) for agent in agents]
 
 
-QUESTIONS = ("headline", "law", AUTOMATIC)
+QUESTIONS = {"headline": 5, "law": 5, AUTOMATIC: 3}  # and how many seeds answer them
 
 
-def train(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
-    """Clone the recorded oracle. Returns the model, and what "automatic" found."""
+def train_online(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
+    """Learn by reward. Returns the model, and how it was trained."""
+    task = TASKS[run.task]
+    arguments = ONLINE | {"bptt_segments": run.bptt_segments}
+    env = make_batch(task.env_id, N_ENVS, run.env_kwargs | task.online_kwargs)
+    model = RecurrentPPO("ElmurPolicy", env, **arguments, policy_kwargs=run.policy_kwargs, seed=run.seed, device="cpu")
+    model.learn(task.online_steps)
+    return model, {"training": arguments | {"n_envs": N_ENVS, "steps": model.num_timesteps} | task.online_kwargs}
+
+
+def clone(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
+    """Clone the recorded oracle. Returns the model, how it was trained, and what "automatic" found."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "episodes"
@@ -183,12 +207,14 @@ def train(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
         model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=run.policy_kwargs, seed=run.seed, device="cpu")
         trainer = BC(model, NpzEpisodes(data, env.observation_space, env.action_space), run.training)
         trainer.train()
+        training = {"training": run.training.__dict__}
         if run.memory != AUTOMATIC:
-            return model, {}
+            return model, training
         with_all = time.process_time() - start
         trainer, losses = shrink_memory(trainer)
     slots = trainer.policy.config.memory_size
-    return trainer.model, {"slots": slots, "held-out losses": losses, "of training with all slots": round(with_all, 1)}
+    halving = {"slots": slots, "held-out losses": losses, "of training with all slots": round(with_all, 1)}
+    return trainer.model, training | {"halving": halving}
 
 
 def evaluate(policy: ElmurPolicy, run: Run) -> dict[str, dict[str, float]]:
@@ -212,18 +238,17 @@ def perform(run: Run) -> None:
     """Train and evaluate in this process, and write the result."""
     th.set_num_threads(1)
     start = time.process_time()
-    model, halving = train(run)
+    model, how = (train_online if TASKS[run.task].online_steps else clone)(run)
     trained = time.process_time()
     report = {
         "run": run._asdict(),
         "env_kwargs": run.env_kwargs,
         "policy_kwargs": run.policy_kwargs,
-        "training": run.training.__dict__,
+        **how,
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "episodes": N_EVALUATED,
         "success": evaluate(model.policy, run),
         "training CPU seconds": round(trained - start, 1),
-        **({"halving": halving} if halving else {}),
         "evaluation CPU seconds": round(time.process_time() - trained, 1),
         **provenance(run.seed),
     }
@@ -340,8 +365,7 @@ def plot_seeds(axis: Any, points: list[tuple[int, list[float]]], color: str, lab
 def main() -> None:
     """Run, or report, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS, metavar="QUESTION")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), metavar="QUESTION")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     parser.add_argument("--run", nargs=5, metavar=("TASK", "MEMORY", "M", "K", "SEED"), help="one run, in this process")
     parser.add_argument("--report", action="store_true", help="only show what is there")
@@ -351,7 +375,7 @@ def main() -> None:
         perform(Run(task, memory, *map(int, numbers)))
         return
     if not options.report:
-        perform_all((run for question in options.only for run in runs(question, options.seeds)), options.workers)
+        perform_all((run for question in options.only for run in runs(question)), options.workers)
     report()
 
 
