@@ -90,7 +90,7 @@ TASKS = {
     "cues": Task("TMazeCues-v0", 2_000, 2, 4, 1.0, lambda k: 20 if k <= 4 else 60, 2e-3, 64, LENGTHS),
     "told": Task("TMazeCues-v0", 2_000, 1, 2, -2.0, lambda k: 20 if k <= 2 else 10, 3e-3, 64, LENGTHS),
     "runes": Task("TMazeRunes-v0", 2_000, 2, 3, 1.0, lambda k: 30, 2e-3, 32, LENGTHS[:2]),
-    "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 40, 2e-3, 32, LENGTHS[:2]),
+    "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 40, 2e-3, 32, LENGTHS[:1]),
 }
 TASKS |= {
     "told-online": TASKS["told"]._replace(online_steps=300_000, online_kwargs={"reward": "eased", "wrong_turn_ends": False}),
