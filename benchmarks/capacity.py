@@ -93,7 +93,9 @@ TASKS = {
     "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 40, 2e-3, 32, LENGTHS[:1]),
 }
 TASKS |= {
-    "told-online": TASKS["told"]._replace(online_steps=300_000, online_kwargs={"reward": "eased", "wrong_turn_ends": False}),
+    "told-online": TASKS["told"]._replace(
+        n_layers=2, online_steps=400_000, online_kwargs={"reward": "eased", "wrong_turn_ends": False}
+    ),
 }
 
 
