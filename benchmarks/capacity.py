@@ -69,7 +69,7 @@ class Task(NamedTuple):
     :param learning_rate: Largest.
     :param batch_size: Episodes.
     :param lengths: Of its evaluation, beside that of training; runes bring something new all the time.
-    :param online_steps: Of training by PPO, in place of cloning.
+    :param online_steps: By k, of training by PPO, in place of cloning.
     :param online_kwargs: Of the mazes of that training, beside those of the others.
     """
 
@@ -82,7 +82,7 @@ class Task(NamedTuple):
     learning_rate: float
     batch_size: int
     lengths: tuple[int, ...]
-    online_steps: int = 0
+    online_steps: Callable[[int], int] | None = None
     online_kwargs: dict[str, Any] = {}  # noqa: RUF012  # replaced, never changed
 
 
@@ -94,7 +94,7 @@ TASKS = {
 }
 TASKS |= {
     "told-online": TASKS["told"]._replace(
-        n_layers=2, online_steps=400_000, online_kwargs={"reward": "eased", "wrong_turn_ends": False}
+        n_layers=2, online_steps=lambda k: 50_000 * k, online_kwargs={"reward": "eased", "wrong_turn_ends": False}
     ),
 }
 
@@ -191,10 +191,11 @@ QUESTIONS = {"headline": 5, "law": 5, AUTOMATIC: 3}  # and how many seeds answer
 def train_online(run: Run) -> tuple[RecurrentPPO, dict[str, Any]]:
     """Learn by reward. Returns the model, and how it was trained."""
     task = TASKS[run.task]
+    assert task.online_steps is not None
     arguments = ONLINE | {"bptt_segments": run.bptt_segments}
     env = make_batch(task.env_id, N_ENVS, run.env_kwargs | task.online_kwargs)
     model = RecurrentPPO("ElmurPolicy", env, **arguments, policy_kwargs=run.policy_kwargs, seed=run.seed, device="cpu")
-    model.learn(task.online_steps)
+    model.learn(task.online_steps(run.k))
     return model, {"training": arguments | {"n_envs": N_ENVS, "steps": model.num_timesteps} | task.online_kwargs}
 
 
