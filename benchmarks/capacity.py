@@ -34,6 +34,7 @@ from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.shrinking import shrink_memory
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.comparison.statistics import interquartile_means
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.envs.tmaze.base import MazeVecEnv
@@ -50,6 +51,7 @@ PATIENCE = 10  # CPU seconds of an evaluation, after which none of ten times the
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)  # beside that of training
 AUTOMATIC = "automatic"  # gated; the number of slots is found by halving
 KS = (1, 2, 4, 8, 16)  # cues, where their order is told
+LAW_KS, LAW_SLOTS = (2, 4, 8), (1, 2, 4, 8)
 GATES = ("gated", "gated_recurrent", AUTOMATIC)
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
 ONLINE = {"n_steps": 128, "batch_size": 1_024, "gamma": 0.5}  # of RecurrentPPO: a turn is rewarded at once
@@ -175,11 +177,12 @@ class Run(NamedTuple):
 def runs(question: str) -> list[Run]:
     """The runs that answer a question, one of :data:`QUESTIONS`, seed by seed."""
     if question == "headline":
-        agents = [("told", "gated", 4, 8), *(("told", cell, 0, 8) for cell in CELLS)]
+        agents = [
+            (task, *agent, 8) for task in ("told", "told-online") for agent in (("gated", 4), *((cell, 0) for cell in CELLS))
+        ]
     elif question == "law":
-        ks = (2, 4, 8)
-        agents = [("told", memory, m, k) for k in ks for m in (1, 2, 4, 8) if m <= k for memory in ("fixed", "gated")]
-        agents += [("told", cell, 0, k) for cell in CELLS for k in ks]
+        agents = [("told", memory, m, k) for k in LAW_KS for m in LAW_SLOTS if m <= k for memory in ("fixed", "gated")]
+        agents += [("told", cell, 0, k) for cell in CELLS for k in LAW_KS]
     else:
         agents = [("told", AUTOMATIC, 16, k) for k in KS]
     return [Run(*agent, seed) for seed in range(QUESTIONS[question]) for agent in agents]
@@ -299,29 +302,53 @@ def shares(reports: list[dict[str, Any]], length: int) -> list[float]:
 
 
 def report() -> None:
-    """Print tables of all results, and draw the figure."""
+    """Print a table for each question, and draw the figure."""
     by_agent = results()
-    rows, found = [], []
-    for (task, memory, slots, k), reports in sorted(by_agent.items()):
-        cells = []
-        for length in (reports[0]["env_kwargs"]["length"], *LENGTHS):
-            values = shares(reports, length)
-            some = f", {len(values)} of {len(reports)}" if len(values) < len(reports) else ""
-            cells.append(f"{np.mean(values):.2f} ({min(values):.2f}){some}" if values else "")
-        seconds = np.median([one["training CPU seconds"] for one in reports])
-        seeds = ", ".join(str(one["run"]["seed"]) for one in reports)
-        rows.append([task, k, memory, slots or "", seeds, reports[0]["parameters"], *cells, round(float(seconds))])
-        if memory == AUTOMATIC:
+    lengths = ["trained length", *(f"{length:,}" for length in LENGTHS)]
+    rows = []
+    for task, memory, slots, k in dict.fromkeys((run.task, run.memory, run.slots, run.k) for run in runs("headline")):
+        if reports := by_agent.get((task, memory, slots, k), []):
+            seconds = float(np.median([one["training CPU seconds"] for one in reports]))
+            cells = by_length(reports)
+            rows.append([task, k, memory, slots or "", len(reports), reports[0]["parameters"], *cells, round(seconds)])
+    print(markdown_table(["task", "k", "memory", "M", "seeds", "parameters", *lengths, "training, CPU s"], rows))
+    print()
+    rows = [
+        [memory, k, *(interval(shares(by_agent.get(("told", memory, m, k), []), LENGTHS[0])) for m in slots)]
+        for memory, slots in (("gated", LAW_SLOTS), ("fixed", LAW_SLOTS), *((cell, (0,)) for cell in CELLS))
+        for k in LAW_KS
+    ]
+    print(markdown_table(["memory", "k", *(f"M = {m}" for m in LAW_SLOTS)], [(*row, "", "", "")[:6] for row in rows]))
+    print()
+    rows = []
+    for k in KS:
+        reports = by_agent.get(("told", AUTOMATIC, 16, k), [])
+        if reports:
             halvings = [one["halving"] for one in reports]
             costs = [one["training CPU seconds"] / one["halving"]["of training with all slots"] for one in reports]
             tried = [" ".join(f"{m}: {loss:.4f}" for m, loss in one["held-out losses"].items()) for one in halvings]
-            slots_found = ", ".join(str(one["slots"]) for one in halvings)
-            found.append([k, seeds, slots_found, *cells, f"{np.mean(costs):.2f} ({max(costs):.2f})", "; ".join(tried)])
-    lengths = ["trained length", *(f"{length:,}" for length in LENGTHS)]
-    print(markdown_table(["task", "k", "memory", "M", "seeds", "parameters", *lengths, "training, CPU s"], rows))
-    print()
-    print(markdown_table(["k", "seeds", "M found", *lengths, "cost (largest)", "held-out loss by M"], sorted(found)))
+            found = ", ".join(str(one["slots"]) for one in halvings)
+            rows.append([k, found, *by_length(reports), f"{np.mean(costs):.2f} ({max(costs):.2f})", "; ".join(tried)])
+    print(markdown_table(["k", "M found", *lengths, "cost (largest)", "held-out loss by M"], rows))
     draw(by_agent, FIGURE)
+
+
+def by_length(reports: list[dict[str, Any]]) -> list[str]:
+    """The mean and the smallest share of right turns by length, and of how many seeds where some are missing."""
+    cells = []
+    for length in (reports[0]["env_kwargs"]["length"], *LENGTHS):
+        values = shares(reports, length)
+        some = f", {len(values)} of {len(reports)}" if len(values) < len(reports) else ""
+        cells.append(f"{np.mean(values):.2f} ({min(values):.2f}){some}" if values else "")
+    return cells
+
+
+def interval(values: list[float]) -> str:
+    """The interquartile mean of all seeds, and its 95 % interval."""
+    if len(values) < 2:
+        return ", ".join(f"{value:.2f}" for value in values)
+    estimate = interquartile_means({"": np.array(values)[:, None]})[""]
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*estimate)
 
 
 def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: Path) -> None:
@@ -329,12 +356,12 @@ def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: 
     told = {agent[1:]: reports for agent, reports in by_agent.items() if agent[0] == "told"}
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     for axis, blend in zip(axes, ("gated", "fixed"), strict=False):
-        for color, k in enumerate(KS):
+        for color, k in enumerate(LAW_KS):
             chosen = [(m, reports) for (memory, m, n), reports in told.items() if (memory, n) == (blend, k)]
             points = [(m, shares(reports, LENGTHS[0])) for m, reports in chosen]
             plot_seeds(axis, points, f"C{color}", f"k = {k}")
         axis.set(title=f"ELMUR, {blend}", xlabel="slots M", xlim=(0.8, 10))
-    for color, cell in enumerate(CELLS, start=len(KS)):
+    for color, cell in enumerate(CELLS, start=len(LAW_KS)):
         points = [(k, shares(reports, LENGTHS[0])) for (memory, _, k), reports in told.items() if memory == cell]
         plot_seeds(axes[2], points, f"C{color}", cell.upper())
     axes[2].set(title="LSTM and GRU", xlabel="cues k", xlim=(0.8, 20))
