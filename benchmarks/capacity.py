@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -318,6 +319,10 @@ def report() -> None:
         for memory, slots in (("gated", LAW_SLOTS), ("fixed", LAW_SLOTS), *((cell, (0,)) for cell in CELLS))
         for k in LAW_KS
     ]
+    length = TASKS["told"].segment_length
+    rows += [
+        [f"if M slots hold {length} M cues", k, *(f"{turns_if_held(k, length * m):.2f}" for m in LAW_SLOTS)] for k in LAW_KS
+    ]
     print(markdown_table(["memory", "k", *(f"M = {m}" for m in LAW_SLOTS)], [(*row, "", "", "")[:6] for row in rows]))
     print()
     rows = []
@@ -343,6 +348,16 @@ def by_length(reports: list[dict[str, Any]]) -> list[str]:
     return cells
 
 
+def turns_if_held(k: int, n_held: int) -> float:
+    """The share of right turns if ``n_held`` of k cues are held and the others guessed. A wrong turn ends the episode."""
+    n_guessed, asked = k - min(n_held, k), range(1, k + 1)
+    all_right = [
+        sum(math.comb(n_guessed, g) * math.comb(k - n_guessed, j - g) / 2**g for g in range(j + 1)) / math.comb(k, j)
+        for j in asked
+    ]
+    return sum(all_right) / k
+
+
 def interval(values: list[float]) -> str:
     """The interquartile mean of all seeds, and its 95 % interval."""
     if len(values) < 2:
@@ -352,7 +367,11 @@ def interval(values: list[float]) -> str:
 
 
 def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: Path) -> None:
-    """Right turns after 1,000 steps against M and k, and the number of slots that was found; every seed is a dot."""
+    """
+    Right turns after 1,000 steps against M and k, and the number of slots that was found.
+
+    Every seed is a dot; dotted lines are what holding as many cues as go into M slots would give.
+    """
     told = {agent[1:]: reports for agent, reports in by_agent.items() if agent[0] == "told"}
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     for axis, blend in zip(axes, ("gated", "fixed"), strict=False):
@@ -360,6 +379,8 @@ def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: 
             chosen = [(m, reports) for (memory, m, n), reports in told.items() if (memory, n) == (blend, k)]
             points = [(m, shares(reports, LENGTHS[0])) for m, reports in chosen]
             plot_seeds(axis, points, f"C{color}", f"k = {k}")
+            held = [turns_if_held(k, TASKS["told"].segment_length * m) for m in LAW_SLOTS]
+            axis.plot(LAW_SLOTS, held, ":", color=f"C{color}")
         axis.set(title=f"ELMUR, {blend}", xlabel="slots M", xlim=(0.8, 10))
     for color, cell in enumerate(CELLS, start=len(LAW_KS)):
         points = [(k, shares(reports, LENGTHS[0])) for (memory, _, k), reports in told.items() if memory == cell]
