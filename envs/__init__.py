@@ -1,5 +1,6 @@
 """Memory environments; importing this package registers their ids with Gymnasium."""
 
+import itertools
 from typing import Any
 
 import gymnasium
@@ -42,13 +43,14 @@ def register_envs() -> None:
     mazes |= {f"TMazePassive{length}-v0": {"length": length} for length in PASSIVE_LENGTHS}
     mazes |= {f"TMazeActive{length}-v0": {"length": length, "active": True} for length in ACTIVE_LENGTHS}
     mazes |= {f"TMazeEndless{n}x{length}-v0": {"length": length, "n_corridors": n} for n, length in ENDLESS_SIZES}
-    cues: dict[str, dict[str, Any]] = {"TMazeCues-v0": {}}
-    cues |= {
-        f"TMazeCues{n}x{length}-v0": {"n_cues": n, "length": length}
-        for n in CUES
-        for length in CUE_LENGTHS
-        if length >= 3 * n  # each of n corridors needs a cell, a turn, and a step in which its cue is shown
-    }
+    cues: dict[str, dict[str, Any]] = {"TMazeCues-v0": {}, "TMazeToldCues-v0": {"order": "told"}}
+    for n, length in itertools.product(CUES, CUE_LENGTHS):
+        if length >= 3 * n:  # each of n corridors needs a cell, a turn, and a step in which its cue is shown
+            arguments = {"n_cues": n, "length": length}
+            cues |= {
+                f"TMazeCues{n}x{length}-v0": arguments,
+                f"TMazeToldCues{n}x{length}-v0": arguments | {"order": "told"},
+            }
     runes: dict[str, dict[str, Any]] = {"TMazeRunes-v0": {}}
     runes |= {f"TMazeRunes{n}x{length}-v0": {"n_runes": n, "length": length} for n in RUNES for length in CUE_LENGTHS}
     tasks = {f"POPGym{task}-v0": {"task": task} for task in TASKS}

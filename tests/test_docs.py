@@ -79,7 +79,8 @@ def shorten(words: list[str]) -> list[str]:
         return [command, *words, "--n-epochs", "1", "--n-eval-episodes", "2", "--eval-freq", "1", "--no-progress"]
     if command == "evaluate":
         long = [word for word in words if word.isdecimal() and int(word) > 100]
-        return [command, *(word for word in words if word not in long), "--episodes", "2", "--no-progress"]
+        words = [re.sub(r"x1000000-v0$", "x60-v0", word) for word in words if word not in long]
+        return [command, *words, "--episodes", "2", "--no-progress"]
     if command == "inspect":
         return [command, *(word.replace("length:1000", "length:30") for word in words), "--episodes", "20"]
     if command == "train":

@@ -13,7 +13,7 @@ OF_THE_TASK = {
     "env_kwargs", "n_envs", "n_timesteps", "policy", "policy_kwargs", "normalize", "batch_size", "gamma", "bptt_segments",
 }  # fmt: skip
 MEMORY_OF_THE_TASK = {"segment_length", "memory_size"}
-OTHER = ("Mikasa", "MountainCar", "PendulumNoVel", "TMazeCues", "TMazeRunes")  # the file says why
+OTHER = ("Mikasa", "MountainCar", "PendulumNoVel", "TMazeRunes")  # the file says why
 
 
 def test_settings_hold_what_the_task_dictates() -> None:

@@ -186,11 +186,12 @@ def test_ids_pass_both_checkers(env_id: str) -> None:
     gymnasium_check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
 
 
-def test_ids_name_cues_and_length_and_have_native_batches() -> None:
-    assert len(IDS) == 45
-    batch = make_batch("TMazeCues8x1000-v0", 3, {"order": "told"})
-    assert isinstance(batch, TMazeCuesVecEnv)
-    assert batch.config == TMazeCuesConfig(n_cues=8, length=1000, order="told")
+def test_ids_name_cues_order_and_length_and_have_native_batches() -> None:
+    assert len(IDS) == 90
+    for env_id, order in (("TMazeCues8x1000-v0", "shown"), ("TMazeToldCues8x1000-v0", "told")):
+        batch = make_batch(env_id, 3)
+        assert isinstance(batch, TMazeCuesVecEnv)
+        assert batch.config == TMazeCuesConfig(n_cues=8, length=1000, order=order)
 
 
 # The batch
