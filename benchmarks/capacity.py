@@ -165,7 +165,7 @@ class Run(NamedTuple):
         """Of behaviour cloning."""
         task, n_segments = TASKS[self.task], self.bptt_segments
         if self.memory == AUTOMATIC:  # many slots are harder to learn with
-            return BCConfig(20, 32, n_segments, task.learning_rate, validation=0.1)
+            return BCConfig(20 if self.k <= 4 else 30, 32, n_segments, task.learning_rate, validation=0.1)
         return BCConfig(task.n_epochs(self.k), task.batch_size, n_segments, task.learning_rate)
 
     @property
