@@ -15,15 +15,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from capacity import CELLS, FIGURE, LENGTHS, Run, perform_all, results, shares
+from capacity import CELLS, FIGURE, LENGTHS, Run, perform_all, results, seeds, shares
 from common import markdown_table, write_file
 
 from sb3_elmur.comparison.statistics import interquartile_means
 
 MAZES = (("told", 2, 4), ("told", 4, 8), ("endless", 1, 10), ("runes", 1, 2))  # slots M, k
-TASKS = (*MAZES, ("told-online", 2, 4), ("told-online", 4, 8))
+TASKS = (*MAZES, ("told-online", 4, 4))
 LAMBDAS = (0.0, 0.1, 0.5, 0.9, 1.0)
-SWEEP_SEEDS, SEEDS = (100,), (0, 1, 2, 3, 4)
+SWEEP_SEEDS, N_SEEDS = (100,), 5
 MEMORIES = ("fixed", "learned", "gated", "gated_recurrent", *CELLS)
 LENGTH = LENGTHS[0]  # at which memories are compared
 
@@ -56,12 +56,14 @@ def successes(task: str, memory: str, m: int, k: int, seeds: tuple[int, ...]) ->
 
 def study() -> list[Run]:
     """All runs that compare memories."""
-    return [Run(*agent, seed) for seed in SEEDS for task in TASKS for agent in agents(*task).values()]
+    return [
+        Run(*agent, seeds(agent[0])[number]) for number in range(N_SEEDS) for task in TASKS for agent in agents(*task).values()
+    ]
 
 
 def agents(task: str, m: int, k: int) -> dict[str, tuple[str, str, int, int]]:
     """What is compared in a task, by name; no fixed blend before its lambda is chosen."""
-    weight = best_lambda(task.partition("-")[0], m, k)
+    weight = next(best_lambda(*maze) for maze in MAZES if (maze[0], maze[2]) == (task.partition("-")[0], k))
     names = {memory: memory for memory in MEMORIES if memory != "fixed"}
     names |= {} if weight is None else {"fixed": f"fixed={weight:g}"}
     return {memory: (task, names[memory], 0 if memory in CELLS else m, k) for memory in MEMORIES if memory in names}
@@ -81,7 +83,7 @@ def report() -> None:
         present = agents(task, m, k)
         for memory in MEMORIES:
             agent = present.get(memory)
-            long, short = successes(*agent, SEEDS) if agent else ([], [])
+            long, short = successes(*agent, seeds(task)) if agent else ([], [])
             scores[memory].append(long)
             if agent is None or not short:
                 continue
@@ -90,9 +92,7 @@ def report() -> None:
             rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval])
     header = ["task", "k", "memory", "M", "parameters", "seeds", "trained length", f"{LENGTH:,}", f"IQM, {LENGTH:,} [95 %]"]
     print(markdown_table(header, rows))
-    complete = {
-        memory: np.array(values).T for memory, values in scores.items() if all(len(one) == len(SEEDS) for one in values)
-    }
+    complete = {memory: np.array(values).T for memory, values in scores.items() if all(len(one) == N_SEEDS for one in values)}
     print()
     print(markdown_table(["memory", "IQM of all tasks [95 %]"], [[*row] for row in interquartile_means(complete).items()]))
     draw(scores, FIGURE.parent / "blending.png")

@@ -55,7 +55,7 @@ KS = (1, 2, 4, 8, 16)  # cues, where their order is told
 LAW_KS, LAW_SLOTS = (2, 4, 8), (1, 2, 4, 8)
 GATES = ("gated", "gated_recurrent", AUTOMATIC)
 CELLS = {"lstm": 112, "gru": 126}  # widths with which a layer has about as many parameters as one of ELMUR
-ONLINE = {"n_steps": 128, "batch_size": 1_024, "gamma": 0.5}  # of RecurrentPPO: a turn is rewarded at once
+ONLINE = {"n_steps": 128, "batch_size": 2_048, "gamma": 0.5}  # of RecurrentPPO: a turn is rewarded at once
 N_ENVS = 64
 
 
@@ -97,7 +97,10 @@ TASKS = {
 }
 TASKS |= {
     "told-online": TASKS["told"]._replace(
-        n_layers=2, online_steps=lambda k: 50_000 * k, online_kwargs={"reward": "eased", "wrong_turn_ends": False}
+        n_layers=2,
+        segment_length=1,  # two cues in one slot are told apart too late
+        online_steps=lambda k: 30_000 * k,
+        online_kwargs={"reward": "eased", "wrong_turn_ends": False},
     ),
 }
 
@@ -145,7 +148,9 @@ class Run(NamedTuple):
     def policy_kwargs(self) -> dict[str, Any]:
         """Of the policy."""
         task = TASKS[self.task]
-        shared = {"n_layers": task.n_layers, "segment_length": task.segment_length, "ortho_init": False}
+        shared: dict[str, Any] = {"n_layers": task.n_layers, "segment_length": task.segment_length}
+        if not task.online_steps:
+            shared["ortho_init"] = False
         if self.memory in CELLS:
             return shared | {"core": self.memory, "d_model": CELLS[self.memory]}
         name, _, weight = self.memory.partition("=")
@@ -178,15 +183,19 @@ class Run(NamedTuple):
 def runs(question: str) -> list[Run]:
     """The runs that answer a question, one of :data:`QUESTIONS`, seed by seed."""
     if question == "headline":
-        agents = [
-            (task, *agent, 8) for task in ("told", "told-online") for agent in (("gated", 4), *((cell, 0) for cell in CELLS))
-        ]
+        agents = [("told", "gated", 4, 8), ("told-online", "gated", 8, 8)]
+        agents += [(task, cell, 0, 8) for task in ("told", "told-online") for cell in CELLS]
     elif question == "law":
         agents = [("told", memory, m, k) for k in LAW_KS for m in LAW_SLOTS if m <= k for memory in ("fixed", "gated")]
         agents += [("told", cell, 0, k) for cell in CELLS for k in LAW_KS]
     else:
         agents = [("told", AUTOMATIC, 16, k) for k in KS]
-    return [Run(*agent, seed) for seed in range(QUESTIONS[question]) for agent in agents]
+    return [Run(*agent, seeds(agent[0])[number]) for number in range(QUESTIONS[question]) for agent in agents]
+
+
+def seeds(task: str) -> tuple[int, ...]:
+    """Of the runs of a task; the settings of learning by reward were chosen on seeds 3 and 100."""
+    return (10, 11, 12, 13, 14) if TASKS[task].online_steps else (0, 1, 2, 3, 4)
 
 
 QUESTIONS = {"headline": 5, "law": 5, AUTOMATIC: 3}  # and how many seeds answer them
