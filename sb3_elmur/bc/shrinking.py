@@ -5,9 +5,10 @@ How many memory slots a task needs, found by behaviour cloning.
 2. Halve the slots, keep all weights, of which none belongs to a slot, and train on for a few epochs.
 3. Go on while the loss on the held-out episodes stays as small as it was.
 4. It does if it lies above the smallest one so far by at most 1 % of the loss that the policy has without its memory.
-5. The last number with which it did is the answer. All halvings together take nine tenths of the training's epochs.
+5. The last number with which it did is the answer.
 
-If the loss tells right, fewer than half of these slots are too few.
+So short a training can fail by chance: the first one that does is continued once. Together they take no more epochs than the
+training did. If the loss tells right, fewer than half of the slots found are too few.
 """
 
 import warnings
@@ -20,7 +21,6 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.models import resize_memory
 
 TOLERANCE = 0.01  # of the loss without memory
-SHARE = 0.9  # of the training's epochs; with what is measured, all of it costs at most twice the training
 
 
 class ShrunkMemory(NamedTuple):
@@ -39,11 +39,12 @@ def shrink_memory(trainer: BC, folder: str | Path | None = None, progress_bar: b
     """
     Halve the memory slots of a trained policy again and again, as long as it stays as good on held-out episodes.
 
-    After each halving it trains on; the halvings together take nine tenths of ``trainer``'s epochs, but at least one each. A
-    policy that makes no use of its memory raises a warning.
+    After each halving it trains on, and once more after the first that is not as good; together for ``trainer``'s epochs at
+    most, but at least one each. A policy that makes no use of its memory raises a warning.
 
     :param trainer: After :meth:`sb3_elmur.bc.BC.train`; it and its model stay as they are.
-    :param folder: Where to keep what an interrupted call goes on with, in a folder ``slots_<M>`` for each number of slots.
+    :param folder: Where to keep what an interrupted call goes on with, in a folder ``slots_<M>`` for each number of slots, and
+        ``slots_<M>_again``.
     :param progress_bar: Whether to show one for each of them.
     :return: The trainer whose policy has the fewest slots, and the losses.
     :raises ValueError: If no episodes are held out, the policy has fewer than two slots, or a checkpoint is of another run.
@@ -52,7 +53,7 @@ def shrink_memory(trainer: BC, folder: str | Path | None = None, progress_bar: b
     check_shrinkable(trainer)
     slots = trainer.policy.config.memory_size
     n_halvings = (slots - 1).bit_length()
-    config = replace(trainer.config, n_epochs=max(1, int(SHARE * trainer.config.n_epochs) // n_halvings))
+    config = replace(trainer.config, n_epochs=max(1, trainer.config.n_epochs // (n_halvings + 1)))
     losses = {slots: held_out_loss(trainer)}
     without = held_out_loss(trainer, remember=False)
     if without <= (1 + TOLERANCE) * losses[slots]:
@@ -61,12 +62,22 @@ def shrink_memory(trainer: BC, folder: str | Path | None = None, progress_bar: b
             f"memory ({without:.4g}). Unless the task needs none, train longer: the number of slots found says nothing.",
             stacklevel=2,
         )
+
+    def train_with(trainer: BC, slots: int, suffix: str) -> BC:
+        """Train on with so many slots, and note the loss."""
+        resized = with_slots(trainer, slots, config)
+        resized.train(None if folder is None else Path(folder) / f"slots_{slots}{suffix}", progress_bar)
+        losses[slots] = held_out_loss(resized)
+        return resized
+
+    continued = False
     while slots > 1:
         slots = -(-slots // 2)
-        smaller = with_slots(trainer, slots, config)
-        smaller.train(None if folder is None else Path(folder) / f"slots_{slots}", progress_bar)
         bound = min(losses.values()) + TOLERANCE * held_out_loss(trainer, remember=False)
-        losses[slots] = held_out_loss(smaller)
+        smaller = train_with(trainer, slots, "")
+        if losses[slots] > bound and not continued:
+            continued = True
+            smaller = train_with(smaller, slots, "_again")
         if losses[slots] > bound:
             break
         trainer = smaller

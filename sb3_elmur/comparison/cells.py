@@ -221,9 +221,7 @@ def data_folder(cell: Cell, data: Path) -> Path | None:
     """
     if cell.demonstrations is None:
         return None
-    wanted = json.dumps(
-        [cell.demonstrations.model_dump(), version("sb3-elmur"), source_hash(cell.env.env_id)], sort_keys=True
-    )
+    wanted = json.dumps([cell.demonstrations.model_dump(), version("sb3-elmur"), source_hash(cell.env.env_id)], sort_keys=True)
     return data / f"{cell.env.file_name}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
 
 

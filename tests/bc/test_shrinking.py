@@ -52,9 +52,23 @@ def test_a_memory_that_is_used_raises_no_warning(told: dict[str, Any], recwarn: 
 
 
 @pytest.mark.parametrize("memory_size", [2, 5, 16])
-def test_all_halvings_take_no_more_epochs_than_the_training(told: dict[str, Any], memory_size: int) -> None:
-    shrink_memory(shrinkable(memory_size, n_epochs=10))
-    assert 0 < sum(trainer.config.n_epochs for trainer in told["trained"]) <= 9
+def test_all_trainings_take_no_more_epochs_than_the_first(told: dict[str, Any], memory_size: int) -> None:
+    for needed in (1, 2):
+        told["needed"], told["trained"] = needed, []
+        shrink_memory(shrinkable(memory_size, n_epochs=10))
+        assert 0 < sum(trainer.config.n_epochs for trainer in told["trained"]) <= 10
+
+
+def test_the_first_training_that_fails_is_continued_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 4 slots the first training fails by chance; with 2 every one does."""
+    losses = iter([0.1, 0.5, 0.1, 0.5, 0.5])
+    monkeypatch.setattr(shrinking, "held_out_loss", lambda trainer, remember=True: next(losses) if remember else 1.0)
+    trained: list[BC] = []
+    monkeypatch.setattr(BC, "train", lambda trainer, *_: trained.append(trainer))
+    trainer, found = shrink_memory(shrinkable(8, n_epochs=8))
+    assert [each.policy.config.memory_size for each in trained] == [4, 4, 2]
+    assert trainer is trained[1]
+    assert found == {8: 0.1, 4: 0.1, 2: 0.5}
 
 
 def test_slots_that_nothing_needs_are_given_up_with_a_warning() -> None:
