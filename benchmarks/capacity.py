@@ -383,14 +383,14 @@ def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: 
     """
     told = {agent[1:]: reports for agent, reports in by_agent.items() if agent[0] == "told"}
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
-    for axis, blend in zip(axes, ("gated", "fixed"), strict=False):
+    for axis, (blend, title) in zip(axes, (("gated", "gated"), ("fixed", "fixed, λ = 0.5")), strict=False):
         for color, k in enumerate(LAW_KS):
             chosen = [(m, reports) for (memory, m, n), reports in told.items() if (memory, n) == (blend, k)]
             points = [(m, shares(reports, LENGTHS[0])) for m, reports in chosen]
             plot_seeds(axis, points, f"C{color}", f"k = {k}")
             held = [turns_if_held(k, TASKS["told"].segment_length * m) for m in LAW_SLOTS]
             axis.plot(LAW_SLOTS, held, ":", color=f"C{color}")
-        axis.set(title=f"ELMUR, {blend}", xlabel="slots M", xlim=(0.8, 10))
+        axis.set(title=f"ELMUR, {title}", xlabel="slots M", xlim=(0.8, 10))
     for color, cell in enumerate(CELLS, start=len(LAW_KS)):
         points = [(k, shares(reports, LENGTHS[0])) for (memory, _, k), reports in told.items() if memory == cell]
         plot_seeds(axes[2], points, f"C{color}", cell.upper())
