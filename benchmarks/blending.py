@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from capacity import CELLS, FIGURE, LENGTHS, Run, perform_all, results, seeds, shares
+from capacity import CELLS, FIGURE, LENGTHS, Run, interval, perform_all, results, seeds, shares
 from common import markdown_table, write_file
 
 from sb3_elmur.comparison.statistics import interquartile_means
@@ -48,9 +48,9 @@ def best_lambda(maze: str, m: int, k: int) -> float | None:
     return max(scores, key=lambda weight: scores[weight])
 
 
-def successes(task: str, memory: str, m: int, k: int, seeds: tuple[int, ...]) -> tuple[list[float], list[float]]:
+def successes(task: str, memory: str, m: int, k: int, chosen: tuple[int, ...]) -> tuple[list[float], list[float]]:
     """By seed, the shares of right turns after 1,000 steps and at the trained length."""
-    reports = [one for one in results().get((task, memory, m, k), []) if one["run"]["seed"] in seeds]
+    reports = [one for one in results().get((task, memory, m, k), []) if one["run"]["seed"] in chosen]
     return shares(reports, LENGTH), shares(reports, Run(task, memory, m, k, 0).env_kwargs["length"])
 
 
@@ -87,9 +87,8 @@ def report() -> None:
             scores[memory].append(long)
             if agent is None or not short:
                 continue
-            interval = str(interquartile_means({memory: np.array(long)[:, None]})[memory]) if len(long) > 1 else ""
             parameters = results()[agent][0]["parameters"]
-            rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval])
+            rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval(long)])
     header = ["task", "k", "memory", "M", "parameters", "seeds", "trained length", f"{LENGTH:,}", f"IQM, {LENGTH:,} [95 %]"]
     print(markdown_table(header, rows))
     complete = {memory: np.array(values).T for memory, values in scores.items() if all(len(one) == N_SEEDS for one in values)}
