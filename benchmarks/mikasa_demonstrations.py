@@ -6,14 +6,15 @@ once for every colour, with that colour's cube in the cue: as many demonstration
 nothing of the answer, and neither does anything else but the cue.
 
 With images, every motion is recorded twice with the same seed, as the simulator's state and as images. Then the cue is filmed
-again in each colour, with the arm where it was. ``mikasa_bc.py`` and ``mikasa_rgb_upper_bound.py`` use this module.
+again in each colour, with the arm where it was. ``mikasa_bc.py``, ``mikasa_rgb.py`` and ``mikasa_rgb_upper_bound.py`` use this
+module.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -31,12 +32,21 @@ THING = 4  # then for each cube: whether it is seen, and where
 CUE = 5  # steps for which the cue is shown
 CHOICE = 10  # step at which all cubes appear
 NOISE = (0.0, 1.0)  # of each episode its own: the more random actions, the less the arm's motion gives the target away
-
-# With images
-TASK, COLORS = "RememberColor3", 3
-ENV_ID = f"Mikasa{TASK}-v0"
 IMAGES: dict[str, Any] = {"obs_mode": "rgb_joints", "camera_size": 64}
-MOTIONS = 240
+
+
+class Motions(NamedTuple):
+    """
+    Folders of filmed motions, with a file for each.
+
+    :param states: What the simulator knew.
+    :param images: What the cameras saw.
+    :param answers: The images of the cue, and the actions, for every colour.
+    """
+
+    states: Path
+    images: Path
+    answers: Path
 
 
 def label_answers(env_id: str, recorded: Path, n_episodes: int, labelled: Path) -> None:
@@ -99,37 +109,42 @@ class Answers(Episodes):
     """
 
     def __init__(self, motions: NpzEpisodes, answers: Path) -> None:
-        self.motions, self.lengths = motions, np.repeat(motions.lengths, COLORS)
-        self.answers = [dict(np.load(answers / path.name)) for path in motions.paths]
+        self.motions, self.answers = motions, [dict(np.load(answers / path.name)) for path in motions.paths]
+        self.n_colors = len(self.answers[0]["action"])
+        self.lengths = np.repeat(motions.lengths, self.n_colors)
 
     def __getitem__(self, index: int) -> Episode:
-        motion, color = divmod(index, COLORS)
+        motion, color = divmod(index, self.n_colors)
         episode, answer = self.motions[motion], self.answers[motion]
         assert isinstance(episode.observations, dict)
         images = np.concatenate((answer["rgb"][color], episode.observations["rgb"][CUE:]))
         return Episode(episode.observations | {"rgb": images}, answer["action"][color], episode.rewards)
 
 
-def film_motions(data: Path) -> tuple[Path, Path]:
+def film_motions(task: str, n_motions: int, data: Path, steps: int | None = None) -> Motions:
     """
     Record motions with and without images, and film the cues; what is there already is kept.
 
+    :param task: RememberColor with any number of cubes.
+    :param n_motions: How many.
     :param data: Folder for all.
-    :return: Folders of the images and of the answers.
+    :param steps: Of each motion, the first ones; else all of the task.
     """
-    states, images, answers = data / TASK, data / f"{TASK}_rgb", data / f"{TASK}_rgb_answers"
-    record(ENV_ID, "oracle", states, MOTIONS, noise=NOISE, progress_bar=True)
-    record(ENV_ID, "oracle", images, MOTIONS, noise=NOISE, env_kwargs=IMAGES, progress_bar=True)
-    answers.mkdir(exist_ok=True)
-    env = gymnasium.make(ENV_ID, **IMAGES).unwrapped
+    env_id, some = f"Mikasa{task}-v0", "" if steps is None else f"_{steps}_steps"
+    limit = {} if steps is None else {"max_episode_steps": steps}
+    motions = Motions(data / f"{task}{some}", data / f"{task}_rgb{some}", data / f"{task}_rgb_answers{some}")
+    record(env_id, "oracle", motions.states, n_motions, noise=NOISE, env_kwargs=limit, progress_bar=True)
+    record(env_id, "oracle", motions.images, n_motions, noise=NOISE, env_kwargs=IMAGES | limit, progress_bar=True)
+    motions.answers.mkdir(exist_ok=True)
+    env = gymnasium.make(env_id, **IMAGES).unwrapped
     assert isinstance(env, MikasaEnv)
-    for index in range(MOTIONS):
+    for index in range(n_motions):
         name = f"train_data_{index}.npz"
-        if not (answers / name).exists():
-            with np.load(states / name) as episode:
-                write_file(answers / name, partial(save, **film_answers(env, index, episode["observation"])))
+        if not (motions.answers / name).exists():
+            with np.load(motions.states / name) as episode:
+                write_file(motions.answers / name, partial(save, **film_answers(env, index, episode["observation"])))
     env.close()
-    return images, answers
+    return motions
 
 
 def film_answers(env: MikasaEnv, seed: int, observation: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,8 +159,9 @@ def film_answers(env: MikasaEnv, seed: int, observation: np.ndarray) -> dict[str
     env.reset(seed=seed)
     expert = RememberExpert(env.episodes)
     things = observation[:, JOINTS:].reshape(len(observation), -1, THING)
-    actions = [act(expert, observation, things, color) for color in range(COLORS)]
-    return {"rgb": np.stack([film_cue(env, observation, color) for color in range(COLORS)]), "action": np.stack(actions)}
+    colors = range(things.shape[1])
+    actions = [act(expert, observation, things, color) for color in colors]
+    return {"rgb": np.stack([film_cue(env, observation, color) for color in colors]), "action": np.stack(actions)}
 
 
 def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
@@ -159,19 +175,19 @@ def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
     return np.stack(images)
 
 
-def sights(data: Path, images: Path, answers: Path) -> tuple[np.ndarray, np.ndarray]:
+def sights(motions: Motions) -> tuple[np.ndarray, np.ndarray]:
     """
     Images and what they show, for each motion all its steps, and those of the cue in every colour.
 
-    :return: images (motions, n, height, width, 6), and for each cube whether it is there and where, (motions, n, 12)
+    :return: images (motions, n, height, width, 6), and for each cube whether it is there and where, (motions, n, 4 cubes)
     """
     pictures, places = [], []
-    for index in range(MOTIONS):
-        name = f"train_data_{index}.npz"
-        with np.load(data / TASK / name) as states, np.load(images / name) as recorded, np.load(answers / name) as answer:
-            observation = states["observation"]
-            (color,) = np.flatnonzero(observation[0, JOINTS::THING])
-            cues = [with_cue(observation, color, other)[:CUE] for other in range(COLORS)]
-            pictures.append(np.concatenate((*answer["rgb"], recorded["rgb"][CUE:])))
-            places.append(np.concatenate((*cues, observation[CUE:]))[:, JOINTS:])
+    for path in sorted(motions.answers.iterdir()):
+        files = motions.states / path.name, motions.images / path.name, path
+        states, recorded, answer = (dict(np.load(file)) for file in files)
+        observation = states["observation"]
+        (color,) = np.flatnonzero(observation[0, JOINTS::THING])
+        cues = [with_cue(observation, color, other)[:CUE] for other in range(len(answer["rgb"]))]
+        pictures.append(np.concatenate((*answer["rgb"], recorded["rgb"][CUE:])))
+        places.append(np.concatenate((*cues, observation[CUE:]))[:, JOINTS:])
     return np.stack(pictures), np.stack(places)

@@ -6,7 +6,8 @@ Behaviour cloning of MIKASA-Robo's RememberColor tasks from the images of both c
     python benchmarks/mikasa_rgb.py --report                              # a table of what is there
 
 The policies see the colours' places (:class:`sb3_elmur.encoders.ColorKeypointsExtractor`), whose code book is taken from the
-pixels of the demonstrations. Of each the first 28 steps are recorded: the cue, the empty table, and the way to the cube.
+pixels of the demonstrations. Of each the first 28 steps are recorded: the cue, the empty table, and the way to the cube. With
+five and nine cubes every motion serves once for each colour (``mikasa_demonstrations.py``).
 Success at any step is what counts, so that an episode of the evaluation, of the task's full length, ends once it has come.
 
 Demonstrations go to ``--data``, checkpoints, models and unfinished evaluations to ``--runs``; recording, training and
@@ -28,13 +29,13 @@ import numpy as np
 import torch as th
 from common import RESULTS, provenance, write_json
 from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, clone, report, run_name
-from mikasa_demonstrations import IMAGES, NOISE
+from mikasa_demonstrations import IMAGES, NOISE, Answers, film_motions
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.features import fit_extractors
-from sb3_elmur.datasets.episodes import NpzEpisodes
+from sb3_elmur.datasets.episodes import Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.encoders import ColorKeypointsExtractor
 from sb3_elmur.evaluation import wilson_interval
@@ -49,43 +50,40 @@ class Task(NamedTuple):
     """
     What differs between the tasks.
 
-    :param demonstrations: That are recorded.
+    :param motions: That are recorded.
     :param n_colors: Of the code book.
-    :param changes: To the settings of behaviour cloning in ``bc_elmur.yml``.
+    :param changes: To the settings of behaviour cloning in ``bc_elmur.yml``, if each motion serves once for every colour.
     """
 
-    demonstrations: int
+    motions: int
     n_colors: int
-    changes: dict[str, Any]
+    changes: dict[str, Any] | None
 
 
+LARGE_BATCHES = {"batch_size": 96, "learning_rate": 2e-3, "warmup": 0.1}
 TASKS = {
-    "RememberColor3": Task(600, 8, {}),
-    "RememberColor5": Task(1000, 12, {"batch_size": 16}),
-    "RememberColor9": Task(1000, 16, {"batch_size": 16}),
+    "RememberColor3": Task(600, 8, None),
+    "RememberColor5": Task(600, 12, {"n_epochs": 24} | LARGE_BATCHES),
+    "RememberColor9": Task(1000, 16, {"n_epochs": 12} | LARGE_BATCHES),
 }
-STEPS = 28  # of a demonstration
+STEPS = 28  # of a motion
 
 
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
-    demonstrations, n_colors, changes = TASKS[task]
-    env_id, recorded, folder = f"Mikasa{task}-v0", data / f"{task}_rgb_{STEPS}_steps", runs / run_name(task, agent, seed)
-    settings = read_settings("bc_elmur.yml", env_id) | changes
+    n_motions, n_colors, changes = TASKS[task]
+    env_id, folder = f"Mikasa{task}-v0", runs / run_name(task, agent, seed)
+    settings = read_settings("bc_elmur.yml", env_id) | (changes or {})
     settings["policy_kwargs"] |= {"norm_first": True, **AGENTS[agent]}
     extractor = {"features_extractor_class": ColorKeypointsExtractor, "features_extractor_kwargs": {"n_colors": n_colors}}
-    short = IMAGES | {"max_episode_steps": STEPS}
-    record(env_id, "oracle", recorded, demonstrations, noise=NOISE, env_kwargs=short, progress_bar=True)
-
     env = make_vec_env(env_id, 1, env_kwargs=IMAGES)
-    images = NpzEpisodes(recorded, env.observation_space, env.action_space)
-    normalized = fit_normalization(env, images, norm_obs_keys=["joints"])
-    episodes = NormalizedEpisodes(images, normalized)
+    recorded, demonstrations = demonstrate(task, data, env)
+    normalized = fit_normalization(env, recorded, norm_obs_keys=["joints"])
     start = time.process_time()
     policy_kwargs = settings["policy_kwargs"] | extractor
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
-    fit_extractors(model.policy, episodes)
-    clone(model, episodes, settings, PLAIN, folder)
+    fit_extractors(model.policy, NormalizedEpisodes(recorded, normalized))
+    clone(model, NormalizedEpisodes(demonstrations, normalized), settings, PLAIN, folder)
     trained = time.process_time() - start
     write_json(
         FOLDER / f"{run_name(task, agent, seed)}.json",
@@ -95,7 +93,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
             "observation": IMAGES,
             "settings": settings,
             "code book": (255 * model.policy.features_extractor.extractors["rgb"].colors).round().int().tolist(),
-            "demonstrations": {"recorded": demonstrations, "steps": STEPS, "noise": NOISE},
+            "demonstrations": {"recorded": n_motions, "steps": STEPS, "noise": NOISE, "labelled": len(demonstrations)},
             "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
             "CPU seconds": {"training, of this process alone": round(trained, 1)},
             "evaluation": EVALUATION,
@@ -104,6 +102,26 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
         },
     )
     env.close()
+
+
+def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, Episodes]:
+    """
+    Record motions.
+
+    :param task: One of ``TASKS``.
+    :param data: Folder for all.
+    :param env: Of the task, for its spaces.
+    :return: The motions as they were recorded, and what is cloned.
+    """
+    n_motions, _, changes = TASKS[task]
+    if changes is None:
+        images, limit = data / f"{task}_rgb_{STEPS}_steps", IMAGES | {"max_episode_steps": STEPS}
+        record(f"Mikasa{task}-v0", "oracle", images, n_motions, noise=NOISE, env_kwargs=limit, progress_bar=True)
+        recorded = NpzEpisodes(images, env.observation_space, env.action_space)
+        return recorded, recorded
+    filmed = film_motions(task, n_motions, data, STEPS)
+    recorded = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
+    return recorded, Answers(recorded, filmed.answers)
 
 
 def judge(policy: ElmurPolicy, env: VecEnv, path: Path) -> dict[str, Any]:

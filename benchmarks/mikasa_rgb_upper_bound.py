@@ -26,7 +26,7 @@ import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
 from mikasa_bc import AGENTS, EVALUATION, clone, judge, two_phases
-from mikasa_demonstrations import COLORS, ENV_ID, IMAGES, MOTIONS, NOISE, TASK, THING, Answers, film_motions, sights
+from mikasa_demonstrations import IMAGES, NOISE, THING, Answers, film_motions, sights
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
@@ -37,6 +37,8 @@ from sb3_elmur.encoders import FourLayerCNN, FourLayerExtractor
 from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_rgb_upper_bound"
+TASK, MOTIONS = "RememberColor3", 240
+ENV_ID = f"Mikasa{TASK}-v0"
 N_ENVS = 4
 PHASES = two_phases(40, 15, batch_size=48)
 SEEING = {"epochs": 15, "batch_size": 240, "learning_rate": 1e-3, "held out": 24}  # motions
@@ -76,7 +78,7 @@ def learn_to_see(encoder: FourLayerCNN, images: np.ndarray, shown: np.ndarray, r
         print(f"encoder, epoch {epoch}: loss {np.mean(losses):.4f}", flush=True)
     with th.no_grad():
         said = np.stack([say(motion).numpy() for motion in images[trained:]]) * scale
-    cubes, truth = (values.reshape(-1, COLORS, THING) for values in (said, shown[trained:]))
+    cubes, truth = (values.reshape(-1, shown.shape[-1] // THING, THING) for values in (said, shown[trained:]))
     there = truth[..., 0] > 0.5
     return round(float(100 * np.sqrt(np.square(cubes - truth)[there][:, 1:].sum(axis=1).mean())), 2)
 
@@ -85,15 +87,15 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = read_settings("bc_elmur.yml", ENV_ID)
     policy_kwargs = settings["policy_kwargs"] | POLICY | AGENTS[agent]
-    images, answers = film_motions(data)
+    filmed = film_motions(TASK, MOTIONS, data)
     env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=IMAGES)
-    motions = NpzEpisodes(images, env.observation_space, env.action_space)
+    motions = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
     normalized = fit_normalization(env, motions, norm_obs_keys=["joints"])
-    episodes = NormalizedEpisodes(Answers(motions, answers), normalized)
+    episodes = NormalizedEpisodes(Answers(motions, filmed.answers), normalized)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     start = time.process_time()
     encoder = model.policy.features_extractor.extractors["rgb"]
-    error = learn_to_see(encoder, *sights(data, images, answers), np.random.default_rng(seed))
+    error = learn_to_see(encoder, *sights(filmed), np.random.default_rng(seed))
     encoder.requires_grad_(False)
     trained_encoder = time.process_time()
     clone(model, episodes, settings, PHASES, runs / f"{agent.replace(' ', '_')}_{seed}")

@@ -266,8 +266,8 @@ def test_the_cue_is_filmed_again_in_every_colour(tmp_path: Path, monkeypatch: py
     filming = import_module("mikasa_demonstrations")
     seen = {"obs_mode": "rgb_joints", "camera_size": 32}
     env = MikasaEnv("RememberColor3", **seen)
-    record(filming.ENV_ID, "oracle", tmp_path / "states", 1, noise=1.0)
-    record(filming.ENV_ID, "oracle", tmp_path / "images", 1, noise=1.0, env_kwargs=seen)
+    record("MikasaRememberColor3-v0", "oracle", tmp_path / "states", 1, noise=1.0)
+    record("MikasaRememberColor3-v0", "oracle", tmp_path / "images", 1, noise=1.0, env_kwargs=seen)
     with (
         np.load(tmp_path / "states" / "train_data_0.npz") as states,
         np.load(tmp_path / "images" / "train_data_0.npz") as images,
