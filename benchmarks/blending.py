@@ -15,13 +15,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from capacity import CELLS, FIGURE, LENGTHS, Run, interval, perform_all, results, seeds, shares
+from capacity import CELLS, FIGURE, LENGTHS, Results, Run, interval, perform_all, results, seeds, shares
 from common import markdown_table, write_file
 
 from sb3_elmur.comparison.statistics import interquartile_means
 
 MAZES = (("told", 2, 4), ("told", 4, 8), ("endless", 1, 10), ("runes", 1, 2))  # slots M, k
-TASKS = (("told", 2, 4), ("told", 4, 8), ("runes", 1, 2), ("told-online", 4, 4))  # with several seeds
+TASKS = (*MAZES, ("told-online", 4, 4))
 LAMBDAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 SWEEP_SEEDS, N_SEEDS = (100,), 5
 MEMORIES = ("fixed", "learned", "gated", "gated_recurrent", *CELLS)
@@ -33,7 +33,7 @@ def sweep() -> list[Run]:
     return [Run(maze, f"fixed={weight:g}", m, k, seed) for seed in SWEEP_SEEDS for maze, m, k in MAZES for weight in LAMBDAS]
 
 
-def best_lambda(maze: str, m: int, k: int) -> float | None:
+def best_lambda(found: Results, maze: str, m: int, k: int) -> float | None:
     """
     The lambda with which most turns are right after 1,000 steps, else at the trained length, in the mean of the sweep.
 
@@ -41,29 +41,31 @@ def best_lambda(maze: str, m: int, k: int) -> float | None:
     """
     scores = {}
     for weight in LAMBDAS:
-        both = successes(maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS)
+        both = successes(found, maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS)
         if len(both[1]) < len(SWEEP_SEEDS):
             return None
         scores[weight] = [float(np.mean(values)) if values else 0.0 for values in both]
     return max(scores, key=lambda weight: scores[weight])
 
 
-def successes(task: str, memory: str, m: int, k: int, chosen: tuple[int, ...]) -> tuple[list[float], list[float]]:
+def successes(
+    found: Results, task: str, memory: str, m: int, k: int, chosen: tuple[int, ...]
+) -> tuple[list[float], list[float]]:
     """By seed, the shares of right turns after 1,000 steps and at the trained length."""
-    reports = [one for one in results().get((task, memory, m, k), []) if one["run"]["seed"] in chosen]
+    reports = [one for one in found.get((task, memory, m, k), []) if one["run"]["seed"] in chosen]
     return shares(reports, LENGTH), shares(reports, Run(task, memory, m, k, 0).env_kwargs["length"])
 
 
 def study() -> list[Run]:
-    """All runs that compare memories."""
-    return [
-        Run(*agent, seeds(agent[0])[number]) for number in range(N_SEEDS) for task in TASKS for agent in agents(*task).values()
-    ]
+    """All runs that compare memories, seed by seed, once the sweep is complete."""
+    found = results()
+    compared = [agent for task in TASKS for agent in agents(found, *task).values()]
+    return [Run(*agent, seeds(agent[0])[number]) for number in range(N_SEEDS) for agent in compared]
 
 
-def agents(task: str, m: int, k: int) -> dict[str, tuple[str, str, int, int]]:
+def agents(found: Results, task: str, m: int, k: int) -> dict[str, tuple[str, str, int, int]]:
     """What is compared in a task, by name; no fixed blend before its lambda is chosen."""
-    weight = next(best_lambda(*maze) for maze in MAZES if (maze[0], maze[2]) == (task.partition("-")[0], k))
+    weight = next(best_lambda(found, *maze) for maze in MAZES if (maze[0], maze[2]) == (task.partition("-")[0], k))
     names = {memory: memory for memory in MEMORIES if memory != "fixed"}
     names |= {} if weight is None else {"fixed": f"fixed={weight:g}"}
     return {memory: (task, names[memory], 0 if memory in CELLS else m, k) for memory in MEMORIES if memory in names}
@@ -71,23 +73,23 @@ def agents(task: str, m: int, k: int) -> dict[str, tuple[str, str, int, int]]:
 
 def report() -> None:
     """Print the sweep and the comparison, and draw the figure."""
-    rows = []
+    found, rows = results(), []
     for maze, m, k in MAZES:
-        cells = [successes(maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS) for weight in LAMBDAS]
+        cells = [successes(found, maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS) for weight in LAMBDAS]
         rows.append([maze, k, m, *(" / ".join(mean(values) for values in reversed(cell)) for cell in cells)])
     print(markdown_table(["maze", "k", "M", *(f"{weight:g}" for weight in LAMBDAS)], rows))
     print()
     rows = []
     scores: dict[str, list[list[float]]] = {memory: [] for memory in MEMORIES}
     for task, m, k in TASKS:
-        present = agents(task, m, k)
+        present = agents(found, task, m, k)
         for memory in MEMORIES:
             agent = present.get(memory)
-            long, short = successes(*agent, seeds(task)) if agent else ([], [])
+            long, short = successes(found, *agent, seeds(task)) if agent else ([], [])
             scores[memory].append(long)
             if agent is None or not short:
                 continue
-            parameters = results()[agent][0]["parameters"]
+            parameters = found[agent][0]["parameters"]
             rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval(long)])
     header = ["task", "k", "memory", "M", "parameters", "seeds", "trained length", f"{LENGTH:,}", f"IQM, {LENGTH:,} [95 %]"]
     print(markdown_table(header, rows))

@@ -57,6 +57,7 @@ GATES = ("gated", "gated_recurrent", AUTOMATIC)
 CELLS = {"lstm": 120, "gru": 136}  # widths with which they have as many parameters as ELMUR within 7 %
 ONLINE = {"n_steps": 128, "batch_size": 2_048, "gamma": 0.5}  # of RecurrentPPO: a turn is rewarded at once
 N_ENVS = 64
+Results = dict[tuple[str, str, int, int], list[dict[str, Any]]]  # by task, memory, slots and k; a report for each seed
 
 
 class Task(NamedTuple):
@@ -297,7 +298,7 @@ def launch(run: Run, logs: Path) -> None:
     print(f"{run.path.stem}: " + ("done" if code == 0 else f"failed, see {log}"), flush=True)
 
 
-def results() -> dict[tuple[str, str, int, int], list[dict[str, Any]]]:
+def results() -> Results:
     """Reports of all seeds by task, memory, slots and k."""
     by_agent = defaultdict(list)
     for path in sorted(FOLDER.glob("*.json")):
@@ -375,7 +376,7 @@ def interval(values: list[float]) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*estimate)
 
 
-def draw(by_agent: dict[tuple[str, str, int, int], list[dict[str, Any]]], path: Path) -> None:
+def draw(by_agent: Results, path: Path) -> None:
     """
     Right turns after 1,000 steps against M and k, and the number of slots that was found.
 

@@ -167,7 +167,7 @@ def film_answers(env: MikasaEnv, seed: int, observation: np.ndarray) -> dict[str
 def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
     """The images of the cue, with the arm where it was, and a cube of some colour."""
     simulation, images = env.episodes.simulation, []
-    simulation.true_color_indices[:] = color
+    simulation.oracle_info[:] = color  # the answer itself, not a copy
     for step in range(CUE):
         simulation._elapsed_steps[:] = step
         simulation.agent.robot.set_qpos(observation[step : step + 1, POSITIONS])

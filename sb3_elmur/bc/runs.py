@@ -19,11 +19,11 @@ BEGINNINGS = (PROGRAM.split(), ["python", "-m", "sb3_elmur.bc"])  # of recorded 
 
 def run_name(env: str) -> str:
     """
-    The name of an environment in paths.
+    The name of an environment in paths, without the module that registers it.
 
     :param env: Its id.
     """
-    return env.replace("/", "-")
+    return env.rpartition(":")[2].replace("/", "-")
 
 
 def new_run_folder(log_folder: Path, env: str) -> Path:

@@ -72,7 +72,7 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
     :param n_episodes: Number of episodes.
     :param settings: How they are made, for ``recording.json``.
     :param progress_bar: Whether to show one.
-    :raises ValueError: If ``output`` is there already or is not named as Minari demands.
+    :raises ValueError: If ``output`` is there already or is not named as Minari demands, or there is nothing to write.
     :raises DependencyNotInstalled: Without Minari.
     """
     minari = import_minari()
@@ -115,6 +115,8 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
                 algorithm_name=settings["expert"],
                 **lossless,
             )
+        if recorder.only_successful and not any(recorder.outcomes):
+            raise ValueError(f"`only_successful` leaves nothing to write: none of {n_episodes} episodes succeeded.")
         (Path(root) / name / SETTINGS).write_text(_to_json(settings))
         os.replace(Path(root) / name, output)
 

@@ -23,7 +23,7 @@ from helpers import make_env
 from sb3_elmur.bc.command import main
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.options import parse
-from sb3_elmur.bc.runs import record_run, recorded_arguments
+from sb3_elmur.bc.runs import new_run_folder, record_run, recorded_arguments
 from sb3_elmur.bc.trainer import BC, BEST_MODEL, CHECKPOINT
 from sb3_elmur.envs import TMazeEnv
 
@@ -120,6 +120,11 @@ def test_the_command_trains_logs_and_saves(data: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
     assert run_folder(data, 2).is_dir()
     assert equal(weights(run_folder(data, 2)), weights(run))
+
+
+def test_a_run_folder_is_named_after_the_environment_alone(tmp_path: Path) -> None:
+    assert new_run_folder(tmp_path, "package.module:Maze-v0") == tmp_path / "bc_elmur" / "Maze-v0_1"
+    assert new_run_folder(tmp_path, "minigrid/Maze-v0") == tmp_path / "bc_elmur" / "minigrid-Maze-v0_1"
 
 
 def test_a_memory_of_ones_own_is_cloned(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,6 +305,13 @@ def test_a_damaged_list_of_failures_is_refused(text: str, tmp_path: Path) -> Non
         record(TMAZE, up, tmp_path, n_episodes=2, only_successful=True)
 
 
+def test_a_minari_set_of_no_episodes_is_not_written(tmp_path: Path) -> None:
+    output = tmp_path / "none-v0"
+    with pytest.raises(ValueError, match="`only_successful` leaves nothing to write: none of 2 episodes succeeded"):
+        record(TMAZE, lambda _: 3, output, n_episodes=2, format="minari", only_successful=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_environments_that_do_not_say_what_succeeded_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`only_successful` needs `is_success`"):
         record(Guessed, "random", tmp_path, n_episodes=1, only_successful=True)
