@@ -3,7 +3,6 @@ Behaviour cloning of MIKASA-Robo's RememberColor tasks from scripted demonstrati
 
     python benchmarks/mikasa_bc.py                                        # every task, agent and seed, one after the other
     python benchmarks/mikasa_bc.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
-    python benchmarks/mikasa_bc.py --tasks RememberColor3 --ablation      # how much of a slot a write replaces (lambda)
     python benchmarks/mikasa_bc.py --report                               # a table of what is there
 
 Demonstrations go to ``--data``, checkpoints and models to ``--runs``; recording and training go on where they were
@@ -17,6 +16,7 @@ import itertools
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,6 @@ AGENTS: dict[str, dict[str, Any]] = {
     "no memory": {"memory_size": 0},
     "gru": {"core": "gru", "d_model": 132},  # about as many parameters as ELMUR
     "lstm": {"core": "lstm", "d_model": 116},
-}
-LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
-ABLATION: dict[str, dict[str, Any]] = {  # two slots for six segments, so that the cue's is written again
-    f"lambda {weight:g}": {"blend": "fixed", "lru_blend": weight, "memory_size": 2} for weight in LAMBDAS
 }
 BEGINNING = 20  # steps: the cue, and the first decisions
 Phases = dict[str, tuple[int | None, dict[str, Any]]]  # steps of the episodes, if not all, and settings
@@ -103,7 +99,7 @@ def demonstrate(task: str, data: Path) -> Path:
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     settings = read_settings("bc_elmur.yml", f"Mikasa{task}-v0")
-    policy_kwargs = settings["policy_kwargs"] | (AGENTS | ABLATION)[agent]
+    policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
     env = make_batch(f"Mikasa{task}-v0", N_ENVS)
     episodes = NpzEpisodes(demonstrate(task, data), env.observation_space, env.action_space)
     normalized = fit_normalization(env, episodes)
@@ -168,11 +164,11 @@ def result_path(task: str, agent: str, seed: int) -> Path:
     return FOLDER / f"{run_name(task, agent, seed)}.json"
 
 
-def report(folder: Path = FOLDER) -> None:
-    """Print a table of all results of a folder."""
+def report(folder: Path, tasks: Iterable[str]) -> None:
+    """Print a table of the results of some tasks in a folder."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     rows = []
-    for task, agent in itertools.product(DEMONSTRATIONS, AGENTS | ABLATION):
+    for task, agent in itertools.product(tasks, AGENTS):
         runs = [result for result in results if (result["task"], result["agent"]) == (task, agent)]
         if runs:
             success = np.array([result["success once"] for result in runs])
@@ -189,8 +185,7 @@ def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=DEMONSTRATIONS, default=list(DEMONSTRATIONS), metavar="TASK")
-    parser.add_argument("--agents", nargs="+", choices=AGENTS | ABLATION, default=list(AGENTS), metavar="AGENT")
-    parser.add_argument("--ablation", action="store_const", dest="agents", const=list(ABLATION), help="agents of fixed lambda")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
     parser.add_argument("--runs", type=Path, default=Path("logs") / "mikasa_bc", help="checkpoints")
@@ -201,7 +196,7 @@ def main() -> None:
         for seed, task, agent in itertools.product(options.seeds, options.tasks, options.agents):
             if not result_path(task, agent, seed).exists():
                 run(task, agent, seed, options.data, options.runs)
-    report()
+    report(FOLDER, DEMONSTRATIONS)
 
 
 if __name__ == "__main__":

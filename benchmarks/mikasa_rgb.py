@@ -1,13 +1,13 @@
 """
-Behaviour cloning of MIKASA-Robo's RememberColor tasks from the images of both cameras and the joints, told nothing else.
+Behaviour cloning of MIKASA-Robo's RememberColor tasks and TakeItBack from images and joints, told nothing else.
 
     python benchmarks/mikasa_rgb.py                                       # every task, agent and seed, one after the other
     python benchmarks/mikasa_rgb.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
     python benchmarks/mikasa_rgb.py --report                              # a table of what is there
 
 The policies see the colours' places (:class:`sb3_elmur.encoders.ColorKeypointsExtractor`), whose code book is taken from the
-pixels of the demonstrations. Of each the first 28 steps are recorded: the cue, the empty table, and the way to the cube. With
-five and nine cubes every motion serves once for each colour (``mikasa_demonstrations.py``).
+pixels of the demonstrations. Of RememberColor the first 28 steps are recorded: the cue, the empty table, and the way to the
+cube. With five and nine cubes every motion serves once for each colour (``mikasa_demonstrations.py``).
 Success at any step is what counts, so that an episode of the evaluation, of the task's full length, ends once it has come.
 
 Demonstrations go to ``--data``, checkpoints, models and unfinished evaluations to ``--runs``; recording, training and
@@ -52,30 +52,40 @@ class Task(NamedTuple):
 
     :param motions: That are recorded.
     :param n_colors: Of the code book.
-    :param changes: To the settings of behaviour cloning in ``bc_elmur.yml``, if each motion serves once for every colour.
+    :param changes: To the settings of behaviour cloning in ``bc_elmur.yml``.
+    :param answers: Whether each motion serves once for every colour.
+    :param steps: That are recorded of each motion, the first ones.
+    :param noise: Of each motion its own share of random actions.
+    :param only_successful: Whether motions that fail are left out.
     """
 
     motions: int
     n_colors: int
-    changes: dict[str, Any] | None
+    changes: dict[str, Any] = {}  # noqa: RUF012  # replaced, never changed
+    answers: bool = False
+    steps: int = 28
+    noise: tuple[float, float] = NOISE
+    only_successful: bool = False
 
 
 LARGE_BATCHES = {"batch_size": 96, "learning_rate": 2e-3, "warmup": 0.1}
 TASKS = {
-    "RememberColor3": Task(600, 8, None),
-    "RememberColor5": Task(600, 12, {"n_epochs": 24} | LARGE_BATCHES),
-    "RememberColor9": Task(1000, 16, {"n_epochs": 12} | LARGE_BATCHES),
+    "RememberColor3": Task(600, 8),
+    "RememberColor5": Task(600, 12, {"n_epochs": 24} | LARGE_BATCHES, answers=True),
+    "RememberColor9": Task(600, 16, {"n_epochs": 20} | LARGE_BATCHES, answers=True),
+    "TakeItBack": Task(400, 12, {"bptt_segments": 8}, steps=100, noise=(0.0, 0.3), only_successful=True),
 }
-STEPS = 28  # of a motion
 
 
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
-    n_motions, n_colors, changes = TASKS[task]
-    env_id, folder = f"Mikasa{task}-v0", runs / run_name(task, agent, seed)
-    settings = read_settings("bc_elmur.yml", env_id) | (changes or {})
+    env_id, chosen, folder = f"Mikasa{task}-v0", TASKS[task], runs / run_name(task, agent, seed)
+    settings = read_settings("bc_elmur.yml", env_id) | chosen.changes
     settings["policy_kwargs"] |= {"norm_first": True, **AGENTS[agent]}
-    extractor = {"features_extractor_class": ColorKeypointsExtractor, "features_extractor_kwargs": {"n_colors": n_colors}}
+    extractor = {
+        "features_extractor_class": ColorKeypointsExtractor,
+        "features_extractor_kwargs": {"n_colors": chosen.n_colors},
+    }
     env = make_vec_env(env_id, 1, env_kwargs=IMAGES)
     recorded, demonstrations = demonstrate(task, data, env)
     normalized = fit_normalization(env, recorded, norm_obs_keys=["joints"])
@@ -93,7 +103,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
             "observation": IMAGES,
             "settings": settings,
             "code book": (255 * model.policy.features_extractor.extractors["rgb"].colors).round().int().tolist(),
-            "demonstrations": {"recorded": n_motions, "steps": STEPS, "noise": NOISE, "labelled": len(demonstrations)},
+            "demonstrations": chosen._asdict() | {"recorded": len(recorded), "labelled": len(demonstrations)},
             "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
             "CPU seconds": {"training, of this process alone": round(trained, 1)},
             "evaluation": EVALUATION,
@@ -113,15 +123,24 @@ def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, Episod
     :param env: Of the task, for its spaces.
     :return: The motions as they were recorded, and what is cloned.
     """
-    n_motions, _, changes = TASKS[task]
-    if changes is None:
-        images, limit = data / f"{task}_rgb_{STEPS}_steps", IMAGES | {"max_episode_steps": STEPS}
-        record(f"Mikasa{task}-v0", "oracle", images, n_motions, noise=NOISE, env_kwargs=limit, progress_bar=True)
-        recorded = NpzEpisodes(images, env.observation_space, env.action_space)
-        return recorded, recorded
-    filmed = film_motions(task, n_motions, data, STEPS)
-    recorded = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
-    return recorded, Answers(recorded, filmed.answers)
+    chosen = TASKS[task]
+    if chosen.answers:
+        filmed = film_motions(task, chosen.motions, data, chosen.steps)
+        recorded = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
+        return recorded, Answers(recorded, filmed.answers)
+    images, kwargs = data / f"{task}_rgb_{chosen.steps}_steps", IMAGES | {"max_episode_steps": chosen.steps}
+    record(
+        f"Mikasa{task}-v0",
+        "oracle",
+        images,
+        chosen.motions,
+        noise=chosen.noise,
+        env_kwargs=kwargs,
+        only_successful=chosen.only_successful,
+        progress_bar=True,
+    )
+    recorded = NpzEpisodes(images, env.observation_space, env.action_space)
+    return recorded, recorded
 
 
 def judge(policy: ElmurPolicy, env: VecEnv, path: Path) -> dict[str, Any]:
@@ -160,7 +179,7 @@ def main() -> None:
         for task, seed, agent in itertools.product(options.tasks, options.seeds, options.agents):
             if not (FOLDER / f"{run_name(task, agent, seed)}.json").exists():
                 run(task, agent, seed, options.data, options.runs)
-    report(FOLDER)
+    report(FOLDER, TASKS)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,183 @@
+"""
+How much of a slot a write replaces (lambda), and for how long the cue is kept: RememberColor3 by behaviour cloning.
+
+    python benchmarks/mikasa_lambda.py                               # every run that has no result yet
+    python benchmarks/mikasa_lambda.py --run 60 0.5 4 0              # one run: steps without the cue, lambda or gated, M, seed
+    python benchmarks/mikasa_lambda.py --report                      # tables and figure of what is there
+
+In the "state_cue" mode. Between the cue and the choice the table is empty for ``delta_time`` steps, five in the suite. Of each
+motion the steps up to 25 after the choice are recorded, with any share of random actions, so that the arm's place tells
+nothing. Demonstrations go to ``--data``. Every result is
+``benchmarks/results/mikasa_lambda/<delta_time>_<blend>_<M>_<seed>.json``, and is not repeated once it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch as th
+from common import RESULTS, markdown_table, provenance, write_file, write_json
+from mikasa_bc import EVALUATION, N_ENVS, judge
+from mikasa_demonstrations import CUE, NOISE
+
+from sb3_elmur import RecurrentPPO
+from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.trainer import BC
+from sb3_elmur.datasets.episodes import NpzEpisodes
+from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
+from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.recording import record
+from sb3_elmur.settings import read_settings
+
+FOLDER = RESULTS / "mikasa_lambda"
+FIGURE = RESULTS.parents[1] / "docs" / "mikasa_lambda.png"
+ENV_ID = "MikasaRememberColor3-v0"
+N_MOTIONS, AFTER = 400, 25  # motions, and their steps after the choice
+LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+BLENDS = (*(f"{weight:g}" for weight in LAMBDAS), "gated")
+SLOTS = (1, 4)
+DELTA_TIMES = (5, 20, 60)
+SEEDS = (0, 1, 2)
+
+
+class Run(NamedTuple):
+    """
+    One agent that is trained and evaluated.
+
+    :param delta_time: Steps between cue and choice.
+    :param blend: A lambda, or "gated".
+    :param slots: M.
+    :param seed: Of everything.
+    """
+
+    delta_time: int
+    blend: str
+    slots: int
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where its result goes."""
+        return FOLDER / ("_".join(map(str, self)) + ".json")
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Of the environment."""
+        return {"delta_time": self.delta_time}
+
+
+def perform(run: Run, data: Path) -> None:
+    """Record, train and evaluate, and write the result."""
+    recorded = data / f"RememberColor3_delta_{run.delta_time}"
+    beginning = run.env_kwargs | {"max_episode_steps": CUE + run.delta_time + AFTER}
+    record(ENV_ID, "oracle", recorded, N_MOTIONS, noise=NOISE, env_kwargs=beginning, progress_bar=True)
+    settings = read_settings("bc_elmur.yml", ENV_ID)
+    length = settings["policy_kwargs"]["segment_length"]
+    settings["bptt_segments"] = 1 + -(-(CUE + run.delta_time) // length)  # from the cue to the choice, and beyond
+    blend = {"blend": "gated"} if run.blend == "gated" else {"blend": "fixed", "lru_blend": float(run.blend)}
+    policy_kwargs = settings["policy_kwargs"] | {"memory_size": run.slots, "norm_first": True} | blend
+    env = make_batch(ENV_ID, N_ENVS, run.env_kwargs)
+    episodes = NpzEpisodes(recorded, env.observation_space, env.action_space)
+    normalized = fit_normalization(env, episodes)
+    start = time.process_time()
+    model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=run.seed, device="cpu")
+    config = BCConfig(**{field.name: settings[field.name] for field in fields(BCConfig) if field.name in settings})
+    BC(model, NormalizedEpisodes(episodes, normalized), config).train(progress_bar=True)
+    trained = time.process_time()
+    report = {
+        "run": run._asdict(),
+        "env_kwargs": run.env_kwargs,
+        "policy_kwargs": policy_kwargs,
+        "training": asdict(config),
+        "demonstrations": {"recorded": N_MOTIONS, "noise": NOISE},
+        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+        "evaluation": EVALUATION,
+        **judge(model.policy, normalized),
+        "training CPU seconds": round(trained - start, 1),
+        **provenance(run.seed),
+    }
+    write_json(run.path, report)
+    env.close()
+
+
+def runs() -> list[Run]:
+    """All runs, seed by seed."""
+    return [Run(*run, seed) for seed in SEEDS for run in itertools.product(DELTA_TIMES, BLENDS, SLOTS)]
+
+
+def results() -> dict[tuple[int, str, int], list[float]]:
+    """Success of all seeds by delta_time, blend and slots."""
+    found = defaultdict(list)
+    for path in sorted(FOLDER.glob("*.json")):
+        result = json.loads(path.read_text())
+        if (run := Run(**result["run"])).seed in SEEDS:
+            found[tuple(run)[:3]].append(result["success once"])
+    return found
+
+
+def report() -> None:
+    """Print a table, and draw the figure."""
+    found = results()
+    agents = [
+        one for one in itertools.product(DELTA_TIMES, SLOTS) if any((one[0], blend, one[1]) in found for blend in BLENDS)
+    ]
+    rows = [
+        [delta_time, slots, *(mean(found.get((delta_time, blend, slots), [])) for blend in BLENDS)]
+        for delta_time, slots in agents
+    ]
+    print(markdown_table(["steps without the cue", "M", *BLENDS], rows))
+    figure, axes = plt.subplots(1, len(SLOTS), figsize=(8, 2.8), layout="constrained", sharey=True, squeeze=False)
+    for axis, slots in zip(axes[0], SLOTS, strict=True):
+        for color, delta_time in enumerate(DELTA_TIMES):
+            points = [(x, found.get((delta_time, blend, slots), [])) for x, blend in enumerate(BLENDS)]
+            points = [(x, values) for x, values in points if values]
+            fixed = [(x, float(np.mean(values))) for x, values in points if x < len(LAMBDAS)]
+            axis.plot(*zip(*fixed, strict=True), color=f"C{color}", label=f"{delta_time} steps")
+            for x, values in points:
+                axis.plot([x] * len(values), values, "o", ms=3, color=f"C{color}")
+        axis.axhline(1 / 3, ls=":", color="gray")
+        axis.set(title=f"M = {slots}", xlabel="λ", xticks=range(len(BLENDS)), ylim=(-0.03, 1.03))
+        axis.set_xticklabels(BLENDS, fontsize=7)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("success")
+    axes[0, 0].legend(fontsize=7, title="without the cue", title_fontsize=7)
+    write_file(FIGURE, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def mean(values: list[float]) -> str:
+    """The mean of all seeds, and the smallest of several."""
+    worst = f" ({min(values):.2f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{worst}" if values else ""
+
+
+def main() -> None:
+    """Run, or report, as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sb3-elmur-mikasa", help="demonstrations")
+    parser.add_argument("--run", nargs=4, metavar=("DELTA_TIME", "BLEND", "M", "SEED"), help="one run")
+    parser.add_argument("--report", action="store_true", help="only show what is there")
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    if options.run:
+        delta_time, blend, slots, seed = options.run
+        perform(Run(int(delta_time), blend, int(slots), int(seed)), options.data)
+        return
+    if not options.report:
+        for run in runs():
+            if not run.path.exists():
+                perform(run, options.data)
+    report()
+
+
+if __name__ == "__main__":
+    main()
