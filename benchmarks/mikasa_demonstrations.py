@@ -121,7 +121,9 @@ class Answers(Episodes):
         return Episode(episode.observations | {"rgb": images}, answer["action"][color], episode.rewards)
 
 
-def film_motions(task: str, n_motions: int, data: Path, steps: int | None = None) -> Motions:
+def film_motions(
+    task: str, n_motions: int, data: Path, steps: int | None = None, noise: tuple[float, float] = NOISE
+) -> Motions:
     """
     Record motions with and without images, and film the cues; what is there already is kept.
 
@@ -129,12 +131,13 @@ def film_motions(task: str, n_motions: int, data: Path, steps: int | None = None
     :param n_motions: How many.
     :param data: Folder for all.
     :param steps: Of each motion, the first ones; else all of the task.
+    :param noise: Of each motion its own share of random actions.
     """
     env_id, some = f"Mikasa{task}-v0", "" if steps is None else f"_{steps}_steps"
     limit = {} if steps is None else {"max_episode_steps": steps}
     motions = Motions(data / f"{task}{some}", data / f"{task}_rgb{some}", data / f"{task}_rgb_answers{some}")
-    record(env_id, "oracle", motions.states, n_motions, noise=NOISE, env_kwargs=limit, progress_bar=True)
-    record(env_id, "oracle", motions.images, n_motions, noise=NOISE, env_kwargs=IMAGES | limit, progress_bar=True)
+    record(env_id, "oracle", motions.states, n_motions, noise=noise, env_kwargs=limit, progress_bar=True)
+    record(env_id, "oracle", motions.images, n_motions, noise=noise, env_kwargs=IMAGES | limit, progress_bar=True)
     motions.answers.mkdir(exist_ok=True)
     env = gymnasium.make(env_id, **IMAGES).unwrapped
     assert isinstance(env, MikasaEnv)

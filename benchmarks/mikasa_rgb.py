@@ -69,10 +69,11 @@ class Task(NamedTuple):
 
 
 LARGE_BATCHES = {"batch_size": 96, "learning_rate": 2e-3, "warmup": 0.1}
+HALF = (0.0, 0.5)  # with answers no motion tells anything, and fewer random actions bring more of them down to a cube
 TASKS = {
     "RememberColor3": Task(600, 8),
-    "RememberColor5": Task(600, 12, {"n_epochs": 24} | LARGE_BATCHES, answers=True),
-    "RememberColor9": Task(600, 16, {"n_epochs": 20} | LARGE_BATCHES, answers=True),
+    "RememberColor5": Task(400, 12, {"n_epochs": 36} | LARGE_BATCHES, answers=True, steps=40, noise=HALF),
+    "RememberColor9": Task(400, 16, {"n_epochs": 20} | LARGE_BATCHES, answers=True, steps=40, noise=HALF),
     "TakeItBack": Task(400, 12, {"bptt_segments": 8}, steps=100, noise=(0.0, 0.3), only_successful=True),
 }
 
@@ -125,7 +126,7 @@ def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, Episod
     """
     chosen = TASKS[task]
     if chosen.answers:
-        filmed = film_motions(task, chosen.motions, data, chosen.steps)
+        filmed = film_motions(task, chosen.motions, data, chosen.steps, chosen.noise)
         recorded = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
         return recorded, Answers(recorded, filmed.answers)
     images, kwargs = data / f"{task}_rgb_{chosen.steps}_steps", IMAGES | {"max_episode_steps": chosen.steps}
