@@ -64,7 +64,10 @@ class Corridors:
             raise ValueError(f"`lengths` must be different numbers, at least one. Received {list(lengths)}.")
         self.policy, self.segment_length = policy, policy.backbone.core.segment_length
         self.env = TMazeVecEnv(n_episodes, length=self.lengths[-1] + 3 * self.segment_length, seed=seed)
-        check_for_correct_spaces(self.env, policy.observation_space, policy.action_space)
+        try:
+            check_for_correct_spaces(self.env, policy.observation_space, policy.action_space)
+        except ValueError as error:
+            raise ValueError(f"Only policies of the passive T-Maze walk corridors; others are for `--env`. {error}") from error
         policy.set_training_mode(False)
         self.env.reset()
         self.goal = np.where(self.env.goal > 0, Action.UP, Action.DOWN)
