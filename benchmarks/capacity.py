@@ -53,6 +53,7 @@ LENGTHS = (1_000, 10_000, 100_000, 1_000_000)  # beside that of training
 AUTOMATIC = "automatic"  # gated; the number of slots is found by halving
 KS = (1, 2, 4, 8, 16)  # cues, where their order is told
 LAW_KS, LAW_SLOTS = (4, 8), (1, 2, 4, 8)
+BY_LENGTH = (("gated", 4), ("fixed=0", 4), ("fixed", 4), ("learned", 4), ("lstm", 0), ("gru", 0))  # with eight cues
 GATES = ("gated", "gated_recurrent", AUTOMATIC)
 CELLS = {"lstm": 120, "gru": 136}  # widths with which they have as many parameters as ELMUR within 7 %
 ONLINE = {"n_steps": 128, "batch_size": 2_048, "gamma": 0.5}  # of RecurrentPPO: a turn is rewarded at once
@@ -190,7 +191,7 @@ def runs(question: str) -> list[Run]:
         agents = [("told", memory, m, k) for k in LAW_KS for m in LAW_SLOTS if m <= k for memory in ("fixed", "gated")]
         agents += [("told", cell, 0, k) for cell in CELLS for k in LAW_KS]
     else:
-        agents = [("told", AUTOMATIC, 16, k) for k in KS]
+        agents = [*(("told", AUTOMATIC, 16, k) for k in KS), ("endless", AUTOMATIC, 16, 10)]
     return [Run(*agent, seeds(agent[0])[number]) for number in range(QUESTIONS[question]) for agent in agents]
 
 
@@ -335,6 +336,10 @@ def report() -> None:
     ]
     print(markdown_table(["memory", "k", *(f"M = {m}" for m in LAW_SLOTS)], [(*row, "", "", "")[:6] for row in rows]))
     print()
+    agents = [(memory, m, by_agent.get(("told", memory, m, 8), [])) for memory, m in BY_LENGTH]
+    rows = [[shown(memory), m or "", *by_length(reports)] for memory, m, reports in agents if reports]
+    print(markdown_table(["memory, k = 8", "M", *lengths], rows))
+    print()
     rows = []
     for k in KS:
         reports = by_agent.get(("told", AUTOMATIC, 16, k), [])
@@ -378,7 +383,7 @@ def interval(values: list[float]) -> str:
 
 def draw(by_agent: Results, path: Path) -> None:
     """
-    Right turns after 1,000 steps against M and k, and the number of slots that was found.
+    Right turns after 1,000 steps against M, right turns against length, and the number of slots that was found.
 
     Every seed is a dot; dotted lines are what holding as many cues as go into M slots would give.
     """
@@ -392,10 +397,11 @@ def draw(by_agent: Results, path: Path) -> None:
             held = [turns_if_held(k, TASKS["told"].segment_length * m) for m in LAW_SLOTS]
             axis.plot(LAW_SLOTS, held, ":", color=f"C{color}")
         axis.set(title=f"ELMUR, {title}", xlabel="slots M", xlim=(0.8, 10))
-    for color, cell in enumerate(CELLS, start=len(LAW_KS)):
-        points = [(k, shares(reports, LENGTHS[0])) for (memory, _, k), reports in told.items() if memory == cell]
-        plot_seeds(axes[2], points, f"C{color}", cell.upper())
-    axes[2].set(title="LSTM and GRU", xlabel="cues k", xlim=(0.8, 20))
+    for color, (memory, m) in enumerate(BY_LENGTH):
+        reports = told.get((memory, m, 8), [])
+        points = [(length, shares(reports, length)) for length in (60, *LENGTHS)]
+        plot_seeds(axes[2], [(x, seeds) for x, seeds in points if seeds], f"C{color}", shown(memory))
+    axes[2].set(title="k = 8, M = 4", xlabel="steps", xlim=(40, 1.5e6))
     automatic = [(k, reports) for (memory, _, k), reports in told.items() if memory == AUTOMATIC]
     found = [(k, [one["halving"]["slots"] for one in reports]) for k, reports in automatic]
     plot_seeds(axes[3], found, "k", "found")
@@ -404,13 +410,21 @@ def draw(by_agent: Results, path: Path) -> None:
     axes[3].set(ylim=(0.8, 20), yticks=KS, yticklabels=KS)
     axes[0].set_ylabel("right turns, 1,000 steps")
     for axis in axes:
-        axis.set(xscale="log", xticks=KS, xticklabels=KS)
+        axis.set(xscale="log")
+        if axis is not axes[2]:
+            axis.set(xticks=KS, xticklabels=KS)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     for axis in axes[:3]:
         axis.set(ylim=(-0.03, 1.03))
     write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def shown(memory: str) -> str:
+    """The name of a memory in tables and figures."""
+    name, _, weight = memory.partition("=")
+    return f"λ = {weight or 0.5}" if name == "fixed" else name.upper() if name in CELLS else name
 
 
 def plot_seeds(axis: Any, points: list[tuple[int, list[float]]], color: str, label: str) -> None:
