@@ -46,7 +46,7 @@ N_MOTIONS, AFTER = 400, 25  # motions, and their steps after the choice
 LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 BLENDS = (*(f"{weight:g}" for weight in LAMBDAS), "gated")
 SLOTS = (1, 4)
-DELTA_TIMES = (5, 20, 60)
+DELTA_TIMES = (20,)
 SEEDS = (0, 1, 2)
 
 
@@ -128,22 +128,18 @@ def results() -> dict[tuple[int, str, int], list[float]]:
 def report() -> None:
     """Print a table, and draw the figure."""
     found = results()
-    agents = [
-        one for one in itertools.product(DELTA_TIMES, SLOTS) if any((one[0], blend, one[1]) in found for blend in BLENDS)
-    ]
     rows = [
         [delta_time, slots, *(mean(found.get((delta_time, blend, slots), [])) for blend in BLENDS)]
-        for delta_time, slots in agents
+        for delta_time, slots in itertools.product(DELTA_TIMES, SLOTS)
     ]
     print(markdown_table(["steps without the cue", "M", *BLENDS], rows))
     figure, axes = plt.subplots(1, len(SLOTS), figsize=(8, 2.8), layout="constrained", sharey=True, squeeze=False)
     for axis, slots in zip(axes[0], SLOTS, strict=True):
         for color, delta_time in enumerate(DELTA_TIMES):
-            points = [(x, found.get((delta_time, blend, slots), [])) for x, blend in enumerate(BLENDS)]
-            points = [(x, values) for x, values in points if values]
-            fixed = [(x, float(np.mean(values))) for x, values in points if x < len(LAMBDAS)]
-            axis.plot(*zip(*fixed, strict=True), color=f"C{color}", label=f"{delta_time} steps")
-            for x, values in points:
+            seeds = [found.get((delta_time, blend, slots), []) for blend in BLENDS]
+            means = [np.mean(values) if values else np.nan for values in seeds]
+            axis.plot(range(len(LAMBDAS)), means[: len(LAMBDAS)], color=f"C{color}", label=f"{delta_time} steps")
+            for x, values in enumerate(seeds):
                 axis.plot([x] * len(values), values, "o", ms=3, color=f"C{color}")
         axis.axhline(1 / 3, ls=":", color="gray")
         axis.set(title=f"M = {slots}", xlabel="λ", xticks=range(len(BLENDS)), ylim=(-0.03, 1.03))

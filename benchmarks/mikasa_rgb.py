@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from common import RESULTS, provenance, write_json
-from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, clone, report, run_name
+from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, Phases, clone, report, run_name
 from mikasa_demonstrations import IMAGES, NOISE, Answers, film_motions
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
     :param motions: That are recorded.
     :param n_colors: Of the code book.
-    :param changes: To the settings of behaviour cloning in ``bc_elmur.yml``.
+    :param phases: Of training, with what they change in the settings of ``bc_elmur.yml``.
     :param answers: Whether each motion serves once for every colour.
     :param steps: That are recorded of each motion, the first ones.
     :param noise: Of each motion its own share of random actions.
@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
     motions: int
     n_colors: int
-    changes: dict[str, Any] = {}  # noqa: RUF012  # replaced, never changed
+    phases: Phases = PLAIN
     answers: bool = False
     steps: int = 28
     noise: tuple[float, float] = NOISE
@@ -69,19 +69,22 @@ class Task(NamedTuple):
 
 
 LARGE_BATCHES = {"batch_size": 96, "learning_rate": 2e-3, "warmup": 0.1}
+BEGINNINGS = {"beginnings": (16, LARGE_BATCHES | {"n_epochs": 40, "learning_rate": 3e-3})}  # nine colours need them
 HALF = (0.0, 0.5)  # with answers no motion tells anything, and fewer random actions bring more of them down to a cube
 TASKS = {
     "RememberColor3": Task(600, 8),
-    "RememberColor5": Task(400, 12, {"n_epochs": 36} | LARGE_BATCHES, answers=True, steps=40, noise=HALF),
-    "RememberColor9": Task(400, 16, {"n_epochs": 20} | LARGE_BATCHES, answers=True, steps=40, noise=HALF),
-    "TakeItBack": Task(400, 12, {"bptt_segments": 8}, steps=100, noise=(0.0, 0.3), only_successful=True),
+    "RememberColor5": Task(400, 12, {"whole": (None, LARGE_BATCHES | {"n_epochs": 36})}, answers=True, steps=40, noise=HALF),
+    "RememberColor9": Task(
+        400, 16, BEGINNINGS | {"whole": (None, LARGE_BATCHES | {"n_epochs": 20})}, answers=True, steps=40, noise=HALF
+    ),
+    "TakeItBack": Task(400, 12, {"whole": (None, {"bptt_segments": 8})}, steps=100, noise=(0.0, 0.3), only_successful=True),
 }
 
 
 def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     """Record, train and evaluate, and write the result."""
     env_id, chosen, folder = f"Mikasa{task}-v0", TASKS[task], runs / run_name(task, agent, seed)
-    settings = read_settings("bc_elmur.yml", env_id) | chosen.changes
+    settings = read_settings("bc_elmur.yml", env_id)
     settings["policy_kwargs"] |= {"norm_first": True, **AGENTS[agent]}
     extractor = {
         "features_extractor_class": ColorKeypointsExtractor,
@@ -94,7 +97,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     policy_kwargs = settings["policy_kwargs"] | extractor
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     fit_extractors(model.policy, NormalizedEpisodes(recorded, normalized))
-    clone(model, NormalizedEpisodes(demonstrations, normalized), settings, PLAIN, folder)
+    clone(model, NormalizedEpisodes(demonstrations, normalized), settings, chosen.phases, folder)
     trained = time.process_time() - start
     write_json(
         FOLDER / f"{run_name(task, agent, seed)}.json",
