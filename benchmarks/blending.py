@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from capacity import CELLS, FIGURE, LENGTHS, Results, Run, interval, perform_all, results, seeds, shares
-from common import markdown_table, write_file
+from common import markdown_table, mean_and_worst, write_file
 
 from sb3_elmur.comparison.statistics import interquartile_means
 
@@ -76,7 +76,7 @@ def report() -> None:
     found, rows = results(), []
     for maze, m, k in MAZES:
         cells = [successes(found, maze, f"fixed={weight:g}", m, k, SWEEP_SEEDS) for weight in LAMBDAS]
-        rows.append([maze, k, m, *(" / ".join(mean(values) for values in reversed(cell)) for cell in cells)])
+        rows.append([maze, k, m, *(" / ".join(mean_and_worst(values) for values in reversed(cell)) for cell in cells)])
     print(markdown_table(["maze", "k", "M", *(f"{weight:g}" for weight in LAMBDAS)], rows))
     print()
     rows = []
@@ -90,19 +90,25 @@ def report() -> None:
             if agent is None or not short:
                 continue
             parameters = found[agent][0]["parameters"]
-            rows.append([task, k, agent[1], agent[2] or "", parameters, len(long), mean(short), mean(long), interval(long)])
+            rows.append(
+                [
+                    task,
+                    k,
+                    agent[1],
+                    agent[2] or "",
+                    parameters,
+                    len(long),
+                    mean_and_worst(short),
+                    mean_and_worst(long),
+                    interval(long),
+                ]
+            )
     header = ["task", "k", "memory", "M", "parameters", "seeds", "trained length", f"{LENGTH:,}", f"IQM, {LENGTH:,} [95 %]"]
     print(markdown_table(header, rows))
     complete = {memory: np.array(values).T for memory, values in scores.items() if all(len(one) == N_SEEDS for one in values)}
     print()
     print(markdown_table(["memory", "IQM of all tasks [95 %]"], [[*row] for row in interquartile_means(complete).items()]))
     draw(scores, FIGURE.parent / "blending.png")
-
-
-def mean(values: list[float]) -> str:
-    """The mean of all seeds, and the smallest of several."""
-    worst = f" ({min(values):.2f})" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{worst}" if values else ""
 
 
 def draw(scores: dict[str, list[list[float]]], path: Path) -> None:

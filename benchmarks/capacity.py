@@ -341,15 +341,16 @@ def report() -> None:
     print(markdown_table(["memory, k = 8", "M", *lengths], rows))
     print()
     rows = []
-    for k in KS:
-        reports = by_agent.get(("told", AUTOMATIC, 16, k), [])
-        if reports:
+    for agent in dict.fromkeys(tuple(run)[:4] for run in runs(AUTOMATIC)):
+        if reports := by_agent.get(agent, []):
             halvings = [one["halving"] for one in reports]
             costs = [one["training CPU seconds"] / one["halving"]["of training with all slots"] for one in reports]
             tried = [" ".join(f"{m}: {loss:.4f}" for m, loss in one["held-out losses"].items()) for one in halvings]
             found = ", ".join(str(one["slots"]) for one in halvings)
-            rows.append([k, found, *by_length(reports), f"{np.mean(costs):.2f} ({max(costs):.2f})", "; ".join(tried)])
-    print(markdown_table(["k", "M found", *lengths, "cost (largest)", "held-out loss by M"], rows))
+            rows.append(
+                [agent[0], agent[3], found, *by_length(reports), f"{np.mean(costs):.2f} ({max(costs):.2f})", "; ".join(tried)]
+            )
+    print(markdown_table(["task", "k", "M found", *lengths, "cost (largest)", "held-out loss by M"], rows))
     draw(by_agent, FIGURE)
 
 
@@ -385,7 +386,8 @@ def draw(by_agent: Results, path: Path) -> None:
     """
     Right turns after 1,000 steps against M, right turns against length, and the number of slots that was found.
 
-    Every seed is a dot; dotted lines are what holding as many cues as go into M slots would give.
+    Every seed is a dot; dotted lines are what holding as many cues as go into M slots would give, dashed ones the mean of LSTMs,
+    dash-dotted ones that of GRUs.
     """
     told = {agent[1:]: reports for agent, reports in by_agent.items() if agent[0] == "told"}
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
@@ -396,6 +398,9 @@ def draw(by_agent: Results, path: Path) -> None:
             plot_seeds(axis, points, f"C{color}", f"k = {k}")
             held = [turns_if_held(k, TASKS["told"].segment_length * m) for m in LAW_SLOTS]
             axis.plot(LAW_SLOTS, held, ":", color=f"C{color}")
+            for cell, style in zip(CELLS, ("--", "-."), strict=True):
+                success = shares(told.get((cell, 0, k), []), LENGTHS[0])
+                axis.axhline(np.mean(success) if success else np.nan, ls=style, lw=0.8, color=f"C{color}")
         axis.set(title=f"ELMUR, {title}", xlabel="slots M", xlim=(0.8, 10))
     for color, (memory, m) in enumerate(BY_LENGTH):
         reports = told.get((memory, m, 8), [])

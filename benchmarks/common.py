@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison.provenance import provenance
 from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.comparison.tables import markdown_table
 
-__all__ = ["RECIPE", "RESULTS", "markdown_table", "provenance", "write_file", "write_json"]
+__all__ = ["RECIPE", "RESULTS", "markdown_table", "mean_and_worst", "provenance", "write_file", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +29,12 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         write(temporary)
+
+
+def mean_and_worst(values: list[float]) -> str:
+    """The mean of all seeds, and the smallest of several; nothing without values."""
+    worst = f" ({min(values):.2f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{worst}" if values else ""
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

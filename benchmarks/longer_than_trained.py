@@ -16,9 +16,8 @@ import itertools
 import json
 import time
 
-import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_json
+from common import RESULTS, markdown_table, mean_and_worst, provenance, write_json
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs.batch import make_batch
@@ -64,8 +63,7 @@ def report() -> None:
         paths = [FOLDER / f"{length}_{slots}_{seed}.json" for seed in SEEDS]
         found = [json.loads(path.read_text())["success"] for path in paths if path.exists()]
         if found:
-            values = np.array([[one[str(steps)] for steps in LENGTHS] for one in found])
-            cells = [f"{mean:.2f} ({least:.2f})" for mean, least in zip(values.mean(0), values.min(0), strict=True)]
+            cells = [mean_and_worst([one[str(steps)] for one in found]) for steps in LENGTHS]
             rows.append([length, slots, -(-TRAINED // length), len(found), *cells])
     print(markdown_table(["L", "M", "segments in training", "seeds", *(f"{steps:,}" for steps in LENGTHS)], rows))
 

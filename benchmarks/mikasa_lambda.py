@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_file, write_json
+from common import RESULTS, markdown_table, mean_and_worst, provenance, write_file, write_json
 from mikasa_bc import EVALUATION, N_ENVS, judge
 from mikasa_demonstrations import CUE, NOISE
 
@@ -129,7 +129,7 @@ def report() -> None:
     """Print a table, and draw the figure."""
     found = results()
     rows = [
-        [delta_time, slots, *(mean(found.get((delta_time, blend, slots), [])) for blend in BLENDS)]
+        [delta_time, slots, *(mean_and_worst(found.get((delta_time, blend, slots), [])) for blend in BLENDS)]
         for delta_time, slots in itertools.product(DELTA_TIMES, SLOTS)
     ]
     print(markdown_table(["steps without the cue", "M", *BLENDS], rows))
@@ -148,12 +148,6 @@ def report() -> None:
     axes[0, 0].set_ylabel("success")
     axes[0, 0].legend(fontsize=7, title="without the cue", title_fontsize=7)
     write_file(FIGURE, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
-
-
-def mean(values: list[float]) -> str:
-    """The mean of all seeds, and the smallest of several."""
-    worst = f" ({min(values):.2f})" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{worst}" if values else ""
 
 
 def main() -> None:

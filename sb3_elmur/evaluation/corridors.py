@@ -67,7 +67,9 @@ class Corridors:
         try:
             check_for_correct_spaces(self.env, policy.observation_space, policy.action_space)
         except ValueError as error:
-            raise ValueError(f"Only policies of the passive T-Maze walk corridors; others are for `--env`. {error}") from error
+            raise ValueError(
+                f"`policy` must act in the passive T-Maze; `run_episodes` and `--env` are for others. {error}"
+            ) from error
         policy.set_training_mode(False)
         self.env.reset()
         self.goal = np.where(self.env.goal > 0, Action.UP, Action.DOWN)

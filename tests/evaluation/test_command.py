@@ -313,7 +313,7 @@ def test_file_that_is_no_model_is_refused(refusal: Callable[..., str], models: P
     ("model", "arguments", "message"),
     [
         ("missing", (*MAZE,), "missing.zip"),
-        ("cartpole", ("--lengths", "10"), "others are for `--env`. Observation spaces do not match"),
+        ("cartpole", ("--lengths", "10"), "`--env` are for others. Observation spaces do not match"),
         ("cartpole", (*MAZE,), "spaces do not match"),
         ("lstm", ("--lengths", "10"), "RecurrentActorCriticPolicy"),
         ("tmaze", (), "`--env`"),
