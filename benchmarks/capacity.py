@@ -386,8 +386,8 @@ def draw(by_agent: Results, path: Path) -> None:
     """
     Right turns after 1,000 steps against M, right turns against length, and the number of slots that was found.
 
-    Every seed is a dot; dotted lines are what holding as many cues as go into M slots would give, dashed ones the mean of LSTMs,
-    dash-dotted ones that of GRUs.
+    Every seed is a dot; dotted lines are what holding as many cues as go into M slots would give, dashed ones the mean of
+    LSTMs, dash-dotted ones that of GRUs.
     """
     told = {agent[1:]: reports for agent, reports in by_agent.items() if agent[0] == "told"}
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
