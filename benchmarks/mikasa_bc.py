@@ -77,7 +77,8 @@ class Beginnings(Episodes):
     """
 
     def __init__(self, episodes: Episodes, steps: int) -> None:
-        self.episodes, self.steps, self.lengths = episodes, steps, np.minimum(episodes.lengths, steps)
+        self.episodes, self.steps = episodes, steps
+        self.observation_space, self.lengths = episodes.observation_space, np.minimum(episodes.lengths, steps)
 
     def __getitem__(self, index: int) -> Episode:
         episode = self.episodes[index]

@@ -12,6 +12,7 @@ module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from sb3_elmur.envs.mikasa.env import MikasaEnv
 from sb3_elmur.envs.mikasa.experts import RememberExpert
 from sb3_elmur.envs.mikasa.observations import observe_rgb
 from sb3_elmur.recording import record
+from sb3_elmur.spaces import map_observations
 
 JOINTS = 25  # numbers of an observation: place (3) and orientation (4) of the tool, positions (9) and velocities of the joints
 POSITIONS = slice(7, 16)  # of the joints, in an observation
@@ -100,25 +102,54 @@ def save(path: Path, **arrays: np.ndarray) -> None:
         np.savez(file, **arrays)
 
 
-class Answers(Episodes):
+class Cues(Episodes):
     """
-    Filmed motions, each once for every colour.
+    The cue of filmed motions, once in every colour: episode m c + k is motion m in colour k of c.
 
     :param motions: As they were recorded.
-    :param answers: Folder with the cue and the actions for every colour, a file for each motion.
+    :param answers: What :func:`film_answers` made of each.
     """
 
-    def __init__(self, motions: NpzEpisodes, answers: Path) -> None:
-        self.motions, self.answers = motions, [dict(np.load(answers / path.name)) for path in motions.paths]
-        self.n_colors = len(self.answers[0]["action"])
-        self.lengths = np.repeat(motions.lengths, self.n_colors)
+    def __init__(self, motions: Episodes, answers: Sequence[dict[str, np.ndarray]]) -> None:
+        self.motions, self.answers, self.n_colors = motions, answers, len(answers[0]["action"])
+        self.observation_space, self.lengths = motions.observation_space, np.full(len(motions) * self.n_colors, CUE)
 
     def __getitem__(self, index: int) -> Episode:
         motion, color = divmod(index, self.n_colors)
         episode, answer = self.motions[motion], self.answers[motion]
         assert isinstance(episode.observations, dict)
-        images = np.concatenate((answer["rgb"][color], episode.observations["rgb"][CUE:]))
-        return Episode(episode.observations | {"rgb": images}, answer["action"][color], episode.rewards)
+        observations = {key: values[:CUE] for key, values in episode.observations.items()}
+        return Episode(observations | {"rgb": answer["rgb"][color]}, answer["action"][color, :CUE], episode.rewards[:CUE])
+
+
+class Answers(Episodes):
+    """
+    Filmed motions, once for every colour.
+
+    :param motions: As they were recorded, or their features.
+    :param cues: The same motions' :class:`Cues`, or their features.
+    :param answers: What :func:`film_answers` made of each.
+    """
+
+    def __init__(self, motions: Episodes, cues: Episodes, answers: Sequence[dict[str, np.ndarray]]) -> None:
+        self.motions, self.cues, self.answers, self.n_colors = motions, cues, answers, len(answers[0]["action"])
+        self.observation_space, self.lengths = motions.observation_space, np.repeat(motions.lengths, self.n_colors)
+
+    def __getitem__(self, index: int) -> Episode:
+        motion, color = divmod(index, self.n_colors)
+        episode, cue = self.motions[motion], self.cues[index]
+        observations = map_observations(with_beginning, cue.observations, episode.observations)
+        return Episode(observations, self.answers[motion]["action"][color], episode.rewards)
+
+
+def with_beginning(beginning: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """An array whose first rows are others."""
+    return np.concatenate((beginning, whole[len(beginning) :]))
+
+
+def read_answers(motions: NpzEpisodes, folder: Path) -> list[dict[str, np.ndarray]]:
+    """Read what :func:`film_answers` made of each recorded motion."""
+    return [dict(np.load(folder / path.name)) for path in motions.paths]
 
 
 def film_motions(

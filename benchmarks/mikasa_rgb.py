@@ -29,12 +29,12 @@ import numpy as np
 import torch as th
 from common import RESULTS, provenance, write_json
 from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, Phases, clone, report, run_name
-from mikasa_demonstrations import IMAGES, NOISE, Answers, film_motions
+from mikasa_demonstrations import IMAGES, NOISE, Answers, Cues, film_motions, read_answers
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc.features import fit_extractors
+from sb3_elmur.bc.features import FeatureEpisodes, fit_extractors
 from sb3_elmur.datasets.episodes import Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.encoders import ColorKeypointsExtractor
@@ -91,13 +91,16 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
         "features_extractor_kwargs": {"n_colors": chosen.n_colors},
     }
     env = make_vec_env(env_id, 1, env_kwargs=IMAGES)
-    recorded, demonstrations = demonstrate(task, data, env)
+    recorded, answers = demonstrate(task, data, env)
     normalized = fit_normalization(env, recorded, norm_obs_keys=["joints"])
     start = time.process_time()
     policy_kwargs = settings["policy_kwargs"] | extractor
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     fit_extractors(model.policy, NormalizedEpisodes(recorded, normalized))
-    clone(model, NormalizedEpisodes(demonstrations, normalized), settings, chosen.phases, folder)
+    demonstrations: Episodes = see(recorded, model)
+    if answers is not None:
+        demonstrations = Answers(demonstrations, see(Cues(recorded, answers), model), answers)
+    clone(model, demonstrations, settings, chosen.phases, folder)
     trained = time.process_time() - start
     write_json(
         FOLDER / f"{run_name(task, agent, seed)}.json",
@@ -118,20 +121,20 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     env.close()
 
 
-def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, Episodes]:
+def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, list[dict[str, np.ndarray]] | None]:
     """
     Record motions.
 
     :param task: One of ``TASKS``.
     :param data: Folder for all.
     :param env: Of the task, for its spaces.
-    :return: The motions as they were recorded, and what is cloned.
+    :return: The motions, and for each what it would be for every colour, if the task asks for that.
     """
     chosen = TASKS[task]
     if chosen.answers:
         filmed = film_motions(task, chosen.motions, data, chosen.steps, chosen.noise)
         recorded = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
-        return recorded, Answers(recorded, filmed.answers)
+        return recorded, read_answers(recorded, filmed.answers)
     images, kwargs = data / f"{task}_rgb_{chosen.steps}_steps", IMAGES | {"max_episode_steps": chosen.steps}
     record(
         f"Mikasa{task}-v0",
@@ -143,8 +146,14 @@ def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, Episod
         only_successful=chosen.only_successful,
         progress_bar=True,
     )
-    recorded = NpzEpisodes(images, env.observation_space, env.action_space)
-    return recorded, recorded
+    return NpzEpisodes(images, env.observation_space, env.action_space), None
+
+
+def see(episodes: Episodes, model: RecurrentPPO) -> FeatureEpisodes:
+    """The features of episodes as the environment of a model normalises them, each image seen once."""
+    normalization = model.get_vec_normalize_env()
+    assert normalization is not None
+    return FeatureEpisodes(NormalizedEpisodes(episodes, normalization), model.policy)
 
 
 def judge(policy: ElmurPolicy, env: VecEnv, path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
 from mikasa_bc import AGENTS, EVALUATION, clone, judge, two_phases
-from mikasa_demonstrations import IMAGES, NOISE, THING, Answers, film_motions, sights
+from mikasa_demonstrations import IMAGES, NOISE, THING, Answers, Cues, film_motions, read_answers, sights
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
@@ -91,7 +91,8 @@ def run(agent: str, seed: int, data: Path, runs: Path) -> None:
     env = make_vec_env(ENV_ID, N_ENVS, env_kwargs=IMAGES)
     motions = NpzEpisodes(filmed.images, env.observation_space, env.action_space)
     normalized = fit_normalization(env, motions, norm_obs_keys=["joints"])
-    episodes = NormalizedEpisodes(Answers(motions, filmed.answers), normalized)
+    answers = read_answers(motions, filmed.answers)
+    episodes = NormalizedEpisodes(Answers(motions, Cues(motions, answers), answers), normalized)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
     start = time.process_time()
     encoder = model.policy.features_extractor.extractors["rgb"]

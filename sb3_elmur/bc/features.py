@@ -63,6 +63,29 @@ def has_frozen_images(policy: ElmurPolicy) -> bool:
     return not trained and any(map(is_image_space, observed.values()))
 
 
+def feature_space(policy: ElmurPolicy) -> spaces.Box:
+    """
+    The space of the actor's features.
+
+    :param policy: Whose actor it is.
+    :return: Without bounds.
+    """
+    return spaces.Box(-np.inf, np.inf, (policy.pi_features_extractor.features_dim,), np.float32)
+
+
+def frozen_features(episodes: Episodes, policy: ElmurPolicy) -> Episodes | None:
+    """
+    The actor's features of a data set, if they stay the same in training and cost much.
+
+    :param episodes: The data set, of observations or already of features.
+    :param policy: Whose actor it is.
+    :return: Features in place of observations; ``None`` if the actor sees no images, or learns to see them.
+    """
+    if not has_frozen_images(policy):
+        return None
+    return episodes if episodes.observation_space == feature_space(policy) else FeatureEpisodes(episodes, policy)
+
+
 class FeatureEpisodes(Episodes):
     """
     A data set with the actor's features in place of observations, each computed once and kept in memory.
@@ -72,8 +95,7 @@ class FeatureEpisodes(Episodes):
     """
 
     def __init__(self, episodes: Episodes, policy: ElmurPolicy) -> None:
-        self.observation_space = spaces.Box(-np.inf, np.inf, (policy.pi_features_extractor.features_dim,), np.float32)
-        super().__init__(self.observation_space, policy.action_space, cache_bytes=sys.maxsize)
+        super().__init__(feature_space(policy), policy.action_space, cache_bytes=sys.maxsize)
         self.episodes, self.policy, self.lengths = episodes, policy, episodes.lengths
 
     @th.no_grad()

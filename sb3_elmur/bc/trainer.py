@@ -26,7 +26,7 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.chains import Batch, ChainLoss, cut_chains
 from sb3_elmur.bc.checkpoint import CHECKPOINT, identity, no_checkpoint, read_checkpoint, write_checkpoint
 from sb3_elmur.bc.config import BCConfig
-from sb3_elmur.bc.features import FeatureEpisodes, has_frozen_images
+from sb3_elmur.bc.features import frozen_features
 from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode, Episodes
@@ -42,7 +42,7 @@ class BC:
     Behaviour cloning of the policy of a :class:`sb3_elmur.RecurrentPPO`, which can then be saved, or trained online.
 
     Images that the actor sees through a features extractor without anything to train are turned into features once, which are
-    kept in memory.
+    kept in memory; a :class:`sb3_elmur.bc.features.FeatureEpisodes` is taken as it is.
 
     Under ``torchrun`` all processes together train on each batch as one process would.
 
@@ -67,7 +67,7 @@ class BC:
         self.seed = 0 if model.seed is None else model.seed
         self.segment_length = self.policy.backbone.core.segment_length
         self.chain_length = self.config.bptt_segments * self.segment_length
-        self.features = FeatureEpisodes(episodes, self.policy) if has_frozen_images(self.policy) else None
+        self.features = frozen_features(episodes, self.policy)
 
         policy = self.policy
         actor = nn.ModuleList(

@@ -83,8 +83,8 @@ class Episodes(Dataset[Episode]):
     """
     Random access to the episodes of a data set, which are read when asked for and kept while they fit in memory.
 
-    ``lengths`` holds the steps of every episode, int64. Instances can be pickled; each worker of a ``DataLoader`` has a cache
-    of its own, which ``persistent_workers=True`` keeps.
+    ``observation_space`` is that of the observations, and ``lengths`` holds the steps of every episode, int64. Instances can be
+    pickled; each worker of a ``DataLoader`` has a cache of its own, which ``persistent_workers=True`` keeps.
 
     :param observation_space: What observations must belong to, bounds of a Box aside.
     :param action_space: What actions must belong to; those of a Box are clipped.
@@ -94,6 +94,7 @@ class Episodes(Dataset[Episode]):
     lengths: np.ndarray
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, cache_bytes: int) -> None:
+        self.observation_space = observation_space
         self.fields = episode_fields(observation_space, action_space)
         self.mask_field = mask_field(observation_space, action_space)
         self.action_space = action_space

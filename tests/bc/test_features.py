@@ -68,6 +68,16 @@ def test_training_on_features_is_training_on_images() -> None:
     th.testing.assert_close(parameters(trainers[0]), parameters(trainers[1]))
 
 
+def test_features_that_are_there_are_taken_as_they_are() -> None:
+    expected, trainer = make(), make()
+    features = FeatureEpisodes(trainer.episodes, trainer.policy)
+    given = BC(trainer.model, features, trainer.config)
+    assert given.features is features
+    expected.train()
+    given.train()
+    th.testing.assert_close(parameters(given), parameters(expected), rtol=0, atol=0)
+
+
 def test_an_extractor_that_is_frozen_stays_as_it_is() -> None:
     trainer = make(weight_decay=0.5)
     before = {name: values.clone() for name, values in trainer.policy.features_extractor.state_dict().items()}
