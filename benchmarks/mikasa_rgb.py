@@ -75,7 +75,7 @@ TASKS = {
     "RememberColor3": Task(600, 8),
     "RememberColor5": Task(400, 12, {"whole": (None, LARGE_BATCHES | {"n_epochs": 36})}, answers=True, steps=40, noise=HALF),
     "RememberColor9": Task(
-        400, 16, BEGINNINGS | {"whole": (None, LARGE_BATCHES | {"n_epochs": 20})}, answers=True, steps=40, noise=HALF
+        1000, 16, BEGINNINGS | {"whole": (None, LARGE_BATCHES | {"n_epochs": 20})}, answers=True, steps=40, noise=HALF
     ),
     "TakeItBack": Task(400, 12, {"whole": (None, {"bptt_segments": 8})}, steps=100, noise=(0.0, 0.3), only_successful=True),
 }

@@ -83,8 +83,8 @@ class Episodes(Dataset[Episode]):
     """
     Random access to the episodes of a data set, which are read when asked for and kept while they fit in memory.
 
-    ``observation_space`` is that of the observations, and ``lengths`` holds the steps of every episode, int64. Instances can be
-    pickled; each worker of a ``DataLoader`` has a cache of its own, which ``persistent_workers=True`` keeps.
+    ``observation_space`` is that of the observations, and ``lengths`` holds the steps of every episode, int64. Instances can
+    be pickled; each worker of a ``DataLoader`` has a cache of its own, which ``persistent_workers=True`` keeps.
 
     :param observation_space: What observations must belong to, bounds of a Box aside.
     :param action_space: What actions must belong to; those of a Box are clipped.
