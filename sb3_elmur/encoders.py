@@ -112,9 +112,13 @@ class ColorKeypoints(BaseFeaturesExtractor):
 
         :param observations: See :meth:`fit`.
         """
-        features = th.cat([self.locate(part / 255) for images in observations for part in images.split(CHUNK)])
-        std, mean = th.std_mean(features, dim=0, correction=0)
-        self.mean.copy_(mean)
+        count, total, squares = 0, *th.zeros(2, self.features_dim, dtype=th.float64)
+        for images in observations:
+            for part in images.split(CHUNK):
+                features = self.locate(part / 255).cpu().double()
+                count, total, squares = count + len(features), total + features.sum(0), squares + features.square().sum(0)
+        self.mean.copy_(mean := total / count)
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.std.copy_(std.clamp(min=1e-4))
 
     def forward(self, observations: Tensor) -> Tensor:
