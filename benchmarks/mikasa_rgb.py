@@ -22,6 +22,7 @@ import itertools
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,9 @@ import torch as th
 from common import RESULTS, provenance, write_json
 from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, Phases, clone, report, run_name
 from mikasa_demonstrations import IMAGES, NOISE, Answers, Cues, film_motions, read_answers
+from mikasa_seeing import AnswersExtractor, learn_answers
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
@@ -51,7 +54,7 @@ class Task(NamedTuple):
     What differs between the tasks.
 
     :param motions: That are recorded.
-    :param n_colors: Of the code book.
+    :param n_colors: Of the code book; 0 for things that differ in shape, for which ``mikasa_seeing.py`` learns to see.
     :param phases: Of training, with what they change in the settings of ``bc_elmur.yml``.
     :param answers: Whether each motion serves once for every colour.
     :param steps: That are recorded of each motion, the first ones.
@@ -77,6 +80,7 @@ TASKS = {
     "RememberColor9": Task(
         1000, 16, BEGINNINGS | {"whole": (None, LARGE_BATCHES | {"n_epochs": 20})}, answers=True, steps=40, noise=HALF
     ),
+    "RememberShape3": Task(500, 0, {"whole": (None, LARGE_BATCHES | {"n_epochs": 24})}, answers=True, steps=40, noise=HALF),
     "TakeItBack": Task(400, 12, {"whole": (None, {"bptt_segments": 8})}, steps=100, noise=(0.0, 0.3), only_successful=True),
 }
 
@@ -86,17 +90,13 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     env_id, chosen, folder = f"Mikasa{task}-v0", TASKS[task], runs / run_name(task, agent, seed)
     settings = read_settings("bc_elmur.yml", env_id)
     settings["policy_kwargs"] |= {"norm_first": True, **AGENTS[agent]}
-    extractor = {
-        "features_extractor_class": ColorKeypointsExtractor,
-        "features_extractor_kwargs": {"n_colors": chosen.n_colors},
-    }
     env = make_vec_env(env_id, 1, env_kwargs=IMAGES)
     recorded, answers = demonstrate(task, data, env)
     normalized = fit_normalization(env, recorded, norm_obs_keys=["joints"])
     start = time.process_time()
-    policy_kwargs = settings["policy_kwargs"] | extractor
+    policy_kwargs = settings["policy_kwargs"] | extractor(chosen, answers)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
-    fit_extractors(model.policy, NormalizedEpisodes(recorded, normalized))
+    prepare(model, recorded, answers, folder)
     demonstrations: Episodes = see(recorded, model)
     if answers is not None:
         demonstrations = Answers(demonstrations, see(Cues(recorded, answers), model), answers)
@@ -109,7 +109,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
             "agent": agent,
             "observation": IMAGES,
             "settings": settings,
-            "code book": (255 * model.policy.features_extractor.extractors["rgb"].colors).round().int().tolist(),
+            "code book": code_book(model.policy.features_extractor),
             "demonstrations": chosen._asdict() | {"recorded": len(recorded), "labelled": len(demonstrations)},
             "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
             "CPU seconds": {"training, of this process alone": round(trained, 1)},
@@ -147,6 +147,34 @@ def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, list[d
         progress_bar=True,
     )
     return NpzEpisodes(images, env.observation_space, env.action_space), None
+
+
+def extractor(chosen: Task, answers: Sequence[dict[str, np.ndarray]] | None) -> dict[str, Any]:
+    """Arguments of a policy that say how it sees."""
+    if chosen.n_colors:
+        return {
+            "features_extractor_class": ColorKeypointsExtractor,
+            "features_extractor_kwargs": {"n_colors": chosen.n_colors},
+        }
+    assert answers is not None
+    kwargs = {"n_answers": len(answers[0]["action"])}
+    return {"features_extractor_class": AnswersExtractor, "features_extractor_kwargs": kwargs}
+
+
+def prepare(model: RecurrentPPO, recorded: Episodes, answers: Sequence[dict[str, np.ndarray]] | None, folder: Path) -> None:
+    """Fit a model's extractor to the motions, or let it learn from their answers."""
+    seeing, episodes = model.policy.features_extractor, NormalizedEpisodes(recorded, model.get_vec_normalize_env())
+    if isinstance(seeing, AnswersExtractor):
+        learn_answers(seeing, episodes, answers, model.seed, folder / "seeing.pt")
+    else:
+        fit_extractors(model.policy, episodes)
+
+
+def code_book(seeing: BaseFeaturesExtractor) -> list[list[int]] | None:
+    """The colours that an extractor knows, if it knows some."""
+    if not isinstance(seeing, ColorKeypointsExtractor):
+        return None
+    return (255 * seeing.extractors["rgb"].colors).round().int().tolist()
 
 
 def see(episodes: Episodes, model: RecurrentPPO) -> FeatureEpisodes:
