@@ -1,13 +1,12 @@
 """
-Demonstrations of the RememberColor tasks for every answer: what the scripted expert would do, had another colour been shown.
+Demonstrations of the Remember tasks for every answer: what the scripted expert would do, had another thing been shown.
 
 The expert's action depends on where arm and target are, and on nothing else. So each recorded motion of the arm is labelled
-once for every colour, with that colour's cube in the cue: as many demonstrations as there are colours. That motion then tells
+once for every colour or shape, with that thing in the cue: as many demonstrations as there are things. That motion then tells
 nothing of the answer, and neither does anything else but the cue.
 
 With images, every motion is recorded twice with the same seed, as the simulator's state and as images. Then the cue is filmed
-again in each colour, with the arm where it was. ``mikasa_bc.py``, ``mikasa_rgb.py`` and ``mikasa_rgb_upper_bound.py`` use this
-module.
+again with each thing, with the arm where it was. ``mikasa_bc.py``, ``mikasa_rgb.py`` and ``mikasa_rgb_upper_bound.py`` use it.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Motions(NamedTuple):
 
     :param states: What the simulator knew.
     :param images: What the cameras saw.
-    :param answers: The images of the cue, and the actions, for every colour.
+    :param answers: The images of the cue, and the actions, for every answer.
     """
 
     states: Path
@@ -104,42 +103,42 @@ def save(path: Path, **arrays: np.ndarray) -> None:
 
 class Cues(Episodes):
     """
-    The cue of filmed motions, once in every colour: episode m c + k is motion m in colour k of c.
+    The cue of filmed motions, once with every thing: episode m k + i is motion m with thing i of k.
 
     :param motions: As they were recorded.
-    :param answers: What :func:`film_answers` made of each.
+    :param answers: What :func:`film_answers` made of each motion.
     """
 
     def __init__(self, motions: Episodes, answers: Sequence[dict[str, np.ndarray]]) -> None:
-        self.motions, self.answers, self.n_colors = motions, answers, len(answers[0]["action"])
-        self.observation_space, self.lengths = motions.observation_space, np.full(len(motions) * self.n_colors, CUE)
+        self.motions, self.answers, self.n_answers = motions, answers, len(answers[0]["action"])
+        self.observation_space, self.lengths = motions.observation_space, np.full(len(motions) * self.n_answers, CUE)
 
     def __getitem__(self, index: int) -> Episode:
-        motion, color = divmod(index, self.n_colors)
+        motion, thing = divmod(index, self.n_answers)
         episode, answer = self.motions[motion], self.answers[motion]
         assert isinstance(episode.observations, dict)
         observations = {key: values[:CUE] for key, values in episode.observations.items()}
-        return Episode(observations | {"rgb": answer["rgb"][color]}, answer["action"][color, :CUE], episode.rewards[:CUE])
+        return Episode(observations | {"rgb": answer["rgb"][thing]}, answer["action"][thing, :CUE], episode.rewards[:CUE])
 
 
 class Answers(Episodes):
     """
-    Filmed motions, once for every colour.
+    Filmed motions, once for every answer.
 
     :param motions: As they were recorded, or their features.
     :param cues: The same motions' :class:`Cues`, or their features.
-    :param answers: What :func:`film_answers` made of each.
+    :param answers: What :func:`film_answers` made of each motion.
     """
 
     def __init__(self, motions: Episodes, cues: Episodes, answers: Sequence[dict[str, np.ndarray]]) -> None:
-        self.motions, self.cues, self.answers, self.n_colors = motions, cues, answers, len(answers[0]["action"])
-        self.observation_space, self.lengths = motions.observation_space, np.repeat(motions.lengths, self.n_colors)
+        self.motions, self.cues, self.answers, self.n_answers = motions, cues, answers, len(answers[0]["action"])
+        self.observation_space, self.lengths = motions.observation_space, np.repeat(motions.lengths, self.n_answers)
 
     def __getitem__(self, index: int) -> Episode:
-        motion, color = divmod(index, self.n_colors)
+        motion, thing = divmod(index, self.n_answers)
         episode, cue = self.motions[motion], self.cues[index]
         observations = map_observations(with_beginning, cue.observations, episode.observations)
-        return Episode(observations, self.answers[motion]["action"][color], episode.rewards)
+        return Episode(observations, self.answers[motion]["action"][thing], episode.rewards)
 
 
 def with_beginning(beginning: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -158,7 +157,7 @@ def film_motions(
     """
     Record motions with and without images, and film the cues; what is there already is kept.
 
-    :param task: RememberColor with any number of cubes.
+    :param task: Remember with any things.
     :param n_motions: How many.
     :param data: Folder for all.
     :param steps: Of each motion, the first ones; else all of the task.
@@ -183,25 +182,25 @@ def film_motions(
 
 def film_answers(env: MikasaEnv, seed: int, observation: np.ndarray) -> dict[str, np.ndarray]:
     """
-    What the cameras would have seen of each colour's cue, and what the expert would have done.
+    What the cameras would have seen of the cue with each thing, and what the expert would have done.
 
     :param env: Of images.
     :param seed: Of the episode.
     :param observation: Its states, in the mode "state_cue".
-    :return: ``rgb`` (colours, steps of the cue, height, width, 6) and ``action`` (colours, T, 8).
+    :return: ``rgb`` (things, steps of the cue, height, width, 6) and ``action`` (things, T, 8).
     """
     env.reset(seed=seed)
     expert = RememberExpert(env.episodes)
     things = observation[:, JOINTS:].reshape(len(observation), -1, THING)
-    colors = range(things.shape[1])
-    actions = [act(expert, observation, things, color) for color in colors]
-    return {"rgb": np.stack([film_cue(env, observation, color) for color in colors]), "action": np.stack(actions)}
+    answers = range(things.shape[1])
+    actions = [act(expert, observation, things, answer) for answer in answers]
+    return {"rgb": np.stack([film_cue(env, observation, answer) for answer in answers]), "action": np.stack(actions)}
 
 
-def film_cue(env: MikasaEnv, observation: np.ndarray, color: int) -> np.ndarray:
-    """The images of the cue, with the arm where it was, and a cube of some colour."""
+def film_cue(env: MikasaEnv, observation: np.ndarray, answer: int) -> np.ndarray:
+    """The images of the cue, with the arm where it was, and some thing."""
     simulation, images = env.episodes.simulation, []
-    simulation.oracle_info[:] = color  # the answer itself, not a copy
+    simulation.oracle_info[:] = answer  # the simulator's own, not a copy
     for step in range(CUE):
         simulation._elapsed_steps[:] = step
         simulation.agent.robot.set_qpos(observation[step : step + 1, POSITIONS])

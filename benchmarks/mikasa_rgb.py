@@ -1,13 +1,14 @@
 """
-Behaviour cloning of MIKASA-Robo's RememberColor tasks and TakeItBack from images and joints, told nothing else.
+Behaviour cloning of MIKASA-Robo tasks from images and joints, told nothing else.
 
-    python benchmarks/mikasa_rgb.py                                       # every task, agent and seed, one after the other
-    python benchmarks/mikasa_rgb.py --tasks RememberColor3 --agents elmur lstm --seeds 0 1 2
+    python benchmarks/mikasa_rgb.py                                       # RememberColor3, every agent and seed
+    python benchmarks/mikasa_rgb.py --tasks TakeItBack --agents elmur lstm --seeds 0 1 2
     python benchmarks/mikasa_rgb.py --report                              # a table of what is there
 
 The policies see the colours' places (:class:`sb3_elmur.encoders.ColorKeypointsExtractor`), whose code book is taken from the
-pixels of the demonstrations. Of RememberColor the first 28 steps are recorded: the cue, the empty table, and the way to the
-cube. With five and nine cubes every motion serves once for each colour (``mikasa_demonstrations.py``).
+pixels of the demonstrations, or, where shapes differ, what ``mikasa_seeing.py`` learns to say of them. Beginnings of motions
+are recorded: the cue, the empty table, and the way to the thing. With five and nine cubes, and with shapes, every motion
+serves once for each answer (``mikasa_demonstrations.py``).
 Success at any step is what counts, so that an episode of the evaluation, of the task's full length, ends once it has come.
 
 Demonstrations go to ``--data``, checkpoints, models and unfinished evaluations to ``--runs``; recording, training and
@@ -56,7 +57,7 @@ class Task(NamedTuple):
     :param motions: That are recorded.
     :param n_colors: Of the code book; 0 for things that differ in shape, for which ``mikasa_seeing.py`` learns to see.
     :param phases: Of training, with what they change in the settings of ``bc_elmur.yml``.
-    :param answers: Whether each motion serves once for every colour.
+    :param answers: Whether each motion serves once for every answer.
     :param steps: That are recorded of each motion, the first ones.
     :param noise: Of each motion its own share of random actions.
     :param only_successful: Whether motions that fail are left out.
@@ -128,7 +129,7 @@ def demonstrate(task: str, data: Path, env: VecEnv) -> tuple[NpzEpisodes, list[d
     :param task: One of ``TASKS``.
     :param data: Folder for all.
     :param env: Of the task, for its spaces.
-    :return: The motions, and for each what it would be for every colour, if the task asks for that.
+    :return: The motions, and for each what it would be for every answer, if the task asks for that.
     """
     chosen = TASKS[task]
     if chosen.answers:
