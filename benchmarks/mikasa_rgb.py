@@ -81,7 +81,7 @@ TASKS = {
     "RememberColor9": Task(
         1000, 16, BEGINNINGS | {"whole": (None, LARGE_BATCHES | {"n_epochs": 20})}, answers=True, steps=40, noise=HALF
     ),
-    "RememberShape3": Task(500, 0, {"whole": (None, LARGE_BATCHES | {"n_epochs": 24})}, answers=True, steps=40, noise=HALF),
+    "RememberShape3": Task(1000, 0, {"whole": (None, LARGE_BATCHES | {"n_epochs": 24})}, answers=True, steps=40, noise=HALF),
     "TakeItBack": Task(400, 12, {"whole": (None, {"bptt_segments": 8})}, steps=100, noise=(0.0, 0.3), only_successful=True),
 }
 
@@ -97,7 +97,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     start = time.process_time()
     policy_kwargs = settings["policy_kwargs"] | extractor(chosen, answers)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
-    prepare(model, recorded, answers, folder)
+    prepare(model, recorded, answers, runs / f"{task}_seeing_{seed}.pt")
     demonstrations: Episodes = see(recorded, model)
     if answers is not None:
         demonstrations = Answers(demonstrations, see(Cues(recorded, answers), model), answers)
@@ -162,11 +162,11 @@ def extractor(chosen: Task, answers: Sequence[dict[str, np.ndarray]] | None) -> 
     return {"features_extractor_class": AnswersExtractor, "features_extractor_kwargs": kwargs}
 
 
-def prepare(model: RecurrentPPO, recorded: Episodes, answers: Sequence[dict[str, np.ndarray]] | None, folder: Path) -> None:
-    """Fit a model's extractor to the motions, or let it learn from their answers."""
+def prepare(model: RecurrentPPO, recorded: Episodes, answers: Sequence[dict[str, np.ndarray]] | None, path: Path) -> None:
+    """Fit a model's extractor to the motions, or let it learn from their answers, once for all agents: its weights go to a path."""
     seeing, episodes = model.policy.features_extractor, NormalizedEpisodes(recorded, model.get_vec_normalize_env())
     if isinstance(seeing, AnswersExtractor):
-        learn_answers(seeing, episodes, answers, model.seed, folder / "seeing.pt")
+        learn_answers(seeing, episodes, answers, model.seed, path)
     else:
         fit_extractors(model.policy, episodes)
 

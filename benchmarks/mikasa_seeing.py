@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sb3_elmur.datasets.episodes import Episodes
 from sb3_elmur.encoders import FourLayerCNN
 
-EPOCHS, BATCH_SIZE, CUES = 20, 128, 32  # epochs of the steps from the choice on; steps of a batch; images of cues beside them
+EPOCHS, BATCH_SIZE, CUES = 14, 128, 32  # epochs of the steps from the choice on; steps of a batch; images of cues beside them
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
 CUE_WEIGHT = 0.1  # of the cross-entropy, beside the squared error of actions
 N_ACTIONS = 8
