@@ -163,7 +163,7 @@ def extractor(chosen: Task, answers: Sequence[dict[str, np.ndarray]] | None) -> 
 
 
 def prepare(model: RecurrentPPO, recorded: Episodes, answers: Sequence[dict[str, np.ndarray]] | None, path: Path) -> None:
-    """Fit a model's extractor to the motions, or let it learn from their answers, once for all agents: its weights go to a path."""
+    """Fit a model's extractor to the motions, or let it learn from their answers: once for all agents, kept at a path."""
     seeing, episodes = model.policy.features_extractor, NormalizedEpisodes(recorded, model.get_vec_normalize_env())
     if isinstance(seeing, AnswersExtractor):
         learn_answers(seeing, episodes, answers, model.seed, path)
