@@ -97,7 +97,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
     start = time.process_time()
     policy_kwargs = settings["policy_kwargs"] | extractor(chosen, answers)
     model = RecurrentPPO("ElmurMultiInputPolicy", normalized, policy_kwargs=policy_kwargs, seed=seed, device="cpu", verbose=1)
-    prepare(model, recorded, answers, runs / f"{task}_seeing_{seed}.pt")
+    prepare(model, recorded, answers, runs / f"{task}_{chosen.motions}_motions_seeing_{seed}.pt")
     demonstrations: Episodes = see(recorded, model)
     if answers is not None:
         demonstrations = Answers(demonstrations, see(Cues(recorded, answers), model), answers)
