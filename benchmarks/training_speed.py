@@ -5,7 +5,8 @@ Environment steps per second of whole PPO training, ELMUR beside other policies 
 
 writes ``benchmarks/results/training_speed.json``. skrl's PPO_RNN takes part if it is installed (``pip install skrl==2.1.1``).
 One measurement is one rollout and its update; contestants take turns, so that they share whatever else the machine does. The
-warm-up rollout has one epoch.
+warm-up rollout has one epoch. Two contestants have the defaults of their classes, among them the epochs and the size of
+minibatches; the others have these in common.
 
 The learning rate is so small that policies stay as they were initialised: the work is that of training, and every
 contestant meets episodes of the same length however many rollouts it has done.
@@ -38,6 +39,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 from torch import nn
 
 import sb3_elmur
+from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.envs import TMazeVecEnv
 
 N_STEPS = 128
@@ -49,10 +51,10 @@ TOLERANCE = 0.05  # of the parameter count
 ELMUR: dict[str, Any] = dict(n_layers=2, d_model=64, n_heads=4, segment_length=16, memory_size=4, blend="gated")
 ELMUR_VARIANTS: dict[str, dict[str, Any]] = {
     "elmur": dict(bptt_segments=1),
-    "elmur-3": dict(bptt_segments=3),
-    "elmur-8": dict(bptt_segments=8),
     "elmur-compiled": dict(bptt_segments=1, policy_kwargs={"compile": True}),
+    "elmur-8": dict(bptt_segments=8),
 }
+DEFAULTS = ("elmur-defaults", "lstm-defaults")
 PPO_ARGUMENTS: dict[str, Any] = dict(
     n_steps=N_STEPS,
     n_epochs=N_EPOCHS,
@@ -80,8 +82,8 @@ class Contestant(Protocol):
 
     parameters: int
 
-    def train(self, n_epochs: int) -> Measurement:
-        """Collect one rollout and update on it."""
+    def train(self, n_epochs: int | None = None) -> Measurement:
+        """Collect one rollout and update on it, in as many epochs as it has, or in others."""
 
 
 class Stopwatch:
@@ -122,14 +124,15 @@ class Sb3Contestant:
     def __init__(self, model: OnPolicyAlgorithm) -> None:
         self.model = model
         self.parameters = count_parameters(model.policy)
+        self._n_epochs = model.n_epochs  # type: ignore[attr-defined]
         self._synchronize = synchronizer(str(model.device))
         self._rollout = Stopwatch(model, "collect_rollouts", self._synchronize)
         self._update = Stopwatch(model, "train", self._synchronize)
 
-    def train(self, n_epochs: int) -> Measurement:
-        """Collect one rollout and update on it."""
+    def train(self, n_epochs: int | None = None) -> Measurement:
+        """Collect one rollout and update on it, in as many epochs as it has, or in others."""
         th.distributions.Distribution.set_default_validate_args(True)  # PyTorch's default, which importing skrl changes
-        self.model.n_epochs = n_epochs  # type: ignore[attr-defined]
+        self.model.n_epochs = n_epochs or self._n_epochs  # type: ignore[attr-defined]
         start = time.perf_counter()
         self.model.learn(N_STEPS * self.model.n_envs, reset_num_timesteps=False)
         total = time.perf_counter() - start
@@ -184,10 +187,10 @@ class SkrlContestant:
         self._synchronize = synchronizer(device)
         self._update = Stopwatch(self._agent, "update", self._synchronize)
 
-    def train(self, n_epochs: int) -> Measurement:
-        """Collect one rollout and update on it."""
+    def train(self, n_epochs: int | None = None) -> Measurement:
+        """Collect one rollout and update on it, in as many epochs as it has, or in others."""
         th.distributions.Distribution.set_default_validate_args(False)  # as skrl does when it is imported
-        self._agent.cfg.learning_epochs = n_epochs
+        self._agent.cfg.learning_epochs = n_epochs or N_EPOCHS
         start = time.perf_counter()
         self._trainer.train()
         total = time.perf_counter() - start
@@ -360,17 +363,33 @@ def recurrent_model(name: str, venv: VecEnv, elmur_kwargs: dict[str, Any], **arg
         kwargs = elmur_kwargs | {"detach_memory": True}
         return sb3_contrib.RecurrentPPO("ElmurPolicy", venv, policy_kwargs=kwargs, **arguments)
     kwargs = {"lstm-two": {}, "lstm-shared": dict(shared_lstm=True, enable_critic_lstm=False)}[name]
-    target = policy_parameters(sb3_elmur.ElmurPolicy, venv, **elmur_kwargs)
+    return lstm_model(venv, policy_parameters(sb3_elmur.ElmurPolicy, venv, **elmur_kwargs), kwargs, **arguments)
+
+
+def lstm_model(venv: VecEnv, parameters: int, policy_kwargs: dict[str, Any], **arguments: Any) -> OnPolicyAlgorithm:
+    """Return sb3-contrib's algorithm with its own policy, as wide as it takes to have so many parameters."""
     width = fit_width(
-        lambda width: policy_parameters(RecurrentActorCriticPolicy, venv, lstm_hidden_size=width, **kwargs), target
+        lambda width: policy_parameters(RecurrentActorCriticPolicy, venv, lstm_hidden_size=width, **policy_kwargs), parameters
     )
-    return sb3_contrib.RecurrentPPO("MlpLstmPolicy", venv, policy_kwargs=kwargs | {"lstm_hidden_size": width}, **arguments)
+    policy_kwargs = policy_kwargs | {"lstm_hidden_size": width}
+    return sb3_contrib.RecurrentPPO("MlpLstmPolicy", venv, policy_kwargs=policy_kwargs, **arguments)
 
 
 def recurrent(name: str, venv: VecEnv, batch_size: int, device: str, seed: int) -> Contestant:
     """Return a contestant for :func:`recurrent_model`."""
     arguments = PPO_ARGUMENTS | dict(batch_size=batch_size, device=device, seed=seed)
     return Sb3Contestant(recurrent_model(name, venv, ELMUR, **arguments))
+
+
+def defaults(name: str, venv: VecEnv, batch_size: int, device: str, seed: int) -> Contestant:
+    """Return one of :data:`DEFAULTS` with all defaults of its class but the learning rate."""
+    arguments: dict[str, Any] = dict(learning_rate=LEARNING_RATE, device=device, seed=seed)
+    elmur = sb3_elmur.RecurrentPPO("ElmurPolicy", venv, **arguments)
+    assert elmur.n_steps == N_STEPS
+    if name == "elmur-defaults":
+        compile_rollouts(elmur.policy, venv.num_envs, LONG * venv.num_envs, print)
+        return Sb3Contestant(elmur)
+    return Sb3Contestant(lstm_model(venv, count_parameters(elmur.policy), {}, **arguments))
 
 
 def frame_stack(venv: VecEnv, batch_size: int, device: str, seed: int) -> Contestant:
@@ -394,6 +413,7 @@ def skrl_ppo(sequence_length: int, shared: bool, venv: VecEnv, batch_size: int, 
 
 CONTESTANTS: dict[str, Callable[[VecEnv, int, str, int], Contestant]] = {
     **{name: partial(recurrent, name) for name in ELMUR_VARIANTS},
+    **{name: partial(defaults, name) for name in DEFAULTS},
     "elmur-host": partial(recurrent, "elmur-host"),
     "lstm-two": partial(recurrent, "lstm-two"),
     "lstm-shared": partial(recurrent, "lstm-shared"),
@@ -404,9 +424,10 @@ CONTESTANTS: dict[str, Callable[[VecEnv, int, str, int], Contestant]] = {
 }
 DESCRIPTIONS = {
     "elmur": "sb3_elmur.RecurrentPPO, ElmurPolicy, bptt_segments=1",
-    "elmur-3": "the same, bptt_segments=3",
-    "elmur-8": "the same, bptt_segments=8 (default)",
-    "elmur-compiled": "the same, bptt_segments=1, compiled",
+    "elmur-compiled": "the same, compiled",
+    "elmur-8": "sb3_elmur.RecurrentPPO, ElmurPolicy, bptt_segments=8 (default)",
+    "elmur-defaults": "sb3_elmur.RecurrentPPO, ElmurPolicy, all defaults, steps of the rollout compiled as in long training",
+    "lstm-defaults": "sb3_contrib.RecurrentPPO, MlpLstmPolicy, all defaults but the width of the LSTMs",
     "elmur-host": "sb3_contrib.RecurrentPPO, ElmurPolicy, detach_memory=True",
     "lstm-two": "sb3_contrib.RecurrentPPO, MlpLstmPolicy, an LSTM each for actor and critic (default)",
     "lstm-shared": "sb3_contrib.RecurrentPPO, MlpLstmPolicy, shared_lstm=True, enable_critic_lstm=False",
@@ -471,7 +492,7 @@ def measure(
     for turn in range(args.rollouts):
         for name in names:
             if turn == 0 or sum(m.total for m in measurements[name]) * (turn + 1) / turn < args.seconds:
-                measurements[name].append(runners[name].train(N_EPOCHS))
+                measurements[name].append(runners[name].train())
     steps = N_STEPS * n_envs
     return {
         name: {
