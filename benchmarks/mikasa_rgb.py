@@ -32,7 +32,7 @@ import torch as th
 from common import RESULTS, provenance, write_json
 from mikasa_bc import AGENTS, EPISODES, EVALUATION, EVALUATION_SEED, PLAIN, Phases, clone, report, run_name
 from mikasa_demonstrations import IMAGES, NOISE, Answers, Cues, film_motions, read_answers
-from mikasa_seeing import AnswersExtractor, learn_answers
+from mikasa_seeing import SETTINGS, AnswersExtractor, learn_answers
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
@@ -111,6 +111,7 @@ def run(task: str, agent: str, seed: int, data: Path, runs: Path) -> None:
             "observation": IMAGES,
             "settings": settings,
             "code book": code_book(model.policy.features_extractor),
+            "seeing": None if chosen.n_colors else SETTINGS,
             "demonstrations": chosen._asdict() | {"recorded": len(recorded), "labelled": len(demonstrations)},
             "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
             "CPU seconds": {"training, of this process alone": round(trained, 1)},

@@ -27,6 +27,14 @@ from sb3_elmur.encoders import FourLayerCNN
 EPOCHS, BATCH_SIZE, CUES = 14, 128, 32  # epochs of the steps from the choice on; steps of a batch; images of cues beside them
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
 CUE_WEIGHT = 0.1  # of the cross-entropy, beside the squared error of actions
+SETTINGS = {
+    "epochs": EPOCHS,
+    "batch_size": BATCH_SIZE,
+    "cues": CUES,
+    "learning_rate": LEARNING_RATE,
+    "weight_decay": WEIGHT_DECAY,
+    "cue_weight": CUE_WEIGHT,
+}
 N_ACTIONS = 8
 
 
