@@ -15,6 +15,7 @@ from sb3_elmur.policies import ElmurPolicy
 DEFAULT_SIZE = 0.1  # nats, or in units of a smaller entropy
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
+AT_ONCE = 4  # minibatches that are replayed together, which without gradients takes less memory than one of training
 
 
 def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
@@ -44,7 +45,8 @@ def rollout_kl(model: Any) -> float:
     """
     total, steps = 0.0, 0
     model.policy.set_training_mode(False)
-    for data in model.rollout_buffer.get_episodes(model.batch_size):
+    batch_size = None if model.batch_size is None else AT_ONCE * model.batch_size
+    for data in model.rollout_buffer.get_episodes(batch_size):
         actions = data.actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else data.actions
         with th.no_grad():
             _, log_prob, _ = model.policy.evaluate_actions(

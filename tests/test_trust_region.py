@@ -35,10 +35,11 @@ def kl_of_chains(model: RecurrentPPO) -> float:
     return float((log_ratio.exp() - 1 - log_ratio).mean())
 
 
-@pytest.mark.parametrize("bptt_segments", [1, 2, 9])
-def test_the_divergence_is_that_of_a_walk_through_whole_episodes(bptt_segments: int) -> None:
+@pytest.mark.parametrize(("bptt_segments", "batch_size"), [(1, 8), (2, 8), (9, 8), (2, None)])
+def test_the_divergence_is_that_of_a_walk_through_whole_episodes(bptt_segments: int, batch_size: int | None) -> None:
     """Step by step, with the packed state that the unmodified class carries."""
-    model = make_model(random_envs(3, mean_length=20), n_steps=40, bptt_segments=bptt_segments, learning_rate=0.0).learn(1)
+    chains = {"bptt_segments": bptt_segments, "batch_size": batch_size}
+    model = make_model(random_envs(3, mean_length=20), n_steps=40, learning_rate=0.0, **chains).learn(1)
     shake(model)
     buffer, policy = model.rollout_buffer, model.policy
     state = tuple(th.zeros(1, 3, policy.lstm_actor.hidden_size) for _ in range(2))
