@@ -28,7 +28,7 @@ def compile_rollouts(policy: ElmurPolicy, n_envs: int, total_timesteps: int, say
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         say("Steps are not compiled: there is no C++ compiler (g++, or what the environment variable CXX names).")
         return
-    say("Compiling the steps of rollouts, which takes about a minute when it is done first ...")
+    say("Compiling the steps of rollouts, which takes up to a minute when it is done first ...")
     policy.set_training_mode(False)
     try:
         for core in cores:
