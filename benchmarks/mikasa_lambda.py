@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 from common import RESULTS, markdown_table, mean_and_worst, provenance, write_file, write_json
-from mikasa_bc import EVALUATION, N_ENVS, judge
+from mikasa_bc import EPISODES, EVALUATION, N_ENVS, judge
 from mikasa_demonstrations import CUE, NOISE
 
 from sb3_elmur import RecurrentPPO
@@ -36,6 +36,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.evaluation import wilson_interval
 from sb3_elmur.recording import record
 from sb3_elmur.settings import read_settings
 
@@ -141,6 +142,9 @@ def report() -> None:
             axis.plot(range(len(LAMBDAS)), means[: len(LAMBDAS)], color=f"C{color}", label=f"{delta_time} steps")
             for x, values in enumerate(seeds):
                 axis.plot([x] * len(values), values, "o", ms=3, color=f"C{color}")
+                if values:
+                    interval = wilson_interval(float(np.mean(values)), len(values) * EPISODES)
+                    axis.vlines(x, *interval, color=f"C{color}", alpha=0.5)
         axis.axhline(1 / 3, ls=":", color="gray")
         axis.set(title=f"M = {slots}", xlabel="λ", xticks=range(len(BLENDS)), ylim=(-0.03, 1.03))
         axis.set_xticklabels(BLENDS, fontsize=7)
