@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_elmur.callbacks import ActionNoiseDecay
 from sb3_elmur.encoders import FourLayerExtractor
+from sb3_elmur.envs.popgym import TASKS
 from sb3_elmur.settings import (
     MOVED,
     argument_types,
@@ -50,6 +51,13 @@ def test_settings_are_those_of_the_environment_or_else_the_default_said_aloud(
 
 def test_packaged_settings_are_read_by_name() -> None:
     assert read_settings("ppo_elmur.yml", "TMazePassive30-v0")["policy_kwargs"]["segment_length"] == 5
+
+
+@pytest.mark.parametrize("name", ["ppo_elmur.yml", "ppo_lstm.yml"])
+def test_popgym_has_one_setting_for_all_tasks(name: str) -> None:
+    settings = [read_settings(name, f"POPGym{task}-v0") for task in TASKS]
+    assert settings == [settings[0]] * 48
+
 
 
 @pytest.mark.parametrize(
