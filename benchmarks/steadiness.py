@@ -187,7 +187,13 @@ TASKS = {
         "CartPoleNoVel-v1", 150_000, 8_192, 20, "return", 475.0, before=OLD_DEFAULTS,
         settings={"n_envs": 16},
     ),
-    "repeat previous": Task("POPGymRepeatPreviousEasy-v0", 1_000_000, 32_768, 64, "return", 0.99, before=OLD),
+    "repeat previous": Task(
+        "POPGymRepeatPreviousEasy-v0", 1_000_000, 32_768, 64, "return", 0.99, before=OLD,
+        settings={
+            "n_envs": 64, "policy_kwargs": {"segment_length": 52, "memory_size": 8}, "batch_size": 1024, "bptt_segments": 1,
+            "gamma": 0.5,
+        },
+    ),
     "clone": Task(
         "DelayedCopy-v0", 50_000, 2_048, 100, "return", 0.95, before=OLD | HOST, settings={"n_envs": 16}, clone=clone_copier,
     ),
