@@ -197,8 +197,11 @@ class CheckedExperimentManager(ExperimentManager):
                 check_statistics(statistics)
             print(f"Loading saved VecNormalize stats of {statistics}")
             env = VecNormalize.load(str(statistics), env)
-        elif self.normalize and self.continue_training:
-            raise SettingsError(f"There are no statistics of {self.trained_agent}, which `normalize` continues.")
+        elif self.normalize and self.continue_training and self.normalize_kwargs.get("norm_obs", True):
+            raise SettingsError(
+                f"There are no statistics of {self.trained_agent}, which `normalize` continues. Of rewards alone "
+                "(`norm_obs: false`) it begins with new ones."
+            )
         elif self.normalize:
             keys, known = self.normalize_kwargs.get("norm_obs_keys"), getattr(env.observation_space, "spaces", ())
             check_known("key of observations in `norm_obs_keys`", keys or (), known)

@@ -569,6 +569,13 @@ def test_a_model_that_lost_its_statistics_is_not_continued_with_others(
     assert "no statistics of" in capfd.readouterr().err
 
 
+def test_a_model_without_statistics_goes_on_where_rewards_alone_are_normalised(command: Command) -> None:
+    """Such as a clone: new statistics of rewards change nothing of what it sees."""
+    command("train", *SHORT)
+    command("train", *SHORT, "normalize:dict(norm_obs=False, norm_reward=True)", "-i", str(RUN / f"{MAZE}.zip"))
+    assert (RUN.with_name(f"{MAZE}_2") / MAZE / "vecnormalize.pkl").exists()
+
+
 @pytest.mark.parametrize(
     "text",
     [
