@@ -59,7 +59,6 @@ def test_popgym_has_one_setting_for_all_tasks(name: str) -> None:
     assert settings == [settings[0]] * 48
 
 
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
