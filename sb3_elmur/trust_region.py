@@ -15,7 +15,7 @@ from sb3_elmur.policies import ElmurPolicy
 DEFAULT_SIZE = 0.1  # nats, or in units of a smaller entropy
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
-AT_ONCE = 4  # minibatches that are replayed together, which without gradients takes less memory than one of training
+AT_ONCE = 2  # minibatches replayed together: without gradients they take less memory than one of training, with images, too
 
 
 def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
