@@ -19,6 +19,7 @@ def check_arguments(model: Any) -> None:
     """
     for name in ("bptt_segments", "n_steps", "n_epochs") + (("batch_size",) if model.batch_size is not None else ()):
         check_count(name, getattr(model, name), 1)
+    check_count("stats_window_size", model._stats_window_size, 1)
     for name in ("gamma", "gae_lambda", "averaging"):
         check_range(name, getattr(model, name), 0.0, 1.0)
     for name in ("ent_coef", "vf_coef", "max_grad_norm"):

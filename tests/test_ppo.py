@@ -412,6 +412,12 @@ def test_wrong_arguments_are_refused_when_given_and_when_loaded(name: str, value
         RecurrentPPO.load(tmp_path / "model", **{name: value})
 
 
+@pytest.mark.parametrize("episodes", [0, 1.5])
+def test_statistics_of_no_whole_number_of_episodes_are_refused(episodes: Any) -> None:  # `load` takes no notice of it
+    with pytest.raises(ValueError, match=rf"`stats_window_size` must be an integer of at least 1. Received {episodes}"):
+        RecurrentPPO("ElmurPolicy", "CartPole-v1", stats_window_size=episodes)
+
+
 def test_a_policy_without_a_memory_core_is_refused_with_a_pointer() -> None:
     with pytest.raises(ValueError, match=r"Received RecurrentActorCriticPolicy: use sb3_contrib\.RecurrentPPO for it"):
         RecurrentPPO("MlpLstmPolicy", "CartPole-v1")

@@ -47,7 +47,7 @@ READ_BY_ZOO: dict[str, Any] = {
 }
 SET_BY_ZOO = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
 SET_BY_ALGORITHM = ("observation_space", "action_space", "lr_schedule", "use_sde")
-COUNTS = ("n_envs", "frame_stack", "n_steps", "batch_size", "n_epochs")
+COUNTS = ("n_envs", "frame_stack", "n_steps", "batch_size", "n_epochs", "stats_window_size")
 MOST_LAYERS = 1000  # more would be built for hours before memory ends
 RANGES = {
     "n_timesteps": (1.0, 2.0**53),
