@@ -72,10 +72,20 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
     :param n_episodes: Number of episodes.
     :param settings: How they are made, for ``recording.json``.
     :param progress_bar: Whether to show one.
-    :raises ValueError: If ``output`` is there already or is not named as Minari demands, or there is nothing to write.
+    :raises ValueError: If ``output`` is there already or is not named as Minari demands, there is nothing to write, or this
+        Minari would lose a part of images.
     :raises DependencyNotInstalled: Without Minari.
     """
     minari = import_minari()
+    create = minari.create_dataset_from_buffers
+    can_keep_images = "jpeg_encoding" in inspect.signature(create).parameters
+    observed = recorder.env.observation_space
+    parts = list(observed.spaces.values()) if isinstance(observed, spaces.Dict) else [observed]
+    if not can_keep_images and any(part.dtype == np.uint8 for part in parts):
+        raise ValueError(
+            f"`format` must be 'npz' for observations of bytes: Minari {minari.__version__} would encode them as JPEG. Minari "
+            "0.5.4, which wants Python 3.11 or later, keeps them as they are. Received 'minari'."
+        )
     output = output.absolute()  # Minari hands relative paths on to what resolves them anew
     name = output.name
     if not re.fullmatch(r"[-\w]+-v\d+", name):
@@ -101,9 +111,7 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
             infos=infos or None,
         )
 
-    create = minari.create_dataset_from_buffers
-    # Minari 0.5.3, the last for Python 3.10, never encodes images
-    lossless = {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(create).parameters else {}
+    lossless = {"jpeg_encoding": False} if can_keep_images else {}
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output.parent) as root, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="minari")  # asks for the author's address, among others
         with _environment_variable("MINARI_DATASETS_PATH", root):
