@@ -111,8 +111,8 @@ class CheckedExperimentManager(ExperimentManager):
 
     def _claim_folder(self) -> str:
         unique = Path(self.save_path).name.removeprefix(f"{self.env_name}_").lstrip("0123456789")  # of `--uuid`
-        for folder in filter(None, (self.tensorboard_log, self.log_path)):
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        for path in filter(None, (self.tensorboard_log, self.log_path)):
+            Path(path).mkdir(parents=True, exist_ok=True)
         while not self._claimed:
             number = get_latest_run_id(self.log_path, self.env_name) + 1
             folder = Path(self.log_path) / f"{self.env_name}_{number}{unique}"
