@@ -62,5 +62,5 @@ def train_together(rank: int, size: int, port: int, folder: Path) -> None:
     trainer, found = shrink_memory(make_bc(**SHRINKABLE))
     results["shrunk"] = {"losses": found, "parameters": parameters(trainer)}
     th.save(results, folder / f"{rank}.pt")
-    del trainer  # what it holds of the group must not be the last: PyTorch would wait for a thread that waits for Python's lock
+    del trainer  # if it were the last to hold the group, PyTorch would wait for a thread that waits for Python's lock
     dist.destroy_process_group()
