@@ -102,17 +102,18 @@ class CheckedExperimentManager(ExperimentManager):
             raise
 
     def create_log_folder(self) -> None:
-        """Make a run folder that no other process has, and the folder of TensorBoard's logs."""
-        if self.optimize_hyperparameters:
-            return
+        """Make the folders that a run or a search writes to, before it begins; a run's own is one that no other process has."""
+        searching = self.optimize_hyperparameters
         with told(OSError):
+            for path in filter(None, (self.tensorboard_log, self.optimization_log_path if searching else None, self.log_path)):
+                Path(path).mkdir(parents=True, exist_ok=True)
+            if searching:
+                return
             self.save_path = current_group().from_first(self._claim_folder)
         self.params_path = f"{self.save_path}/{self.env_name}"
 
     def _claim_folder(self) -> str:
         unique = Path(self.save_path).name.removeprefix(f"{self.env_name}_").lstrip("0123456789")  # of `--uuid`
-        for path in filter(None, (self.tensorboard_log, self.log_path)):
-            Path(path).mkdir(parents=True, exist_ok=True)
         while not self._claimed:
             number = get_latest_run_id(self.log_path, self.env_name) + 1
             folder = Path(self.log_path) / f"{self.env_name}_{number}{unique}"
