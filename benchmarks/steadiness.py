@@ -253,8 +253,9 @@ def run(name: str, recipe: str, seed: int, folder: Path) -> None:
         env = VecNormalize(
             env, **({"gamma": arguments.get("gamma", 0.99)} | (normalize if isinstance(normalize, dict) else {}))
         )
-        judging = VecNormalize(judging, training=False, norm_reward=False)
-        judging.obs_rms = env.obs_rms
+        if env.norm_obs:
+            judging = VecNormalize(judging, training=False, norm_reward=False)
+            judging.obs_rms = env.obs_rms
     if task.clone is not None:
         with tempfile.TemporaryDirectory() as temporary:
             task.clone(seed).save(Path(temporary) / "clone")
