@@ -159,7 +159,8 @@ class MaskableEvalCallback(EvalCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
-        with model.masked_by(self.eval_env) if self._masked else nullcontext():
+        evaluates = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
+        with model.masked_by(self.eval_env) if self._masked and evaluates else nullcontext():
             return super()._on_step()
 
 

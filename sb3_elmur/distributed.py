@@ -1,7 +1,8 @@
 """The processes that train one model together, as ``torchrun`` starts them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -150,6 +151,29 @@ def join_group(device: str) -> tuple[Group, str]:
         th.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     return current_group(), device
+
+
+@contextmanager
+def joined_group(device: str) -> Iterator[tuple[Group, str]]:
+    """
+    :func:`join_group`, and leave the group in the end.
+
+    A group of which a process is lost is not left: that could wait for ever.
+
+    :param device: See :func:`join_group`.
+    :return: The group, and this process's device.
+    :raises LostProcessError: If another process ends before this one.
+    """
+    group, device = join_group(device)
+    try:
+        yield group, device
+    except Exception as error:
+        if group.size > 1 and is_loss(error):
+            message = f"Process {group.rank} of {group.size} has lost another one, which was killed or has failed."
+            raise LostProcessError(message) from error
+        raise
+    if group.size > 1:
+        dist.destroy_process_group()
 
 
 def is_loss(error: BaseException) -> bool:

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from sb3_elmur.core.config import check_count, check_range
+from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.ppo import RecurrentPPO
 
 STATISTICS_FILE = "vecnormalize.pkl"
@@ -240,7 +241,7 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
     """
     check_count("memory_size", memory_size, 1)
     config = model.policy.config
-    if config.core != "elmur" or config.memory_size == 0:
+    if not isinstance(model.policy.backbone.core, Elmur) or config.memory_size == 0:
         received = f"core={config.core_name!r}, memory_size={config.memory_size}"
         raise ValueError(f"`model` must have memory slots. Received {received}.")
     state = model.policy.state_dict()

@@ -24,11 +24,13 @@ def check_arguments(model: Any) -> None:
         check_range(name, getattr(model, name), 0.0, 1.0)
     for name in ("ent_coef", "vf_coef", "max_grad_norm"):
         check_range(name, getattr(model, name), 0.0, np.inf)
-    for name in ("trust_region", "target_kl"):
-        if getattr(model, name) is not None:
-            check_size(name, getattr(model, name))
+    check_count("sde_sample_freq", model.sde_sample_freq, -1)
     if not callable(model.clip_range):  # a schedule
         check_size("clip_range", model.clip_range)
+    optional = ("trust_region", "target_kl") + (("clip_range_vf",) if not callable(model.clip_range_vf) else ())
+    for name in optional:
+        if getattr(model, name) is not None:
+            check_size(name, getattr(model, name))
     check_flags(scale_rewards=model.scale_rewards, normalize_advantage=model.normalize_advantage)
     if model.normalize_advantage and model.n_steps * model.n_envs == 1:
         raise ValueError("`n_steps` must be at least 2 with one environment, to normalise advantages. Received 1.")

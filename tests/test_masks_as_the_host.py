@@ -116,6 +116,15 @@ def test_the_callback_evaluates_with_masks(tmp_path: Path) -> None:
     assert callback.last_mean_reward == 100
 
 
+def test_the_callback_asks_the_environment_for_masks_only_where_it_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = MaskableEvalCallback(Monitor(ONE_IS_VALID["Discrete"]()), eval_freq=16, n_eval_episodes=1)
+    model, evaluations = make_model(RecurrentPPO, SOME_ARE_VALID["Discrete"]()), []
+    masked_by = model.masked_by
+    monkeypatch.setattr(model, "masked_by", lambda env: evaluations.append(callback.n_calls) or masked_by(env))
+    model.learn(32, callback=callback)
+    assert [calls for calls in evaluations if calls] == [16, 32]
+
+
 def test_the_callback_evaluates_without_masks_if_told_so() -> None:
     callback = MaskableEvalCallback(Monitor(ONE_IS_VALID["Discrete"]()), eval_freq=32, n_eval_episodes=1, use_masking=False)
     make_model(RecurrentPPO, SOME_ARE_VALID["Discrete"]()).learn(32, callback=callback)

@@ -390,6 +390,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "trust_region": (0, -0.1, float("inf"), float("nan"), "0.1", True, LinearSchedule(0.1, 0.0, 1.0)),
     "target_kl": (0, -1.0, "0.1", LinearSchedule(0.1, 0.0, 1.0)),
     "clip_range": (0.0, -0.2, None),
+    "clip_range_vf": (0.0, -0.2, "0.2"),
+    "sde_sample_freq": (-2, 1.5),
     "ent_coef": (-0.1, float("nan"), "0.01"),
     "normalize_advantage": ("no", None),
     "scale_rewards": ("no", 1),

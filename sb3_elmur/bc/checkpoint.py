@@ -31,12 +31,9 @@ def identity(model: RecurrentPPO, config: BCConfig, episodes: Episodes) -> Ident
     :return: Plain values by name.
     """
     policy = model.policy
-    policy_kwargs = {name: _plain(value) for name, value in model.policy_kwargs.items()}
+    settings = {"policy": type(policy), **model.policy_kwargs, **asdict(config), **asdict(policy.config)}
     return {
-        "policy": _plain(type(policy)),
-        **policy_kwargs,
-        **asdict(config),
-        **asdict(policy.config),
+        **_plain(settings),
         "use_sde": model.use_sde,
         "observation_space": str(policy.observation_space),
         "action_space": str(policy.action_space),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from torch import distributed as dist
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.callback import CloningMemoryCallback
@@ -21,7 +20,7 @@ from sb3_elmur.bc.trainer import BC
 from sb3_elmur.command_line import import_packages, told_in_one_line
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
-from sb3_elmur.distributed import Group, join_group
+from sb3_elmur.distributed import Group, joined_group
 from sb3_elmur.models import STATISTICS_FILE
 from sb3_elmur.monitoring.monitor import memory_of
 from sb3_elmur.ppo import RecurrentPPO
@@ -37,12 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     command = parse(sys.argv[1:] if arguments is None else arguments)
     import_packages(command.options.gym_packages)
-    group, device = join_group(command.options.device)
-    try:
+    with joined_group(command.options.device) as (group, device):
         train(command, group, device)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def train(command: Command, group: Group, device: str) -> None:

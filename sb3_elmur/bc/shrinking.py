@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.models import resize_memory
 
 TOLERANCE = 0.01  # of the loss without memory
@@ -94,7 +95,7 @@ def check_shrinkable(trainer: BC) -> None:
     if not len(trainer.held_out):
         raise ValueError(f"`validation` must be above 0 to shrink memory. Received {trainer.config.validation:g}.")
     config = trainer.policy.config
-    if config.core != "elmur" or config.memory_size < 2:
+    if not isinstance(trainer.policy.backbone.core, Elmur) or config.memory_size < 2:
         received = f"core={config.core_name!r}, memory_size={config.memory_size}"
         raise ValueError(f"`policy` must have at least 2 memory slots to shrink memory. Received {received}.")
 

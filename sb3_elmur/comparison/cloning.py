@@ -54,10 +54,9 @@ class Cloning:
         assert job.demonstrations is not None
         env = make_batch(job.env_id, 1)
         episodes: Episodes = NpzEpisodes(job.demonstrations, env.observation_space, env.action_space)
-        normalize = job.settings.get("normalize", False)
-        wrap = Wrappers(job.settings.get("normalize_kwargs", True) if normalize is True else normalize)
-        if wrap.normalize:
-            env = fit_normalization(env, episodes, **wrap.normalize_kwargs)
+        wrap = Wrappers.of(job.settings)
+        if wrap.normalize is not None:
+            env = fit_normalization(env, episodes, **wrap.normalize)
             episodes = NormalizedEpisodes(episodes, env)
 
         def make_trainer(n_epochs: int) -> BC:

@@ -89,7 +89,9 @@ class Online:
     def train(self, job: Job) -> Trained:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         settings = dict(job.settings)
-        wrap = Wrappers(settings.pop("normalize", False), settings.pop("frame_stack", 1), settings.get("gamma"))
+        wrap = Wrappers.of(settings)
+        for name in ("normalize", "frame_stack"):
+            settings.pop(name, None)
         env = wrap(make_monitored(job.env_id, settings.pop("n_envs"), settings.pop("env_kwargs", None)))
         n_timesteps = settings.pop("n_timesteps")
         settings["policy"] = find_policy(settings["policy"], self.model_class)

@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import Pool
-from sb3_elmur.core.layer import make_norm
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.registry import make_core
 from sb3_elmur.core.states import CoreState, LiveState, PackedLayout, Pair
@@ -26,7 +25,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.embed = nn.Linear(features_dim, config.d_model)
         self.core = make_core(config)
-        self.norm = make_norm(config) if config.core == "elmur" and config.norm_first else nn.Identity()
+        self.norm = self.core.make_final_norm()
         widest = max(part.shape[-1] for part in (*self.core.parameters(), self.core.initial_slots) if part.dim() > 1)
         probe = th.randn(widest, generator=th.Generator().manual_seed(0))
         self.register_buffer("probe", probe, persistent=False)

@@ -40,12 +40,26 @@ class MemoryCore(nn.Module, ABC):
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()
+        self.check(config)
         self.config = config
+
+    @classmethod
+    def check(cls, config: ElmurConfig) -> None:
+        """
+        Refuse hyper-parameters that this core cannot have, each of which is in its range.
+
+        :param config: The hyper-parameters.
+        :raises ValueError: If they do not fit each other.
+        """
 
     @property
     def segment_length(self) -> int:
         """Steps per segment (L)."""
         return self.config.segment_length
+
+    def make_final_norm(self) -> nn.Module:
+        """What normalises the outputs of the last layer, where the core leaves that to others; by default nothing."""
+        return nn.Identity()
 
     def initial_memory(self, batch: int) -> Memory:
         """Memory of ``batch`` episodes that are about to begin."""

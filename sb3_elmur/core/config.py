@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import Any
 
 CORE_NAMES = ("elmur", "gru", "lstm", "mingru", "ffm", "shm", "gtrxl")
-_WITH_HEADS = ("elmur", "gtrxl")
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,6 @@ class ElmurConfig:
             raise ValueError(f"`norm_first` must be True or False. Received {self.norm_first!r}.")
         if not isinstance(self.compile, bool) and self.compile != "auto":
             raise ValueError(f"`compile` must be True, False or 'auto'. Received {self.compile!r}.")
-        if self.core in _WITH_HEADS and self.d_model % self.n_heads:
-            raise ValueError(f"`d_model` must be divisible by `n_heads` ({self.n_heads}). Received {self.d_model}.")
-        if self.core in _WITH_HEADS and self.d_model % 2:
-            raise ValueError(f"`d_model` must be even, for pairs of sine and cosine. Received {self.d_model}.")
         experts = self.n_shared_experts + self.n_routed_experts
         if self.ffn == "moe" and self.top_k > experts:
             raise ValueError(
@@ -136,6 +131,19 @@ def check_core_name(core: object, arguments: object) -> None:
             raise ValueError(f"`core` must be one of {names}, a class, or 'package.module:Class'. Received {core!r}.")
     if arguments is not None and not (isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)):
         raise ValueError(f"`core_kwargs` must map names to values, or be None. Received {arguments!r}.")
+
+
+def check_heads(config: ElmurConfig) -> None:
+    """
+    Refuse a width that attention with sinusoids cannot have.
+
+    :param config: Of a core with attention.
+    :raises ValueError: If ``d_model`` is odd, or no multiple of ``n_heads``.
+    """
+    if config.d_model % config.n_heads:
+        raise ValueError(f"`d_model` must be divisible by `n_heads` ({config.n_heads}). Received {config.d_model}.")
+    if config.d_model % 2:
+        raise ValueError(f"`d_model` must be even, for pairs of sine and cosine. Received {config.d_model}.")
 
 
 def check_count(name: str, value: object, smallest: int) -> None:

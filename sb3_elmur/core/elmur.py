@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from sb3_elmur.core.attention import sinusoids
 from sb3_elmur.core.base import MemoryCore
-from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.config import ElmurConfig, check_heads
 from sb3_elmur.core.feedforward import MixtureOfExperts, Pool, RouterLoad, attach_gradient
-from sb3_elmur.core.layer import Chains, ElmurLayer, WriteArguments
+from sb3_elmur.core.layer import Chains, ElmurLayer, WriteArguments, make_norm
 from sb3_elmur.core.memory import Memory, least_recently_written, write_slot
 from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
@@ -67,6 +67,15 @@ class Elmur(MemoryCore):
         if config.compile is True:
             self._run_tracks = th.compile(Elmur._tracks, dynamic=True)
             self._run_step = self._run_rollout_step = th.compile(Elmur.token_step, options=_STEP_OPTIONS)
+
+    @classmethod
+    def check(cls, config: ElmurConfig) -> None:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.check`."""
+        check_heads(config)
+
+    def make_final_norm(self) -> nn.Module:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.make_final_norm`: a norm behind a pre-norm stack."""
+        return make_norm(self.config) if self.config.norm_first else nn.Identity()
 
     def run_eagerly(self) -> None:
         """Undo ``compile``, where so few steps are left that compilation would take longer."""

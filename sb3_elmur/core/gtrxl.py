@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_elmur.core.attention import merge_heads, sinusoids, split_heads
-from sb3_elmur.core.config import ElmurConfig, check_count
+from sb3_elmur.core.config import ElmurConfig, check_count, check_heads
 from sb3_elmur.core.recurrent import State
 from sb3_elmur.core.stacked import RecurrentLayer, StackedCore
 
@@ -26,6 +26,11 @@ class GTrXL(StackedCore):
     def __init__(self, config: ElmurConfig, window: int = 64) -> None:
         check_count("window", window, 1)
         super().__init__(config, (GTrXLLayer(config, window) for _ in range(config.n_layers)))
+
+    @classmethod
+    def check(cls, config: ElmurConfig) -> None:
+        """See :meth:`sb3_elmur.core.base.MemoryCore.check`."""
+        check_heads(config)
 
 
 class GTrXLLayer(RecurrentLayer):

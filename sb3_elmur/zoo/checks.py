@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_elmur.core.config import ElmurConfig, check_count, check_range
+from sb3_elmur.core.registry import find_core
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.settings import (
     SCHEDULE,
@@ -176,7 +177,8 @@ def check_policy_ranges(policy: type, arguments: Mapping[str, Any]) -> None:
     """
     if issubclass(policy, ElmurPolicy):
         names = {field.name for field in fields(ElmurConfig)}
-        ElmurConfig(**{name: value for name, value in arguments.items() if name in names})
+        config = ElmurConfig(**{name: value for name, value in arguments.items() if name in names})
+        find_core(config.core).check(config)
 
 
 def check_env_arguments(env_id: str, arguments: Mapping[str, Any]) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import FrameType
 
-from torch import distributed as dist
-
 from sb3_elmur.command_line import SettingsError
-from sb3_elmur.distributed import LostProcessError, current_group, join_group
+from sb3_elmur.distributed import LostProcessError, current_group, joined_group
 
 
 @contextmanager
@@ -22,13 +20,10 @@ def joined(device: str) -> Iterator[str]:
     :param device: What was asked for.
     :return: This process's device.
     """
-    group, device = join_group(device)
-    with ExitStack() as stack:
+    with joined_group(device) as (group, own_device), ExitStack() as stack:
         if group.rank:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        yield device
-    if group.size > 1:
-        dist.destroy_process_group()
+        yield own_device
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class CheckedExperimentManager(ExperimentManager):
             raise
 
     def create_log_folder(self) -> None:
-        """Make the folders that a run or a search writes to, before it begins; a run's own is one that no other process has."""
+        """Make the folders that a run or a search writes to, before it begins; a run's own is new."""
         searching = self.optimize_hyperparameters
         with told(OSError):
             for path in filter(None, (self.tensorboard_log, self.optimization_log_path if searching else None, self.log_path)):

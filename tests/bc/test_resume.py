@@ -15,6 +15,7 @@ import sb3_elmur
 from cloning_helpers import DROPOUT, LENGTHS, dumped, equal, make_bc, parameters, train_until
 from helpers import ACTION_SPACES
 from sb3_elmur.bc.trainer import BC, BEST_MODEL, CHECKPOINT
+from sb3_elmur.core.cells import GRU
 
 pytestmark = pytest.mark.xdist_group("resume")
 
@@ -70,6 +71,13 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
     best = [dict(sb3_elmur.RecurrentPPO.load(run / BEST_MODEL).policy.state_dict()) for run in (folder, tmp_path)]
     assert equal(*best)
     assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, BEST_MODEL}
+
+
+def test_a_run_whose_core_is_a_class_can_be_resumed(tmp_path: Path) -> None:
+    trainer, again = (make_bc(policy_kwargs={"core": GRU}) for _ in range(2))
+    trainer.train(tmp_path)
+    again.train(tmp_path)
+    assert equal(again._state(), trainer._state())
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:

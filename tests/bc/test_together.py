@@ -9,7 +9,9 @@ import pytest
 import torch as th
 
 from cloning_helpers import make_bc, parameters
+from sb3_elmur import distributed
 from sb3_elmur.bc import shrink_memory
+from sb3_elmur.distributed import ALONE, Group, LostProcessError, joined_group
 from together_helpers import SHRINKABLE, TOGETHER, curve, train_together
 
 pytestmark = pytest.mark.xdist_group("together")
@@ -58,3 +60,20 @@ def test_two_processes_shrink_memory_as_one(together: list[dict[str, Any]]) -> N
     assert first["losses"] == second["losses"] == pytest.approx(losses, abs=1e-4)
     assert th.equal(first["parameters"], second["parameters"])
     assert len(first["parameters"]) == len(parameters(trainer))
+
+
+@pytest.mark.parametrize(
+    ("group", "message", "raised"),
+    [
+        (Group(0, 2), "[gloo/transport/tcp/pair.cc] Connection closed by peer", LostProcessError),
+        (Group(0, 2), "mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+        (ALONE, "[gloo/transport/tcp/pair.cc] Connection closed by peer", RuntimeError),
+    ],
+)
+def test_a_lost_process_is_told_apart_from_other_errors(
+    monkeypatch: pytest.MonkeyPatch, group: Group, message: str, raised: type[Exception]
+) -> None:
+    monkeypatch.setattr(distributed, "join_group", lambda device: (group, device))
+    with pytest.raises(raised) as caught, joined_group("cpu"):
+        raise RuntimeError(message)
+    assert caught.type is raised

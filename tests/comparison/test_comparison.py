@@ -401,9 +401,22 @@ def test_nothing_is_computed_that_could_not_be_written(tmp_path: Path, monkeypat
         run_cells([cell], tmp_path, 1)
 
 
-@pytest.mark.parametrize(("gamma", "taken"), [(None, 0.5), (0.9, 0.9)])
-def test_rewards_are_normalised_by_the_discount_factor_that_rl_zoo3_takes(gamma: float | None, taken: float) -> None:
-    assert Wrappers({"gamma": 0.5}, gamma=gamma).normalize_kwargs["gamma"] == taken
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({}, None),
+        ({"normalize": False, "gamma": 0.9}, None),
+        ({"normalize": None}, None),
+        ({"normalize": True}, {}),
+        ({"normalize": {}}, {}),
+        ({"normalize": True, "normalize_kwargs": {}}, {}),
+        ({"normalize": True, "normalize_kwargs": {"clip_obs": 5.0}}, {"clip_obs": 5.0}),
+        ({"normalize": {"gamma": 0.5}}, {"gamma": 0.5}),
+        ({"normalize": {"gamma": 0.5}, "gamma": 0.9}, {"gamma": 0.9}),
+    ],
+)
+def test_settings_normalise_as_those_of_rl_zoo3_and_of_cloning(settings: dict, arguments: dict | None) -> None:
+    assert Wrappers.of(settings).normalize == arguments
 
 
 class Choosy(RandomEnv):

@@ -1,15 +1,17 @@
 """Wrong hyper-parameters are refused by name, value and what is allowed."""
 
 import pytest
+from torch import nn
 
+from sb3_elmur.core.backbone import Backbone
 from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.core.registry import make_core
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"d_model": 30, "n_heads": 4}, r"`d_model` must be divisible by `n_heads` \(4\). Received 30."),
-        ({"d_model": 9, "n_heads": 3}, r"`d_model` must be even, for pairs of sine and cosine. Received 9."),
         ({"lru_blend": 1.5}, r"`lru_blend` must be a number in \[0, 1\]. Received 1.5."),
         ({"lru_blend": -0.1}, r"`lru_blend` .* Received -0.1."),
         ({"lru_blend": float("nan")}, r"`lru_blend` .* Received nan."),
@@ -39,6 +41,25 @@ from sb3_elmur.core.config import ElmurConfig
 def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ElmurConfig(**arguments)
+
+
+class Mine(Elmur):
+    """A core of somebody's own."""
+
+
+@pytest.mark.parametrize("core", ["elmur", "gtrxl", Elmur, Mine])
+def test_attention_refuses_a_width_that_it_cannot_have(core: str | type) -> None:
+    with pytest.raises(ValueError, match=r"`d_model` must be divisible by `n_heads` \(4\). Received 30."):
+        make_core(ElmurConfig(core=core, d_model=30, n_heads=4))
+    with pytest.raises(ValueError, match=r"`d_model` must be even, for pairs of sine and cosine. Received 9."):
+        make_core(ElmurConfig(core=core, d_model=9, n_heads=3))
+    make_core(ElmurConfig(core="gru", d_model=9, n_heads=4))
+
+
+@pytest.mark.parametrize("core", ["elmur", Elmur, Mine])
+def test_a_pre_norm_stack_ends_with_a_norm_however_it_is_named(core: str | type) -> None:
+    assert isinstance(Backbone(3, ElmurConfig(core=core, d_model=8, n_heads=2, norm_first=True)).norm, nn.LayerNorm)
+    assert isinstance(Backbone(3, ElmurConfig(core=core, d_model=8, n_heads=2)).norm, nn.Identity)
 
 
 def test_the_papers_settings_are_accepted() -> None:
