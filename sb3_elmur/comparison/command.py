@@ -66,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     matrix = read_matrix(options.matrix)
     chosen = select(matrix, options.only_envs, options.only_agents, options.seeds)
     cells = make_cells(chosen, options.results)
-    for cell in make_cells(matrix, options.results):  # the report shows all of them
-        cell.read()
+    present = [cell.read() for cell in make_cells(matrix, options.results)]  # all of which the report shows
+    if options.report and not any(present):
+        raise SettingsError(
+            f"`--results` must be the folder in which {matrix.name} has results. Received {str(options.results)!r}."
+        )
     failed = []
     try:
         if not options.report:

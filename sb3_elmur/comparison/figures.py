@@ -9,6 +9,7 @@ from gymnasium.error import DependencyNotInstalled
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 except ImportError as error:
     raise DependencyNotInstalled('matplotlib is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
 
@@ -33,6 +34,8 @@ def draw_aggregates(estimates: Mapping[str, Interval], label: str, path: Path) -
     for i, interval in enumerate(estimates.values()):
         axes.barh(i, interval.high - interval.low, left=interval.low, height=0.6, color=f"C{i}", alpha=0.6)
         axes.plot([interval.value] * 2, [i - 0.3, i + 0.3], color="black", lw=1.5)
+    axes.use_sticky_edges = False  # a bar that begins at the edge would look cut
+    axes.autoscale()
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.invert_yaxis()
     axes.set(xlabel=label)
@@ -97,6 +100,8 @@ def draw_curves(results: Results, path: Path) -> None:
                 axes.plot(steps, lines.T, lw=0.5, alpha=0.4, color=f"C{i}")
                 axes.plot(steps, lines.mean(0), lw=1.5, color=f"C{i}")
         axes.set(title=short_name(env), xlabel="environment steps", ylabel=f"{env.score.measure} in training")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(alpha=0.3)
     for i, agent in enumerate(results.agents):
         if agent in results.learners:

@@ -29,13 +29,13 @@ def write_report(matrix: Matrix, folder: Path, pages: Path) -> str:
     results = read_results(matrix, folder)
     page = pages / f"{matrix.name}.md"
     pages.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {matrix.title}", _introduction(results, folder)]
+    parts = [f"# {matrix.title}", _introduction(results, folder, pages)]
     if results.reports:
         parts += [matrix.notes] if matrix.notes else []
         parts += _aggregates(results, page)
         parts += ["## By environment", _by_environment(results), _figure(page, "bars", "Results by environment")]
         figures.draw_bars(results, _image(page, "bars"))
-        if all(env.sampled for env in results.envs):
+        if _has_sampled(results):
             parts += ["## Sampled actions", _by_environment(results, SAMPLED)]
         parts += _elsewhere(results)
         if any(report["curve"] for reports in results.reports.values() for report in reports):
@@ -48,14 +48,23 @@ def write_report(matrix: Matrix, folder: Path, pages: Path) -> str:
     return text
 
 
-def _introduction(results: Results, folder: Path) -> str:
-    matrix, path = results.matrix, shlex.quote(str(results.matrix.path))
-    n_reports = sum(map(len, results.reports.values()))
-    return (
-        f"Made by `sb3-elmur compare {path} --report` from `{folder / matrix.name}`: change those, not this page. "
-        f"{n_reports} of {results.n_cells} results are there. Seeds {', '.join(map(str, matrix.seeds))}; every evaluation "
-        f"takes the most probable actions in the same {matrix.n_eval_episodes} episodes." + _budgets(matrix)
+def _introduction(results: Results, folder: Path, pages: Path) -> str:
+    matrix = results.matrix
+    command = shlex.join(
+        ["sb3-elmur", "compare", str(matrix.path), "--report", "--results", str(folder), "--pages", str(pages)]
     )
+    n_reports = sum(map(len, results.reports.values()))
+    seeds = f"Seed{'s' * (len(matrix.seeds) > 1)} {', '.join(map(str, matrix.seeds))}"
+    sampled = ", and once more sampled ones," if _has_sampled(results) else ""
+    return (
+        f"Made by `{command}`: change the matrix or its results, not this page. "
+        f"{n_reports} of {results.n_cells} results are there. {seeds}; every evaluation "
+        f"takes the most probable actions{sampled} in the same {matrix.n_eval_episodes} episodes." + _budgets(matrix)
+    )
+
+
+def _has_sampled(results: Results) -> bool:
+    return all(env.sampled for env in results.envs)
 
 
 def _budgets(matrix: Matrix) -> str:
@@ -70,7 +79,7 @@ def _budgets(matrix: Matrix) -> str:
 def _aggregates(results: Results, page: Path) -> list[str]:
     """Statistics over all environments that are complete, if there are any."""
     scores = results.scores()
-    if not scores or len(next(iter(scores.values()))) < 2:  # one seed leaves the bootstrap nothing to resample
+    if len(scores) < 2 or len(next(iter(scores.values()))) < 2:  # one seed leaves the bootstrap nothing to resample
         return []
     first, shape = next(iter(scores)), next(iter(scores.values())).shape
     middle, mean = statistics.interquartile_means(scores), statistics.means(scores)
@@ -79,11 +88,18 @@ def _aggregates(results: Results, page: Path) -> list[str]:
     figures.draw_aggregates(middle, "interquartile mean of normalised scores, 95% interval", _image(page, "aggregate"))
     return [
         "## All environments",
-        f"Normalised scores of {shape[0]} seeds in {shape[1]} environments: interquartile mean, mean, and the probability "
-        f"that `{first}` does better, with 95% intervals of the stratified bootstrap over seeds (rliable).",
+        f"Scores of {shape[0]} seeds in {shape[1]} environment{'s' * (shape[1] > 1)}, {_scale(results)}: interquartile mean, "
+        f"mean, and the probability that `{first}` does better, with 95% intervals of the stratified bootstrap over seeds "
+        "(rliable).",
         markdown_table(["", "IQM", "mean", f"P({first} is better)"], rows),
         _figure(page, "aggregate", "Interquartile means"),
     ]
+
+
+def _scale(results: Results) -> str:
+    """How scores are normalised."""
+    scales = dict.fromkeys(f"{env.score.measure} from {env.score.low:g} to {env.score.high:g}" for env in results.envs)
+    return f"{' and '.join(scales)} mapped to 0 to 1"
 
 
 def _by_environment(results: Results, way: str = GREEDY) -> str:

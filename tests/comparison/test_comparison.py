@@ -545,7 +545,7 @@ def test_the_page_tells_means_spreads_sums_and_what_is_missing(tmp_path: Path) -
     assert "| **sum of 2** | **1.60** | **1.05** | **2.00** |" in page
     assert "| **long** |" in page
     assert "| TMazePassive30-v0 | TMazePassive100-v0 | 0.80 ± 0.07 | 0.55 ± 0.07 | 1.00 |" in page
-    assert "of 2 seeds in 1 environments" in page
+    assert "Scores of 2 seeds in 1 environment, return from 0 to 1 mapped to 0 to 1: interquartile mean" in page
     assert "an abacus" in page
     for name in ("aggregate", "bars", "curves"):
         assert f"(made_{name}.png)" in page
@@ -569,7 +569,7 @@ def test_a_matrix_may_have_a_space_in_its_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.touch())
     page = write_report(made_up_results(tmp_path, "my matrix.yml"), tmp_path, tmp_path)
     assert "](my%20matrix_bars.png)" in page
-    assert f"compare '{tmp_path}/my matrix.yml' --report" in page
+    assert f"compare '{tmp_path}/my matrix.yml' --report --results" in page
     assert (tmp_path / "my matrix_bars.png").exists()
 
 
@@ -607,8 +607,7 @@ def test_the_command_computes_what_is_selected_and_reports_it(tmp_path: Path, ca
     command.main([*arguments, "--report"])
     output = capsys.readouterr().out
     assert "| TMazePassive30-v0 | 1.00 |" in output
-    assert f"sb3-elmur compare {path}" in output
-    assert f"`{tmp_path / 'made'}`" in output
+    assert f"`sb3-elmur compare {path} --report --results {tmp_path} --pages {tmp_path / 'docs'}`" in output
 
 
 @pytest.mark.parametrize(
@@ -670,6 +669,13 @@ def test_an_environment_of_ones_own_is_compared_in_processes(
     output = capsys.readouterr().out
     assert "OwnCompared-v0__stacked__1: done" in output
     assert "2 of 2 results are there" in output
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(write(tmp_path)), "--results", str(tmp_path / "elsewhere"), "--report"])
+    assert "`--results` must be the folder in which made has results. Received" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_report_evaluates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
