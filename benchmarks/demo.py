@@ -112,9 +112,7 @@ def corridor_success(policy: ElmurPolicy, lengths: Sequence[int], seed: int) -> 
     :param seed: Seed of the environments.
     """
     corridors = Corridors(policy, lengths, EPISODES, seed)
-    while not corridors.finished:
-        corridors.advance()
-    return {length: float(success.mean()) for length, success in corridors.results.items()}
+    return {length: float(success.mean()) for length, success in corridors.finish().items()}
 
 
 def evaluate(output: Path, seed: int) -> dict[str, dict[int, float]]:

@@ -41,8 +41,7 @@ def perform(length: int, slots: int, seed: int) -> None:
     model.learn(N_STEPS)
     trained = time.process_time() - start
     corridors = Corridors(model.policy, LENGTHS, N_EPISODES, EVALUATION_SEED)
-    while not corridors.finished:
-        corridors.advance()
+    corridors.finish()
     report = {
         "policy_kwargs": policy_kwargs,
         "env_kwargs": ENV_KWARGS,

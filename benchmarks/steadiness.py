@@ -115,9 +115,7 @@ def clone_oracle(seed: int) -> RecurrentPPO:
 def cross_long_corridors(policy: ElmurPolicy) -> dict[str, float]:
     """Success in corridors of up to a million steps."""
     corridors = Corridors(policy, (1_000, 100_000, 1_000_000), 100, SEED)
-    while not corridors.finished:
-        corridors.advance()
-    return {f"success, {length:,} steps": float(success.mean()) for length, success in corridors.results.items()}
+    return {f"success, {length:,} steps": float(success.mean()) for length, success in corridors.finish().items()}
 
 
 def cross_ten_long_corridors(policy: ElmurPolicy) -> dict[str, float]:

@@ -140,9 +140,7 @@ def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
     """Success at every length, over 100 corridors."""
     lengths = [length for length in LENGTHS if length <= longest]
     corridors = Corridors(model.policy, lengths, EPISODES, EVALUATION_SEED)
-    while not corridors.finished:
-        corridors.advance()
-    return {str(length): float(success.mean()) for length, success in corridors.results.items()}
+    return {str(length): float(success.mean()) for length, success in corridors.finish().items()}
 
 
 def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, prepare: Prepare) -> None:

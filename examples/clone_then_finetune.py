@@ -31,9 +31,7 @@ env = make_vec_env("TMazePassive-v0", n_envs=16, seed=0, env_kwargs=corridors | 
 
 def show_success(model: RecurrentPPO, name: str) -> None:
     evaluation = Corridors(model.policy, lengths=(30, 300), n_episodes=100, seed=1000)
-    while not evaluation.finished:
-        evaluation.advance()
-    print(name, {length: float(success.mean()) for length, success in evaluation.results.items()})
+    print(name, {length: float(success.mean()) for length, success in evaluation.finish().items()})
 
 
 with tempfile.TemporaryDirectory() as folder:

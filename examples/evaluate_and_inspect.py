@@ -22,9 +22,7 @@ arguments = parser.parse_args()
 
 policy = RecurrentPPO.load(arguments.model, device="cpu").policy
 evaluation = Corridors(policy, arguments.lengths, arguments.episodes, seed=1000)
-while not evaluation.finished:
-    evaluation.advance()
-for length, success in evaluation.results.items():
+for length, success in evaluation.finish().items():
     print(f"{length:5} steps: success {success.mean():.2f} of {len(success)} corridors")
 
 # The cue is component 1 of the first observation. Linear probes say which slots hold it, and since when.

@@ -51,6 +51,4 @@ if __name__ == "__main__":
     model = RecurrentPPO("ElmurPolicy", env, batch_size=1024, policy_kwargs=policy_kwargs, seed=0, verbose=1)
     model.learn(arguments.total_timesteps)
     evaluation = Corridors(model.policy, lengths=(30, 100), n_episodes=100, seed=1000)
-    while not evaluation.finished:
-        evaluation.advance()
-    print({length: float(success.mean()) for length, success in evaluation.results.items()})
+    print({length: float(success.mean()) for length, success in evaluation.finish().items()})

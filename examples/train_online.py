@@ -45,7 +45,5 @@ model.learn(arguments.total_timesteps, callback=MemoryCallback())
 model.save(arguments.output)
 
 evaluation = Corridors(model.policy, lengths=(30, 100, 1000), n_episodes=100, seed=1000)
-while not evaluation.finished:
-    evaluation.advance()
-for length, success in evaluation.results.items():
+for length, success in evaluation.finish().items():
     print(f"{length:5} steps: success {success.mean():.2f} of {len(success)} corridors")

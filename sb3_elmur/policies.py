@@ -2,7 +2,7 @@
 ELMUR as a recurrent policy of Stable-Baselines3: features extractor -> Linear -> memory core -> ``mlp_extractor`` -> heads.
 
 The policy works with the unmodified ``sb3_contrib.RecurrentPPO``, whose (hidden, cell) pair carries memory, anchors,
-position and the inputs of the open segment (:class:`sb3_elmur.core.memory.PackedLayout`). There the open segment is recomputed
+position and the inputs of the open segment (:class:`sb3_elmur.core.states.PackedLayout`). There the open segment is recomputed
 from them at every step; acting, and the segment-wise class, step with caches.
 """
 

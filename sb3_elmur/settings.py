@@ -235,7 +235,7 @@ def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
     """
     Annotations of a constructor's arguments, and of those that it hands on to its base classes as ``**kwargs``.
 
-    :param cls: The class. Keyword arguments that it collects as ``**unknown`` it refuses.
+    :param cls: The class.
     :param without: Arguments to leave out, beside ``self``.
     :return: Annotations by name.
     """
@@ -250,7 +250,7 @@ def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         ]
         types = {name: hints.get(name, Any) for name in named} | types
-        if not any(parameter.kind is parameter.VAR_KEYWORD and parameter.name != "unknown" for parameter in parameters):
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return {name: hint for name, hint in types.items() if name not in {"self", *without}}
 

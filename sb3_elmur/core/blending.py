@@ -16,7 +16,7 @@ from sb3_elmur.core.config import ElmurConfig
 class FixedBlend(nn.Module):
     """The paper's constant weight lambda, ``lru_blend``."""
 
-    from_blank = False
+    from_blank = False  # whether a candidate is formed from the slot's initial vector instead of its content
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__()

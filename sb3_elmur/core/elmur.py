@@ -27,7 +27,7 @@ from sb3_elmur.core.attention import sinusoids
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.config import ElmurConfig, check_heads
 from sb3_elmur.core.feedforward import MixtureOfExperts, Pool, RouterLoad, attach_gradient
-from sb3_elmur.core.layer import Chains, ElmurLayer, WriteArguments, make_norm
+from sb3_elmur.core.layer import ElmurLayer, SegmentInputs, WriteArguments, make_norm
 from sb3_elmur.core.memory import Memory, least_recently_written, write_slot
 from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
@@ -183,7 +183,7 @@ class Elmur(MemoryCore):
         for n, (layer, cache, constants) in enumerate(zip(self.layers, state.caches, state.constants, strict=True)):
             bias, maps = layer.bias(write_index).squeeze(2), (constants.to_query, constants.to_output)
             write = WriteArguments(empty, self.initial_slots[n, slot], None, bias, maps)
-            content = layer.rewrite(old[:, n], state.outputs[full, n], *write)
+            content = layer.rewrite(old[:, n], state.outputs[full, n], write)
             contents.append(content)
             key, value = layer.slot_keys_values(content[:, None])  # each (b, H, 1, D / H)
             cache = cache._replace(
@@ -224,7 +224,7 @@ class Elmur(MemoryCore):
         # the slots behind `own` are empty, so one anchor stands for all of them
         read_index = self._bias_index(time[:, :, None] - schedule.anchors[:, None, : own + 1])
         distance = self.distance[: x.shape[1], : x.shape[1]]
-        chains = Chains(
+        chains = SegmentInputs(
             schedule.counts,
             schedule.writes,
             own,
@@ -270,7 +270,7 @@ class Elmur(MemoryCore):
 
         :param memory: Memory of C rows.
         :param written: Slots that any row has written, or will have before the last segment ends, (M,) bool.
-        :return: How many slots of each row are its own, M at most; see :class:`sb3_elmur.core.layer.Chains`.
+        :return: How many slots of each row are its own, M at most; see :class:`sb3_elmur.core.layer.SegmentInputs`.
         """
         n_slots = self.config.memory_size
         if n_slots < _MANY_SLOTS or self.config.compile is True:  # which would compile anew for each number

@@ -63,9 +63,9 @@ def make_dropout(probability: float) -> nn.Module:
     return nn.Dropout(probability) if probability > 0 else nn.Identity()
 
 
-class Chains(NamedTuple):
+class SegmentInputs(NamedTuple):
     """
-    What the layers share that run chains of segments, P pieces of T tokens, W of which write; see :class:`Schedule`.
+    What the layers share that run chains of segments, P pieces of T tokens, W of which write.
 
     Slots to which no row writes hold the same vectors in all rows: their keys and values are computed once.
 
@@ -139,7 +139,7 @@ class ElmurLayer(nn.Module):
             self.blend = make_blend(config)
 
     def segments(
-        self, x: Tensor, slots: Tensor, initial: Tensor, projection: tuple[Tensor, Tensor], chains: Chains
+        self, x: Tensor, slots: Tensor, initial: Tensor, projection: tuple[Tensor, Tensor], chains: SegmentInputs
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Run chains of segments.
@@ -180,10 +180,10 @@ class ElmurLayer(nn.Module):
                 segment = y.unflatten(0, (count, -1))
                 segment = segment if len(write.rows) == count else segment[write.rows]  # (b, L, D)
                 place = write.rows, write.slot
-                slots = slots.index_put(place, self.rewrite(slots[place], segment, *next(write_arguments), chains.load))
+                slots = slots.index_put(place, self.rewrite(slots[place], segment, next(write_arguments), chains.load))
         return th.cat(outputs).view_as(x), keys_values, slots
 
-    def write_arguments(self, initial: Tensor, chains: Chains) -> list[WriteArguments]:
+    def write_arguments(self, initial: Tensor, chains: SegmentInputs) -> list[WriteArguments]:
         """
         For all writes at once, what does not depend on memory.
 
@@ -238,11 +238,7 @@ class ElmurLayer(nn.Module):
         self,
         slot: Tensor,
         outputs: Tensor,
-        empty: Tensor,
-        blank: Tensor,
-        queries: Tensor | None,
-        bias: Tensor,
-        maps: WriteMaps,
+        write: WriteArguments,
         load: RouterLoad | None = None,
     ) -> Tensor:
         """
@@ -253,16 +249,15 @@ class ElmurLayer(nn.Module):
 
         :param slot: Its old content, (b, D).
         :param outputs: The layer's outputs for the whole segment, (b, L, D).
-        :param empty: See :class:`WriteArguments`, also for the other arguments.
+        :param write: What it needs besides.
         :param load: Where to record router choices.
         :return: (b, D).
         """
-        x = blank if self.blend.from_blank else slot
-        if queries is None:
-            queries = self.write_queries(x, maps)
-        x = self.around_write.after(x, self.write(queries, outputs, bias, maps[1]))
+        x = write.blank if self.blend.from_blank else slot
+        queries = self.write_queries(x, write.maps) if write.queries is None else write.queries
+        x = self.around_write.after(x, self.write(queries, outputs, write.bias, write.maps[1]))
         candidate = self.candidate_dropout(self.around_memory_ffn(x, self.memory_ffn, load))
-        weight = self.blend(slot, candidate).masked_fill(empty[:, None], 1.0)
+        weight = self.blend(slot, candidate).masked_fill(write.empty[:, None], 1.0)
         return slot.lerp(candidate, weight.to(slot.dtype))
 
     def write_queries(self, slots: Tensor, maps: WriteMaps) -> Tensor:

@@ -51,12 +51,14 @@ class Corridors:
     :param n_episodes: Corridors B of each length.
     :param seed: Seed of goals and noise.
     :param walk: How far an earlier instance with the same arguments has got; ``None`` begins anew.
-    :raises ValueError: If the lengths are refused, or the policy is not one for the T-Maze.
+    :raises ValueError: If the lengths are refused, or the policy has no memory core, or is not one for the T-Maze.
     """
 
     def __init__(
         self, policy: ElmurPolicy, lengths: Sequence[int], n_episodes: int, seed: int, walk: Walk | None = None
     ) -> None:
+        if not isinstance(policy, ElmurPolicy):
+            raise ValueError(f"`policy` must be an ElmurPolicy. Received {type(policy).__name__}: use `run_episodes` for it.")
         for length in lengths:
             check_count("lengths", length, 3)
         self.lengths = sorted(int(length) for length in lengths)
@@ -91,6 +93,16 @@ class Corridors:
     def walk(self) -> Walk:
         """How far the agents have got, at the end of a segment."""
         return Walk(self.known.memory(self.numbers, self.time), self.late, self.results)
+
+    def finish(self) -> dict[int, np.ndarray]:
+        """
+        Walk until all lengths have results.
+
+        :return: Of each length, shortest first, who succeeded, (B,) bool.
+        """
+        while not self.finished:
+            self.advance()
+        return self.results
 
     @th.inference_mode()
     def advance(self) -> None:

@@ -77,8 +77,9 @@ def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, dev
 
     :raises SettingsError: If the environment is unknown, or the trained agent is not there.
     """
+    from sb3_elmur.zoo import resuming, runs
+
     if options.run is not None:
-        resuming: Any = import_module("sb3_elmur.zoo.resuming")
         recorded, settings = current_group().from_first(lambda: resuming.find_run(options.run))
         _check_registered(recorded.env)
         if recorded.device != "cpu":
@@ -86,7 +87,6 @@ def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, dev
         return resuming.continue_run(options.run, recorded, settings)
     if options.wanted:
         _check_registered(options.env)
-        runs: Any = import_module("sb3_elmur.zoo.runs")
         runs.check_trained_agent(options.trained_agent)
     own = arguments if current_group().rank == 0 else [argument for argument in arguments if argument != "--track"]
     _run("train", [*_settings_file(options), *own, "--device", device], name)
@@ -133,23 +133,26 @@ def push_to_hub(arguments: Sequence[str]) -> None:
     :param arguments: Its command line, and ``--gym-packages``; the folder is ``logs`` if not given.
     """
     options = _start(arguments)
-    import_module("sb3_elmur.zoo.hub").adapt()
+    from sb3_elmur.zoo import hub
+
+    hub.adapt()
     _show("push_to_hub", options, _without_packages(arguments))
 
 
 def _show(module: str, options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Run a module of the zoo that takes a trained agent, which has the statistics that belong to it by name."""
+    from sb3_elmur.zoo import masks, runs, video
+
     with ExitStack() as stack:
         if options.wanted:
             _check_registered(options.env)
-            runs: Any = import_module("sb3_elmur.zoo.runs")
             model = runs.find_model(options)
             settings, _ = runs.check_run(model.parent / options.env.replace("/", "-"))
             if module == "record_video" and options.algo == ALGORITHM:
-                stack.enter_context(import_module("sb3_elmur.zoo.video").memory_shown(ALGORITHM))
+                stack.enter_context(video.memory_shown(ALGORITHM))
             stack.enter_context(runs.statistics_of(model, settings))
             if module != "push_to_hub" and options.algo == ALGORITHM:
-                stack.enter_context(import_module("sb3_elmur.zoo.masks").masks_taken(ALGORITHM))
+                stack.enter_context(masks.masks_taken(ALGORITHM))
         _run(module, ["-f", LOG_FOLDER, *arguments])
 
 
@@ -204,9 +207,11 @@ def register() -> None:
     manager.ALGOS[ALGORITHM] = RecurrentPPO
     manager.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ppo_elmur_params
     manager.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ppo_elmur_params
-    masks: Any = import_module("sb3_elmur.zoo.masks")
+    from sb3_elmur.zoo import masks
+    from sb3_elmur.zoo.manager import CheckedExperimentManager
+
     manager.EvalCallback, manager.TrialEvalCallback = masks.MaskableEvalCallback, masks.MaskableTrialEvalCallback
-    manager.ExperimentManager = import_module("sb3_elmur.zoo.manager").CheckedExperimentManager
+    manager.ExperimentManager = CheckedExperimentManager
 
 
 def _import_zoo(module: str) -> Any:

@@ -39,7 +39,7 @@ def rewritten(elmur: Elmur, slots: Tensor, empty: bool = False) -> list[Tensor]:
     for layer in elmur.layers:
         bias = layer.bias(index).squeeze(2)
         write = WriteArguments(th.full((len(slots),), empty), blank, None, bias, layer.write_maps())
-        contents.append(layer.rewrite(slots, outputs, *write))
+        contents.append(layer.rewrite(slots, outputs, write))
     return contents
 
 
