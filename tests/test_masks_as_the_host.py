@@ -51,7 +51,8 @@ def mean_reward(model: RecurrentPPO, env: Any, n_episodes: int = 1) -> float:
 
 @every_kind
 def test_training_supports_the_action_space(kind: str) -> None:
-    make_model(RecurrentPPO, SOME_ARE_VALID[kind]()).learn(32)
+    model = make_model(RecurrentPPO, SOME_ARE_VALID[kind]()).learn(32)
+    assert model.num_timesteps == 32
 
 
 @every_kind
@@ -75,8 +76,8 @@ def test_images_and_an_action_masker_are_supported() -> None:
 
     env = ActionMasker(FakeImageEnv(), mask)
     model = make_model(RecurrentPPO, env, "ElmurCnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 8}})
-    model.learn(32)
-    mean_reward(model, env, n_episodes=1)
+    assert model.learn(32).num_timesteps == 32
+    assert np.isfinite(mean_reward(model, env, n_episodes=1))
 
 
 def test_without_its_masks_the_model_fails() -> None:
@@ -95,17 +96,22 @@ def test_several_environments_are_supported(vec_env_class: type) -> None:
 
 def test_environments_without_masks_are_trained_and_evaluated_as_before() -> None:
     env = IdentityEnv(dim=2)
-    mean_reward(make_model(RecurrentPPO, env).learn(32), env, n_episodes=1)
+    model = make_model(RecurrentPPO, env).learn(32)
+    assert model.rollout_buffer.action_masks is None
+    assert np.isfinite(mean_reward(model, env))
 
 
 def test_masks_of_continuous_actions_are_ignored() -> None:
     env = ActionMasker(IdentityEnvBox(), lambda env: [True, False])
-    mean_reward(make_model(RecurrentPPO, env).learn(32), env, n_episodes=1)
+    model = make_model(RecurrentPPO, env).learn(32)
+    assert model.rollout_buffer.action_masks is None
+    assert np.isfinite(mean_reward(model, env))
 
 
 def test_episodes_cut_by_a_time_limit_are_supported() -> None:
     env = gym.wrappers.TimeLimit(SOME_ARE_VALID["Discrete"](), 10)
-    make_model(RecurrentPPO, env).learn(64)
+    model = make_model(RecurrentPPO, env).learn(64)
+    assert {episode["l"] for episode in model.ep_info_buffer} == {10}
 
 
 def test_the_callback_evaluates_with_masks(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Layout: imports flow one way, the wheel has one top-level package, and no two modules import each other."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,22 @@ def test_imports_flow_one_way(path: Path) -> None:
     assert not [name for name in names if name.startswith("..")]  # what leaves its room names the package
     if place.as_posix().startswith(PLAIN_PYTORCH):
         assert not {name.split(".")[0] for name in names} & HOSTS
+
+
+def test_the_tree_of_the_design_names_every_module() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    tree = text[text.index("\nsb3_elmur/ ") : text.index("\nzoo_configs/ ")]
+    rows = re.split(r"\n(?=\S|  \S)", tree.strip("\n"))  # other lines go on with the row before
+    rooms = {row.split("/")[0].strip(): set(re.findall(r"\w+", row)) for row in rows}
+    for path in modules("sb3_elmur"):
+        *folders, name = path.relative_to(ROOT / "sb3_elmur").with_suffix("").parts
+        if not name.startswith("__"):
+            assert name in rooms[folders[0] if folders else "sb3_elmur"], path
+
+
+@pytest.mark.parametrize("path", modules("sb3_elmur"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
 
 
 def module_name(path: Path) -> str:

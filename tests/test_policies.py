@@ -205,9 +205,13 @@ def test_a_model_loaded_in_inference_mode_acts(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     with th.inference_mode():
         loaded = RecurrentPPO.load(tmp_path / "model")
-        _, state = loaded.predict(np.ones((2, 3), np.float32))
-    for _ in range(5):
-        _, state = loaded.predict(np.ones((2, 3), np.float32), state)
+    state = expected_state = None
+    observation = np.ones((2, 3), np.float32)
+    for i in range(5):
+        with th.inference_mode(i == 0):
+            action, state = loaded.predict(observation, state, deterministic=True)
+        expected, expected_state = model.predict(observation, expected_state, deterministic=True)
+        np.testing.assert_array_equal(action, expected)
 
 
 @pytest.mark.parametrize(("action_space", "use_sde"), [*((space, False) for space in ACTION_SPACES), (ACTION_SPACES[1], True)])

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from helpers import VECTOR, make_model, make_policy, random_envs
 from sb3_elmur import ElmurMultiInputPolicy, ElmurPolicy, RecurrentPPO
-from sb3_elmur.spaces import map_observations
+from sb3_elmur.spaces import as_dict, map_observations
 
 SHIFTED_ACTIONS = [spaces.Discrete(3, start=-1), spaces.MultiDiscrete([2, 3], start=[1, -5])]
 SHIFTED_OBSERVATIONS = [
@@ -34,8 +34,15 @@ def test_actions_lie_in_a_space_that_does_not_begin_at_0(cls: type, space: space
 @both_ppos
 @pytest.mark.parametrize("space", SHIFTED_OBSERVATIONS, ids=str)
 def test_observations_of_a_space_that_does_not_begin_at_0_are_told_apart(cls: type, space: spaces.Space) -> None:
-    policy = "ElmurMultiInputPolicy" if isinstance(space, spaces.Dict) else "ElmurPolicy"
-    make_model(cls, random_envs(2, space), policy).learn(64)
+    name = "ElmurMultiInputPolicy" if isinstance(space, spaces.Dict) else "ElmurPolicy"
+    policy = make_model(cls, random_envs(2, space), name).learn(64).policy
+    space.seed(0)
+    samples = [space.sample() for _ in range(20)]
+    features = [policy.actor_features(policy.obs_to_tensor(sample)[0]) for sample in samples]
+    for first, one in zip(samples, features, strict=True):
+        for second, other in zip(samples, features, strict=True):
+            same = all(np.array_equal(as_dict(first)[key], as_dict(second)[key]) for key in as_dict(first))
+            assert th.equal(one, other) == same
 
 
 def test_the_first_value_of_an_observation_is_the_first_feature() -> None:
@@ -92,7 +99,10 @@ def test_other_spaces_are_refused_when_the_policy_is_built(
 
 @pytest.mark.parametrize("observation_space", [spaces.Box(0, 9, (3,), np.int32), spaces.MultiBinary([2, 2])], ids=str)
 def test_whole_numbers_and_flags_are_observed(observation_space: spaces.Space) -> None:
-    make_model(RecurrentPPO, random_envs(2, observation_space)).learn(32)
+    policy = make_model(RecurrentPPO, random_envs(2, observation_space)).learn(32).policy
+    observation = observation_space.sample()
+    features = policy.actor_features(policy.obs_to_tensor(observation)[0])
+    np.testing.assert_array_equal(features.detach()[0], observation.flatten())
 
 
 def test_arrays_are_handed_to_the_function() -> None:
