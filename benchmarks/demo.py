@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.evaluation import Corridors
+from sb3_elmur.evaluation import Corridors, run_episodes
 from sb3_elmur.settings import read_settings, schedule
 
 ENV_ID = "TMazePassive30-v0"
@@ -91,16 +91,8 @@ def success_rate(model: BaseAlgorithm, length: int, seed: int) -> float:
     :param length: Step limit T; the corridor has T - 2 cells.
     :param seed: Seed of the environments.
     """
-    env = TMazeVecEnv(EPISODES, length=length, seed=seed)
-    observations = env.reset()
-    finished, success = np.zeros(EPISODES, dtype=bool), np.zeros(EPISODES, dtype=bool)
-    while not finished.all():
-        actions, _ = model.predict(observations, deterministic=True)
-        observations, _, dones, infos = env.step(actions)
-        for i in np.flatnonzero(dones & ~finished):
-            success[i] = infos[i]["is_success"]
-        finished |= dones
-    return float(success.mean())
+    episodes = run_episodes(model.policy, TMazeVecEnv(EPISODES, length=length), seed)
+    return float(np.mean([episode["is_success"] for episode in episodes]))
 
 
 def corridor_success(policy: ElmurPolicy, lengths: Sequence[int], seed: int) -> dict[int, float]:
