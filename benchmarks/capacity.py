@@ -15,21 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_file, write_json
+from common import RESULTS, launch_all, markdown_table, mean_and_worst, provenance, write_file, write_json
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.config import BCConfig
@@ -280,23 +276,7 @@ def perform_all(runs: Iterable[Run], workers: int) -> None:
     :param runs: In this order.
     :param workers: Processes at a time.
     """
-    logs = Path(tempfile.mkdtemp(prefix="capacity_"))
-    with ThreadPoolExecutor(workers) as pool:
-        for run in runs:
-            pool.submit(launch, run, logs)
-
-
-def launch(run: Run, logs: Path) -> None:
-    """Perform in a process of its own."""
-    if run.path.exists():
-        return
-    print(f"{run.path.stem}: begins", flush=True)
-    log = logs / f"{run.path.stem}.log"
-    with open(log, "w") as output:
-        command = [sys.executable, str(Path(__file__).resolve()), "--run", *map(str, run)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
-    print(f"{run.path.stem}: " + ("done" if code == 0 else f"failed, see {log}"), flush=True)
+    launch_all({run.path: [str(Path(__file__).resolve()), "--run", *map(str, run)] for run in runs}, workers)
 
 
 def results() -> Results:
@@ -360,7 +340,7 @@ def by_length(reports: list[dict[str, Any]]) -> list[str]:
     for length in (reports[0]["env_kwargs"]["length"], *LENGTHS):
         values = shares(reports, length)
         some = f", {len(values)} of {len(reports)}" if len(values) < len(reports) else ""
-        cells.append(f"{np.mean(values):.2f} ({min(values):.2f}){some}" if values else "")
+        cells.append(mean_and_worst(values) + some if values else "")
     return cells
 
 

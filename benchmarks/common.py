@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from sb3_elmur.comparison.provenance import provenance
 from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.comparison.tables import markdown_table
 
-__all__ = ["RECIPE", "RESULTS", "markdown_table", "mean_and_worst", "provenance", "write_file", "write_json"]
+__all__ = ["RECIPE", "RESULTS", "launch_all", "markdown_table", "mean_and_worst", "provenance", "write_file", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,6 +34,29 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         write(temporary)
+
+
+def launch_all(commands: Mapping[Path, Sequence[str]], workers: int) -> None:
+    """
+    Run scripts, each in a process of one thread, whose output goes to a log.
+
+    :param commands: Arguments of Python by the result that is written; what is there already is not run. In this order.
+    :param workers: Processes at a time.
+    """
+    logs = Path(tempfile.mkdtemp(prefix="sb3_elmur_"))
+
+    def launch(result: Path, arguments: Sequence[str]) -> None:
+        if result.exists():
+            return
+        print(f"{result.stem}: begins", flush=True)
+        log = logs / f"{result.stem}.log"
+        with open(log, "w") as output:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environment)
+        print(f"{result.stem}: " + (f"failed, see {log}" if done.returncode else "done"), flush=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(launch, commands, commands.values()))  # raises what a thread has raised
 
 
 def mean_and_worst(values: list[float]) -> str:

@@ -16,13 +16,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +28,7 @@ import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_file, write_json
+from common import RESULTS, launch_all, markdown_table, provenance, write_file, write_json
 from gymnasium import spaces
 from rl_zoo3 import import_envs  # noqa: F401  # registers CartPoleNoVel-v1
 from rl_zoo3.utils import get_callback_list
@@ -302,16 +298,11 @@ def file_name(name: str, recipe: str, seed: int) -> str:
     return f"{name.replace(', ', '_').replace(' ', '_')}_{recipe}_{seed}.json"
 
 
-def launch(name: str, recipe: str, seed: int, folder: Path, logs: Path) -> None:
-    """Run in a process of its own."""
-    if (folder / file_name(name, recipe, seed)).exists():
-        return
-    print(f"{name}, {recipe}, seed {seed}: begins", flush=True)
-    command = [sys.executable, __file__, "--run", name, recipe, str(seed), "--output", str(folder)]
-    with open(logs / f"{file_name(name, recipe, seed)}.log", "w") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    print(f"{name}, {recipe}, seed {seed}: " + ("done" if code == 0 else f"failed, see {log.name}"), flush=True)
+def in_words(key: str, value: float | None) -> str:
+    """A value of a summary; steps are whole numbers, the others are scores and shares."""
+    if value is None:
+        return "never" if key == "first" else ""
+    return f"{value:,}" if key == "first" else f"{value:.3g}"
 
 
 def report(folder: Path) -> None:
@@ -321,20 +312,8 @@ def report(folder: Path) -> None:
     for name, recipe in itertools.product(TASKS, RECIPES):
         runs = [report for report in reports if (report["task"], report["recipe"]) == (name, recipe)]
         if runs:
-            of = {key: [run["summary"][key] for run in runs] for key in ("first", "stays", "worst", "last")}
-            cells = [
-                ", ".join(
-                    "never"
-                    if x is None and key == "first"
-                    else ""
-                    if x is None
-                    else f"{x:,}"
-                    if key == "first"
-                    else f"{x:.3g}"
-                    for x in of[key]
-                )
-                for key in of
-            ]
+            keys = ("first", "stays", "worst", "last")
+            cells = [", ".join(in_words(key, run["summary"][key]) for run in runs) for key in keys]
             rows.append([name, recipe, ", ".join(str(run["seed"]) for run in runs), *cells])
     header = ["task", "recipe", "seeds", "first solved (steps)", "share of later ones solved", "worst later", "last"]
     print(markdown_table(header, rows))
@@ -382,10 +361,13 @@ def main() -> None:
         run(name, recipe, int(seed), options.output)
         return
     if not options.report:
-        logs = Path(tempfile.mkdtemp(prefix="steadiness_"))
-        with ThreadPoolExecutor(options.workers) as pool:
-            for seed, name, recipe in itertools.product(options.seeds, options.tasks, options.recipes):
-                pool.submit(launch, name, recipe, seed, options.output, logs)
+        commands = {
+            options.output / file_name(name, recipe, seed): [
+                __file__, "--run", name, recipe, str(seed), "--output", str(options.output),
+            ]
+            for seed, name, recipe in itertools.product(options.seeds, options.tasks, options.recipes)
+        }  # fmt: skip
+        launch_all(commands, options.workers)
     report(options.output)
 
 

@@ -14,13 +14,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -29,7 +25,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RECIPE, RESULTS, markdown_table, provenance, write_file, write_json
+from common import RECIPE, RESULTS, launch_all, markdown_table, mean_and_worst, provenance, write_file, write_json
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -167,18 +163,6 @@ def run(name: str, experiment: Experiment, seed: int, data: Path, folder: Path, 
     write_json(folder / f"{name}_{seed}.json", report)
 
 
-def launch(script: str, name: str, seed: int, data: Path, folder: Path, logs: Path) -> None:
-    """Run in a process of its own."""
-    if (folder / f"{name}_{seed}.json").exists():
-        return
-    print(f"{name}, seed {seed}: begins", flush=True)
-    command = [sys.executable, script, "--run", name, str(seed), "--data", str(data)]
-    with open(logs / f"{name}_{seed}.log", "w") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    print(f"{name}, seed {seed}: " + ("done" if code == 0 else f"failed, see {log.name}"), flush=True)
-
-
 def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Success against length: the mean over seeds, and every seed as a thin line."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -212,7 +196,7 @@ def report() -> None:
         means = []
         for column in columns:
             values = [run["success"][column] for run in runs if column in run["success"]]
-            means.append(f"{np.mean(values):.2f} ({min(values):.2f})" if values else "")
+            means.append(mean_and_worst(values))
         seconds = np.median([run["training CPU seconds"] for run in runs])
         rows.append([name, len(runs), runs[0]["parameters"], *means, round(float(seconds))])
     header = ["mean (worst seed)", "seeds", "parameters", *columns, "training, CPU s"]
@@ -252,10 +236,11 @@ def command_line(
         return
     if not options.report:
         record_data(options.data)
-        logs = Path(tempfile.mkdtemp(prefix="tmaze_"))
-        with ThreadPoolExecutor(options.workers) as pool:
-            for seed, name in itertools.product(options.seeds, options.only):
-                pool.submit(launch, script, name, seed, options.data, folder, logs)
+        commands = {
+            folder / f"{name}_{seed}.json": [script, "--run", name, str(seed), "--data", str(options.data)]
+            for seed, name in itertools.product(options.seeds, options.only)
+        }
+        launch_all(commands, options.workers)
     report()
 
 
