@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -23,6 +24,17 @@ NATIVE: dict[str, type[NativeVecEnv] | type[MikasaVecEnv]] = {
     f"{__package__}.popgym:POPGymEnv": POPGymVecEnv,
     f"{__package__}.mikasa:MikasaEnv": MikasaVecEnv,
 }
+
+
+def creator_of(env_id: str) -> Any:
+    """
+    What makes the environments of an id, a class or a function.
+
+    :param env_id: Registered id.
+    :raises gymnasium.error.UnregisteredEnv: If the id is unknown.
+    """
+    entry_point = gymnasium.spec(env_id).entry_point
+    return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 
 def native_batch(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callable[[int], VecEnv] | None:

@@ -4,8 +4,7 @@ import hashlib
 import inspect
 from pathlib import Path
 
-import gymnasium
-from gymnasium.envs.registration import load_env_creator
+from sb3_elmur.envs.batch import creator_of
 
 
 def source_hash(env_id: str) -> str:
@@ -14,8 +13,7 @@ def source_hash(env_id: str) -> str:
 
     :param env_id: Registered id.
     """
-    entry_point = gymnasium.spec(env_id).entry_point
-    module = inspect.getmodule(load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point)
+    module = inspect.getmodule(creator_of(env_id))
     assert module is not None
     assert module.__file__ is not None
     file = Path(module.__file__)

@@ -5,10 +5,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
@@ -16,7 +14,7 @@ from tqdm import tqdm
 from sb3_elmur.command_line import SettingsError, add_common_options, import_packages, told_in_one_line
 from sb3_elmur.core.config import check_count
 from sb3_elmur.envs import TMazeEnv
-from sb3_elmur.envs.batch import make_batch
+from sb3_elmur.envs.batch import creator_of, make_batch
 from sb3_elmur.envs.tmaze.base import MazeVecEnv
 from sb3_elmur.evaluation.corridors import Corridors
 from sb3_elmur.evaluation.crossing import cross_episodes
@@ -142,10 +140,7 @@ def _is_passive_tmaze(env_id: str | None) -> bool:
     """Whether corridors are what this environment has; so have those of no id."""
     if env_id is None:
         return True
-    spec = gymnasium.spec(env_id)
-    entry_point: Any = spec.entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return creator is TMazeEnv and not spec.kwargs
+    return creator_of(env_id) is TMazeEnv and not gymnasium.spec(env_id).kwargs
 
 
 def _sha256(path: Path) -> str:
@@ -160,11 +155,9 @@ def evaluate_corridors(policy: ElmurPolicy, options: argparse.Namespace, record:
     :param options: Of :func:`make_parser`.
     :param record: Where results go.
     """
-    n_episodes, path, walk = options.episodes, record.walk_path, None
+    path = record.walk_path
     if len(record.results) < len(options.lengths):
-        if path is not None and path.exists():
-            walk = load_walk(path, record.settings, policy.initial_memories(n_episodes).pi)
-        corridors = Corridors(policy, options.lengths, n_episodes, options.seed, walk)
+        corridors = _continued(policy, options, record)
         longest = corridors.lengths[-1]
         with tqdm(
             total=longest, initial=corridors.time, unit="step", unit_scale=True, disable=options.no_progress
@@ -173,13 +166,26 @@ def evaluate_corridors(policy: ElmurPolicy, options: argparse.Namespace, record:
                 corridors.advance()
                 progress_bar.update(longest - progress_bar.n if corridors.finished else corridors.segment_length)
                 if corridors.finished or record.due():
-                    for length, successes in corridors.results.items():
-                        record.results[str(length)] = summarise({"is_success": successes})
-                    record.save(n_episodes * corridors.time)
-                    if path is not None:
-                        save_walk(path, corridors.walk, record.settings)
+                    _save(corridors, record)
     if path is not None:
         path.unlink(missing_ok=True)
+
+
+def _continued(policy: ElmurPolicy, options: argparse.Namespace, record: Record) -> Corridors:
+    """Corridors as far as an earlier call has walked them."""
+    path, walk = record.walk_path, None
+    if path is not None and path.exists():
+        walk = load_walk(path, record.settings, policy.initial_memories(options.episodes).pi)
+    return Corridors(policy, options.lengths, options.episodes, options.seed, walk)
+
+
+def _save(corridors: Corridors, record: Record) -> None:
+    """Record what is known of all lengths, and how far the agents have walked."""
+    for length, successes in corridors.results.items():
+        record.results[str(length)] = summarise({"is_success": successes})
+    record.save(len(corridors.late) * corridors.time)
+    if record.walk_path is not None:
+        save_walk(record.walk_path, corridors.walk, record.settings)
 
 
 def evaluate_episodes(policy: BasePolicy, env: VecEnv, options: argparse.Namespace, record: Record) -> None:

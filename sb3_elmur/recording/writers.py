@@ -76,49 +76,19 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
         Minari would lose a part of images.
     :raises DependencyNotInstalled: Without Minari.
     """
-    minari = import_minari()
-    create = minari.create_dataset_from_buffers
-    can_keep_images = "jpeg_encoding" in inspect.signature(create).parameters
-    observed = recorder.env.observation_space
-    parts = list(observed.spaces.values()) if isinstance(observed, spaces.Dict) else [observed]
-    if not can_keep_images and any(part.dtype == np.uint8 for part in parts):
-        raise ValueError(
-            f"`format` must be 'npz' for observations of bytes: Minari {minari.__version__} would encode them as JPEG. Minari "
-            "0.5.4, which wants Python 3.11 or later, keeps them as they are. Received 'minari'."
-        )
+    create = import_minari().create_dataset_from_buffers
+    lossless = {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(create).parameters else {}
     output = output.absolute()  # Minari hands relative paths on to what resolves them anew
     name = output.name
-    if not re.fullmatch(r"[-\w]+-v\d+", name):
-        raise ValueError(f"`output` must end in a name of letters, digits, - and _, such as tmaze-v0. Received {name!r}.")
-    if output.exists():
-        raise ValueError(f"`output` must not exist: a Minari data set is recorded in one go. Received '{output}'.")
+    _check_minari(recorder.env.observation_space, output, keeps_images=bool(lossless))
     output.parent.mkdir(parents=True, exist_ok=True)
-
-    def buffer(index: int, recording: Recording) -> Any:
-        arrays, successes, terminated = recording
-        last = np.arange(len(successes)) == len(successes) - 1
-        infos = {}
-        if recorder.masked:  # a row for each observation, of which the last is acted on by nobody
-            infos = {MASK: np.concatenate((arrays[MASK], np.ones_like(arrays[MASK][:1])))}
-        is_dict = isinstance(recorder.env.observation_space, spaces.Dict)
-        return minari.data_collector.EpisodeBuffer(
-            seed=recorder.seed + index,
-            observations={key: arrays[key] for key in recorder.observed} if is_dict else arrays["observation"],
-            actions=arrays["action"],
-            rewards=arrays["reward"],
-            terminations=last & terminated,
-            truncations=last & (not terminated),
-            infos=infos or None,
-        )
-
-    lossless = {"jpeg_encoding": False} if can_keep_images else {}
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output.parent) as root, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="minari")  # asks for the author's address, among others
         with _environment_variable("MINARI_DATASETS_PATH", root):
             recordings = ((index, recorder.play(index)) for index in _progress(range(n_episodes), n_episodes, progress_bar))
             create(
                 name,
-                (buffer(index, recording) for index, recording in recordings if recording is not None),
+                (_minari_buffer(recorder, index, recording) for index, recording in recordings if recording is not None),
                 env=recorder.env,
                 algorithm_name=settings["expert"],
                 **lossless,
@@ -127,6 +97,41 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
             raise ValueError(f"`only_successful` leaves nothing to write: none of {n_episodes} episodes succeeded.")
         (Path(root) / name / SETTINGS).write_text(_to_json(settings))
         os.replace(Path(root) / name, output)
+
+
+def _check_minari(observation_space: spaces.Space, output: Path, keeps_images: bool) -> None:
+    """Refuse what Minari would not write, or not as it is."""
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    if not keeps_images and any(part.dtype == np.uint8 for part in parts):
+        raise ValueError(
+            f"`format` must be 'npz' for observations of bytes: Minari {import_minari().__version__} would encode them as "
+            "JPEG. Minari 0.5.4, which wants Python 3.11 or later, keeps them as they are. Received 'minari'."
+        )
+    if not re.fullmatch(r"[-\w]+-v\d+", output.name):
+        raise ValueError(
+            f"`output` must end in a name of letters, digits, - and _, such as tmaze-v0. Received {output.name!r}."
+        )
+    if output.exists():
+        raise ValueError(f"`output` must not exist: a Minari data set is recorded in one go. Received '{output}'.")
+
+
+def _minari_buffer(recorder: Recorder, index: int, recording: Recording) -> Any:
+    """An episode as Minari takes it."""
+    arrays, successes, terminated = recording
+    last = np.arange(len(successes)) == len(successes) - 1
+    infos = {}
+    if recorder.masked:  # a row for each observation, of which the last is acted on by nobody
+        infos = {MASK: np.concatenate((arrays[MASK], np.ones_like(arrays[MASK][:1])))}
+    is_dict = isinstance(recorder.env.observation_space, spaces.Dict)
+    return import_minari().data_collector.EpisodeBuffer(
+        seed=recorder.seed + index,
+        observations={key: arrays[key] for key in recorder.observed} if is_dict else arrays["observation"],
+        actions=arrays["action"],
+        rewards=arrays["reward"],
+        terminations=last & terminated,
+        truncations=last & (not terminated),
+        infos=infos or None,
+    )
 
 
 WRITERS: dict[str, Callable[[Recorder, Path, int, Settings, bool], None]] = {"npz": write_npz, "minari": write_minari}

@@ -7,7 +7,6 @@ from math import inf
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -16,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_elmur.core.config import ElmurConfig, check_count, check_range
 from sb3_elmur.core.registry import find_core
+from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.settings import (
     SCHEDULE,
@@ -189,9 +189,7 @@ def check_env_arguments(env_id: str, arguments: Mapping[str, Any]) -> None:
     :param arguments: Values by name.
     :raises ValueError: If neither the environment nor ``gymnasium.make`` knows one.
     """
-    entry_point = gymnasium.spec(env_id).entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    parameters = inspect.signature(creator).parameters  # type: ignore[arg-type]
+    parameters = inspect.signature(creator_of(env_id)).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         own = [name for name in parameters if name != "self"]
         known = [*own, *(name for name in inspect.signature(gymnasium.make).parameters if name not in ("id", "kwargs"))]

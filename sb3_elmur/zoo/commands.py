@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
 from sb3_elmur.command_line import SettingsError, import_packages, told_in_one_line
 from sb3_elmur.distributed import current_group
+from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.settings import packaged, read_file
 from sb3_elmur.zoo.joint import joined
@@ -106,8 +106,7 @@ def enjoy(arguments: Sequence[str]) -> None:
 
 def _render_modes(env_id: str) -> Sequence[str]:
     """What an environment can render; it is only built where its class is not known."""
-    entry_point = gymnasium.spec(env_id).entry_point
-    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    creator = creator_of(env_id)
     if not hasattr(creator, "metadata"):
         creator = gymnasium.make(env_id)
         creator.close()
