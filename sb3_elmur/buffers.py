@@ -17,7 +17,7 @@ from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamp
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from sb3_elmur.core.memory import Memory
+from sb3_elmur.core.memory import Memory, by_row
 from sb3_elmur.core.states import Chains, Memories
 from sb3_elmur.spaces import map_observations
 
@@ -163,8 +163,7 @@ class _SegmentStorage(RolloutBuffer):
 
         def begin(fresh: Memory, chain: Memory) -> Memory:
             """Fresh memory for the first chain of an episode, what was kept for a later one."""
-            pairs = zip(fresh, chain, strict=True)
-            return Memory(*(th.where(first.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs))
+            return Memory(*(by_row(first, new, old) for new, old in zip(fresh, chain, strict=True)))
 
         return observations, self._fresh.map(begin, self._chain_memories), th.as_tensor(length, device=first.device)
 

@@ -11,7 +11,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 except ImportError as error:
-    raise DependencyNotInstalled('matplotlib is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
+    raise DependencyNotInstalled('matplotlib is missing: run `pip install "sb3-elmur[compare]"`.') from error
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison.matrix import Environment

@@ -16,7 +16,7 @@ from gymnasium.error import DependencyNotInstalled
 try:
     from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
 except ImportError as error:
-    raise DependencyNotInstalled('joblib is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
+    raise DependencyNotInstalled('joblib is missing: run `pip install "sb3-elmur[compare]"`.') from error
 
 from sb3_elmur.command_line import import_packages
 from sb3_elmur.comparison.cells import Cell, compute, data_folder, record_data

@@ -8,7 +8,7 @@ from gymnasium.error import DependencyNotInstalled
 try:
     from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 except ImportError as error:
-    raise DependencyNotInstalled('pydantic is not installed. Run `pip install "sb3-elmur[compare]"`.') from error
+    raise DependencyNotInstalled('pydantic is missing: run `pip install "sb3-elmur[compare]"`.') from error
 
 __all__ = ["Field", "Model", "model_validator", "read"]
 

@@ -70,5 +70,5 @@ def _rliable() -> tuple[ModuleType, ModuleType]:
     try:
         from rliable import library, metrics  # type: ignore[import-untyped]
     except ImportError as error:
-        raise DependencyNotInstalled('rliable is not usable. Run `pip install "sb3-elmur[compare]"`.') from error
+        raise DependencyNotInstalled('rliable cannot be used: run `pip install "sb3-elmur[compare]"`.') from error
     return library, metrics

@@ -40,6 +40,11 @@ class Memory(NamedTuple):
         return self.position - self.phase(segment_length)
 
 
+def by_row(chosen: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    """Values (B, ...) of the rows that are ``chosen`` (B,), else the others."""
+    return th.where(chosen.view(-1, *[1] * (values.dim() - 1)), values, others)
+
+
 def fresh_memory(initial_slots: Tensor, batch: int) -> Memory:
     """
     Make memory for episodes that are about to begin.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.feedforward import RouterLoad
-from sb3_elmur.core.memory import Memory, reset_memory
+from sb3_elmur.core.memory import Memory, by_row, reset_memory
 from sb3_elmur.core.states import CellState
 
 State = tuple[Tensor, ...]
@@ -86,7 +86,7 @@ class RecurrentCore(MemoryCore):
         state = self._as_state(memory.slots)
         for t, token in enumerate(x.unbind(1)):
             _, after = self.advance(token, state)
-            state = _by_row(phase > t, after, state)
+            state = _state_by_row(phase > t, after, state)
         return CellState(memory, state)
 
     def step(self, x: Tensor, state: CellState, episode_starts: Tensor, *, inplace: bool = False) -> tuple[Tensor, CellState]:
@@ -95,7 +95,7 @@ class RecurrentCore(MemoryCore):
         starts = episode_starts.bool()
         if _any(starts):
             memory = reset_memory(memory, self.initial_slots, starts)
-            hidden = _by_row(starts, self.initial(x.shape[0]), hidden)
+            hidden = _state_by_row(starts, self.initial(x.shape[0]), hidden)
         y, hidden = self.advance(x, hidden)
         position = memory.position + 1
         complete = position % self.segment_length == 0
@@ -127,7 +127,6 @@ def _any(rows: Tensor) -> bool:
     return th.compiler.is_compiling() or bool(rows.any())
 
 
-def _by_row(chosen: Tensor, state: State, other: State) -> State:
+def _state_by_row(chosen: Tensor, state: State, other: State) -> State:
     """The rows of one state where ``chosen`` (B,), else those of the other."""
-    pairs = zip(state, other, strict=True)
-    return tuple(th.where(chosen.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs)
+    return tuple(by_row(chosen, new, old) for new, old in zip(state, other, strict=True))

@@ -306,7 +306,7 @@ def import_minari() -> ModuleType:
     try:
         return import_module("minari")
     except ImportError as error:
-        raise DependencyNotInstalled('Minari is not installed. Run `pip install "sb3-elmur[minari]"`.') from error
+        raise DependencyNotInstalled('Minari is missing: run `pip install "sb3-elmur[minari]"`.') from error
 
 
 def _open_minari(minari: ModuleType, dataset: str | Path) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sb3_elmur.core.base import MemoryCore
 from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.core.memory import by_row
 from sb3_elmur.core.states import CoreState, ElmurState
 
 Step = Callable[[Any, Tensor, Any], tuple[Tensor, Any]]
@@ -49,11 +50,6 @@ def with_tensors(state: Any, tensors: Iterator[Tensor]) -> Any:
         return next(tensors)
     parts = [with_tensors(part, tensors) for part in state]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-
-
-def by_row(chosen: Tensor, values: Tensor, others: Tensor) -> Tensor:
-    """Values (B, ...) of the rows that are ``chosen`` (B,), else the others."""
-    return th.where(chosen.view(-1, *[1] * (values.dim() - 1)), values, others)
 
 
 def write_complete(core: Elmur, state: ElmurState, complete: Tensor) -> ElmurState:
