@@ -77,10 +77,10 @@ class Beginnings(Episodes):
     """
 
     def __init__(self, episodes: Episodes, steps: int) -> None:
-        self.episodes, self.steps = episodes, steps
-        self.observation_space, self.lengths = episodes.observation_space, np.minimum(episodes.lengths, steps)
+        super().__init__(episodes.observation_space, episodes.action_space, cache_bytes=0)
+        self.episodes, self.steps, self.lengths = episodes, steps, np.minimum(episodes.lengths, steps)
 
-    def __getitem__(self, index: int) -> Episode:
+    def _load(self, index: int) -> Episode:
         episode = self.episodes[index]
         observed, first = episode.observations, slice(self.steps)
         kept = {key: values[first] for key, values in observed.items()} if isinstance(observed, dict) else observed[first]

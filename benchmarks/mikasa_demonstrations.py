@@ -110,10 +110,11 @@ class Cues(Episodes):
     """
 
     def __init__(self, motions: Episodes, answers: Sequence[dict[str, np.ndarray]]) -> None:
+        super().__init__(motions.observation_space, motions.action_space, cache_bytes=0)
         self.motions, self.answers, self.n_answers = motions, answers, len(answers[0]["action"])
-        self.observation_space, self.lengths = motions.observation_space, np.full(len(motions) * self.n_answers, CUE)
+        self.lengths = np.full(len(motions) * self.n_answers, CUE)
 
-    def __getitem__(self, index: int) -> Episode:
+    def _load(self, index: int) -> Episode:
         motion, thing = divmod(index, self.n_answers)
         episode, answer = self.motions[motion], self.answers[motion]
         assert isinstance(episode.observations, dict)
@@ -131,10 +132,11 @@ class Answers(Episodes):
     """
 
     def __init__(self, motions: Episodes, cues: Episodes, answers: Sequence[dict[str, np.ndarray]]) -> None:
+        super().__init__(motions.observation_space, motions.action_space, cache_bytes=0)
         self.motions, self.cues, self.answers, self.n_answers = motions, cues, answers, len(answers[0]["action"])
-        self.observation_space, self.lengths = motions.observation_space, np.repeat(motions.lengths, self.n_answers)
+        self.lengths = np.repeat(motions.lengths, self.n_answers)
 
-    def __getitem__(self, index: int) -> Episode:
+    def _load(self, index: int) -> Episode:
         motion, thing = divmod(index, self.n_answers)
         episode, cue = self.motions[motion], self.cues[index]
         observations = map_observations(with_beginning, cue.observations, episode.observations)

@@ -1,10 +1,12 @@
 """The running average of a policy's weights."""
 
 from copy import deepcopy
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from sb3_elmur.distributed import Group
@@ -26,7 +28,10 @@ class Average(Generic[PolicyT]):
     """
 
     def __init__(self, policy: PolicyT, n_updates: int = 0, trained: dict[str, Tensor] | None = None) -> None:
-        self.policy: PolicyT = deepcopy(policy, {id(policy.optimizer): policy.optimizer})
+        shared = {id(policy.optimizer): policy.optimizer}
+        results = [value for part in policy.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+        cut = {id(value): value.detach().clone() for value in results if not value.is_leaf}  # which cannot be copied
+        self.policy: PolicyT = deepcopy(policy, shared | cut)
         self.policy.action_dist = policy.action_dist
         self.n_updates, self.trained = n_updates, trained
 
@@ -47,10 +52,12 @@ class Average(Generic[PolicyT]):
 
     def end(self, policy: PolicyT) -> None:
         """
-        Give the average to the policy, and keep the weights that trained.
+        Give the average to the policy, and keep the weights that trained; a second time nothing happens.
 
         :param policy: After a training.
         """
+        if self.trained is not None:
+            return
         self.trained = {name: weight.clone() for name, weight in policy.state_dict().items()}
         policy.load_state_dict(self.policy.state_dict())
 
@@ -67,6 +74,25 @@ class Average(Generic[PolicyT]):
         policy.load_state_dict(self.trained)
         self.trained = None
         return True
+
+
+class EndAverage(BaseCallback):
+    """Gives the policy the average of its weights before other callbacks are told that training has ended."""
+
+    model: Any
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.model.average is not None:
+            self.model.average.end(self.model.policy)
+
+
+def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
+    """The callbacks that ``learn`` was given, none, one, a function, or a list of these."""
+    several = callback if isinstance(callback, list) else [] if callback is None else [callback]
+    return [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in several]
 
 
 def begin_average(policy: PolicyT, kept: Average[PolicyT] | None, group: Group) -> Average[PolicyT]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sb3_elmur.averaging import as_callbacks
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.core.states import Chains
 from sb3_elmur.distributed import Group, LostProcessError, current_group, is_loss
@@ -157,9 +158,7 @@ class FirstProcessCallback(CallbackList):
     """
 
     def __init__(self, callback: MaybeCallback, group: Group) -> None:
-        several = callback if isinstance(callback, list) else [] if callback is None else [callback]
-        callbacks = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in several]
-        super().__init__(callbacks if group.rank == 0 else [])
+        super().__init__(as_callbacks(callback) if group.rank == 0 else [])
 
     def _on_step(self) -> bool:
         model: Any = self.model

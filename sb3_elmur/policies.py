@@ -212,8 +212,8 @@ class ElmurPolicy(ActingPolicy):
         latent_pi, latent_vf, _ = self._latents(obs, self._packed(lstm_states, need_state=False), episode_starts)
         masks = lstm_states.action_masks if isinstance(lstm_states, states.Chains) else None
         distribution = self._get_action_dist_from_latent(latent_pi, masks)
-        if isinstance(self.action_space, spaces.MultiBinary):
-            actions = actions.float()  # the host's buffer returns int8, which torch's Bernoulli refuses
+        if isinstance(self.action_space, spaces.MultiBinary | spaces.Box):
+            actions = actions.to(latent_pi.dtype)  # the buffer has them as the space does, int8 or float64
         log_prob = distribution.log_prob(from_zero(actions, self._action_shift))
         return self.value_net(latent_vf), log_prob, distribution.entropy()
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sb3_elmur.averaging import Average, begin_average
+from sb3_elmur.averaging import Average, EndAverage, as_callbacks, begin_average
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
@@ -198,12 +198,12 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
             if group.size > 1:
                 callback, progress_bar = FirstProcessCallback(callback, group), progress_bar and group.rank == 0
                 total_timesteps, reset_num_timesteps = group.from_first(lambda: (total_timesteps, reset_num_timesteps))
-            compile_rollouts(
-                self.policy, self.n_envs, total_timesteps // group.size, print if self.verbose else lambda _: None
-            )
+            say = print if self.verbose else lambda _: None
+            compile_rollouts(self.policy, self.n_envs, total_timesteps // group.size, say)
             kept = None if reset_num_timesteps else self.average
             self.average = begin_average(self.policy, kept, group) if self.averaging else None
-            return self._learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            callbacks = [EndAverage(), *as_callbacks(callback)]
+            return self._learn(total_timesteps, callbacks, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _learn(self: Self, *arguments: Any) -> Self:
         """The host's ``learn``, after which the policy becomes the average of its weights."""
@@ -286,12 +286,12 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :return: False if the callback stopped it.
         """
         assert isinstance(rollout_buffer, SegmentRolloutBuffer | SegmentDictRolloutBuffer)
-        obs: Any = self._last_obs
-        starts: Any = self._last_episode_starts
-        assert obs is not None, "No previous observation was provided"
+        assert self._last_obs is not None, "No previous observation was provided"
         group = current_group()
         self.policy.set_training_mode(False)
         callback.on_rollout_start()  # the last rollout is still there
+        obs: Any = self._last_obs
+        starts: Any = self._last_episode_starts
         group.copy_first(self.policy)  # which callbacks may have changed
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)

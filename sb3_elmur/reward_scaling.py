@@ -19,6 +19,7 @@ def divide_rewards(
     :param spread: Statistics of such sums, which are updated.
     :param group: Processes whose sums count, and which call this together with as many steps.
     :return: The discounted sums after the rollout.
+    :raises FloatingPointError: If a sum is so large that its square is not finite.
     """
     rewards, dones = buffer.rewards, np.concatenate((buffer.episode_starts[1:], [last_dones])).astype(bool)
     if returns.shape != last_dones.shape:
@@ -30,7 +31,11 @@ def divide_rewards(
         moments.append((returns.mean(), returns.var()))
         returns[done] = 0.0
     divisors = []
-    for moments_of_step in group.gather(moments).swapaxes(0, 1):  # of T steps, (size, 2) each
+    gathered = group.gather(moments)  # (size, T, 2)
+    if not np.isfinite(gathered).all():
+        largest = float(np.abs(rewards).max())
+        raise FloatingPointError(f"Rewards must be below 1e18, for their returns to be squared. Received {largest:g}.")
+    for moments_of_step in gathered.swapaxes(0, 1):
         for mean, variance in moments_of_step:
             spread.update_from_moments(mean, variance, len(returns))
         divisors.append(max(1.0, float(np.sqrt(spread.var))))

@@ -117,6 +117,7 @@ def from_zero(values: Any, shift: Any) -> Any:
     :param values: Tensor (B, ...), or a dictionary of tensors for Dict observations.
     :param shift: Of their space, see :func:`shifts`.
     :return: As ``values``.
+    :raises ValueError: If a value lies outside of the space.
     """
     return map_observations(_from_zero, values, shift)
 
@@ -125,8 +126,12 @@ def _from_zero(values: Tensor, shift: Any) -> Tensor:
     if shift is None:
         return values
     first, last = (th.as_tensor(bound, device=values.device) for bound in shift)
+    inside = values.clamp(first, last)
     # sb3-contrib pads minibatches with 0, which may lie outside of the space
-    return values.clamp(first, last) - first
+    if not th.compiler.is_compiling() and bool(((values != inside) & (values != 0)).any()):
+        wrong = values[(values != inside) & (values != 0)][0].item()
+        raise ValueError(f"Discrete values must lie in their space, from {shift[0]} to {shift[1]}. Received {wrong:g}.")
+    return inside - first
 
 
 def to_space(values: Tensor, shift: Any) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import helpers
 from helpers import random_envs
@@ -146,3 +147,42 @@ def test_while_it_learns_a_model_predicts_and_saves_with_averaged_weights(tmp_pa
         loaded = RecurrentPPO.load(tmp_path / str(i))
         np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, atol=1e-6)
     assert (weights(loaded) != values[-1]).any()
+
+
+class KeepFirst(BaseCallback):
+    """Ends a training with the weights of its beginning."""
+
+    def _on_training_start(self) -> None:
+        self.first = {name: weight.clone() for name, weight in self.model.policy.state_dict().items()}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.model.set_parameters({"policy": self.first}, exact_match=False)
+
+
+def test_a_callback_has_the_last_word_when_training_ends() -> None:
+    callback = KeepFirst()
+    model = make_model(random_envs(2)).learn(64, callback=callback)
+    assert all(th.equal(weight, model.policy.state_dict()[name]) for name, weight in callback.first.items())
+
+
+class Looked(BaseFeaturesExtractor):
+    """Keeps what it has computed, to be looked at."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, 3)
+        self.net = th.nn.Linear(3, 3)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.seen = self.net(x)
+        return self.seen
+
+
+def test_a_policy_that_keeps_results_of_its_last_pass_is_averaged() -> None:
+    model = make_model(random_envs(2), policy_kwargs={"features_extractor_class": Looked}, trust_region=None)
+    model.learn(32)
+    before = model.policy.pi_features_extractor.net.weight.clone()
+    model.learn(32)
+    assert not th.equal(model.policy.pi_features_extractor.net.weight, before)

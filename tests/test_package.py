@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "distributed": set(),
     "trust_region": {"distributed", "policies"},
     "reward_scaling": {"distributed"},
-    "joint_training": {"buffers", "core", "distributed", "policies"},
+    "joint_training": {"averaging", "buffers", "core", "distributed", "policies"},
     "ppo_checks": {"core", "policies", "policy_checks"},
     "ppo": {
         "averaging", "compiling", "core", "distributed", "masks", "policies", "policy_checks", "buffers", "joint_training",

@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
@@ -382,6 +383,54 @@ def test_rewards_from_before_a_reset_or_an_interruption_are_forgotten(
 def test_small_rewards_stay_as_they_are() -> None:
     model = make_model(TMazeVecEnv(8, length=9, seed=0)).learn(256)
     assert set(np.unique(model.rollout_buffer.rewards)) <= {0.0, 1.0}
+
+
+def test_squashed_actions_of_a_space_of_doubles_have_the_same_probability_in_training() -> None:
+    env = random_envs(2, action_space=spaces.Box(-1, 1, (2,), np.float64))
+    model = make_model(env, use_sde=True, learning_rate=0.0, policy_kwargs={"squash_output": True}).learn(256)
+    assert model.logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert model.logger.name_to_value["train/rollout_kl"] == pytest.approx(0, abs=1e-6)
+
+
+class ResetAtRollouts(BaseCallback):
+    """Begins every rollout with new episodes, as a curriculum does that changes its environments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.firsts: list[np.ndarray] = []
+        self.found: list[np.ndarray] = []
+
+    def _on_rollout_start(self) -> None:
+        self.model._last_obs = self.training_env.reset()
+        self.model._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
+        self.firsts.append(self.model._last_obs)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.found.append(self.model.rollout_buffer.observations[0].copy())
+        assert self.model.rollout_buffer.episode_starts[0].all()
+
+
+def test_a_rollout_begins_where_a_callback_says() -> None:
+    callback = ResetAtRollouts()
+    make_model(random_envs(2)).learn(96, callback=callback)
+    np.testing.assert_array_equal(callback.found, callback.firsts)
+
+
+@pytest.mark.parametrize("reward", [-1e20, 1e30])
+def test_a_reward_too_large_to_be_scaled_is_refused(reward: float) -> None:
+    class Rewarding(VecEnvWrapper):
+        def reset(self) -> np.ndarray:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            obs, rewards, dones, infos = self.venv.step_wait()
+            return obs, np.full_like(rewards, reward), dones, infos
+
+    with pytest.raises(FloatingPointError, match=r"Rewards must be below 1e18"):
+        make_model(Rewarding(random_envs(2))).learn(64)
 
 
 WRONG: dict[str, tuple[Any, ...]] = {

@@ -45,6 +45,15 @@ def test_observations_of_a_space_that_does_not_begin_at_0_are_told_apart(cls: ty
             assert th.equal(one, other) == same
 
 
+@pytest.mark.parametrize(
+    ("space", "wrong"), [(spaces.Discrete(3, start=5), 99), (spaces.MultiDiscrete([2, 3], start=[1, -5]), [1, 7])]
+)
+def test_observations_outside_of_their_space_are_refused(space: spaces.Space, wrong: Any) -> None:
+    policy = make_policy(space, spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"must lie in their space, from .*Received"):
+        policy.predict(np.array(wrong))
+
+
 def test_the_first_value_of_an_observation_is_the_first_feature() -> None:
     policy = make_policy(spaces.Discrete(4, start=2), spaces.Discrete(2))
     features = policy.actor_features(th.tensor([2, 5]))

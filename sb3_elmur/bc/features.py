@@ -86,6 +86,29 @@ def frozen_features(episodes: Episodes, policy: ElmurPolicy) -> Episodes | None:
     return episodes if episodes.observation_space == feature_space(policy) else FeatureEpisodes(episodes, policy)
 
 
+def check_same_spaces(episodes: Episodes, policy: ElmurPolicy) -> None:
+    """
+    Refuse a data set that was opened for other spaces than the policy has, bounds and channels of observations aside.
+
+    :param episodes: The data set, whose observations may be the policy's features.
+    :param policy: Who is trained.
+    :raises ValueError: If one differs.
+    """
+    if episodes.action_space != policy.action_space:
+        allowed = f"the action space of the policy, {policy.action_space}"
+        raise ValueError(f"`episodes` must have {allowed}. Received {episodes.action_space}.")
+    observed = episodes.observation_space
+    if observed != feature_space(policy) and _outline(observed) != _outline(policy.observation_space):
+        allowed = f"observations of the policy, {policy.observation_space}"
+        raise ValueError(f"`episodes` must have {allowed}. Received {episodes.observation_space}.")
+
+
+def _outline(space: spaces.Space) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _outline(entry) for key, entry in space.items()}
+    return (space.dtype.kind, sorted(space.shape)) if isinstance(space, spaces.Box) else space  # type: ignore[union-attr]
+
+
 class FeatureEpisodes(Episodes):
     """
     A data set with the actor's features in place of observations, each computed once and kept in memory.

@@ -26,7 +26,7 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.chains import Batch, ChainLoss, cut_chains
 from sb3_elmur.bc.checkpoint import CHECKPOINT, identity, no_checkpoint, read_checkpoint, write_checkpoint
 from sb3_elmur.bc.config import BCConfig
-from sb3_elmur.bc.features import frozen_features
+from sb3_elmur.bc.features import check_same_spaces, frozen_features
 from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode, Episodes
@@ -51,6 +51,7 @@ class BC:
     :param config: Hyper-parameters.
     :param eval_env: Where the policy is evaluated during training, if anywhere.
     :param on_epoch: Called with this trainer after every epoch, before its logs are written.
+    :raises ValueError: If the data set was opened for other spaces than the policy has.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class BC:
     ) -> None:
         self.model, self.policy, self.on_epoch = model, model.policy, on_epoch
         self.episodes, self.config, self.eval_env = episodes, config or BCConfig(), eval_env
+        check_same_spaces(episodes, model.policy)
         self.group = current_group()
         self.seed = 0 if model.seed is None else model.seed
         self.segment_length = self.policy.backbone.core.segment_length

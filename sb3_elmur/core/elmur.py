@@ -36,6 +36,32 @@ _MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
 _STEP_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}  # a step is so short that launches in Python would take half of its time
 
 
+class Compiled:
+    """
+    A compiled function. Copies share it, and a pickle has the function itself: where it is read there may be no compiler.
+
+    :param function: Of a module.
+    :param options: Of ``torch.compile``.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self.function, self.run = function, th.compile(function, **options)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
+        return self.run(*arguments)
+
+    def __deepcopy__(self, memo: dict) -> "Compiled":
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _same, (self.function,)
+
+
+def _same(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
 class Elmur(MemoryCore):
     """
     A stack of ELMUR layers; without slots (``memory_size=0``) a plain transformer over each segment.
@@ -65,8 +91,8 @@ class Elmur(MemoryCore):
         self.choose_slot = least_recently_written
         self.run_eagerly()
         if config.compile is True:
-            self._run_tracks = th.compile(Elmur._tracks, dynamic=True)
-            self._run_step = self._run_rollout_step = th.compile(Elmur.token_step, options=_STEP_OPTIONS)
+            self._run_tracks = Compiled(Elmur._tracks, dynamic=True)
+            self._run_step = self._run_rollout_step = Compiled(Elmur.token_step, options=_STEP_OPTIONS)
 
     @classmethod
     def check(cls, config: ElmurConfig) -> None:
@@ -77,6 +103,10 @@ class Elmur(MemoryCore):
         """See :meth:`sb3_elmur.core.base.MemoryCore.make_final_norm`: a norm behind a pre-norm stack."""
         return make_norm(self.config) if self.config.norm_first else nn.Identity()
 
+    _run_tracks: Callable[..., Any]
+    _run_step: Callable[..., Any]
+    _run_rollout_step: Callable[..., Any]
+
     def run_eagerly(self) -> None:
         """Undo ``compile``, where so few steps are left that compilation would take longer."""
         # Not bound to this instance, so that a copy runs its own weights.
@@ -86,7 +116,7 @@ class Elmur(MemoryCore):
     @th.no_grad()
     def compile_rollout_step(self, batch: int) -> None:
         """Compile steps of ``batch`` rows that update their state in place."""
-        self._run_rollout_step = th.compile(Elmur.token_step, dynamic=False, options=_STEP_OPTIONS)
+        self._run_rollout_step = Compiled(Elmur.token_step, dynamic=False, options=_STEP_OPTIONS)
         x, memory = self.initial_slots.new_zeros(batch, self.config.d_model), self.initial_memory(batch)
         state = self.open_segment(x[:, None].expand(-1, self.segment_length - 1, -1), memory)  # as a rollout begins
         self.step(x, state, memory.position, inplace=True)

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from cloning_helpers import LENGTHS, MOE, dumped, make_bc, watch_gradients, watch_step_losses
+from cloning_helpers import LENGTHS, MOE, MadeEpisodes, dumped, make_bc, watch_gradients, watch_step_losses
 from helpers import ACTION_SPACES
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
@@ -155,3 +155,22 @@ def test_a_config_is_checked() -> None:
     }.items():
         with pytest.raises(ValueError, match=rf"`{name}` must be .*\. Received {value!r}\."):
             BCConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "message"),
+    [
+        (spaces.Box(-1, 1, (3,)), spaces.Discrete(4), "the action space of the policy"),
+        (spaces.Box(-1, 1, (3,)), spaces.Discrete(3, start=2), "the action space of the policy"),
+        (spaces.Box(0, 255, (3,), np.uint8), spaces.Discrete(3), "observations of the policy"),
+        (spaces.Box(-1, 1, (4,)), spaces.Discrete(3), "observations of the policy"),
+    ],
+    ids=str,
+)
+def test_a_data_set_of_other_spaces_is_refused(
+    observation_space: spaces.Space, action_space: spaces.Space, message: str
+) -> None:
+    model = make_bc().model
+    episodes = MadeEpisodes(observation_space, action_space, [4, 5])
+    with pytest.raises(ValueError, match=rf"`episodes` must have {message}, .*Received"):
+        BC(model, episodes)

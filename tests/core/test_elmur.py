@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -508,3 +509,9 @@ def test_a_copy_of_a_compiled_stack_runs_its_own_weights() -> None:
     elmur = Elmur(ElmurConfig(d_model=8, n_heads=2, compile=True))
     assert getattr(elmur._run_step, "__self__", None) is not elmur
     assert not any(getattr(value, "__self__", None) is elmur for value in vars(copy.deepcopy(elmur)).values())
+
+
+def test_a_pickle_of_a_compiled_core_runs_eagerly_and_a_copy_shares_what_is_compiled() -> None:
+    core = Elmur(ElmurConfig(d_model=8, n_heads=2, segment_length=4, compile=True))
+    assert pickle.loads(pickle.dumps(core))._run_step is Elmur.token_step
+    assert copy.deepcopy(core)._run_step is core._run_step
