@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_elmur.distributed import ALONE, Group, current_group
 from sb3_elmur.policies import ElmurPolicy
@@ -18,19 +18,25 @@ MOST_HALVINGS = 14  # after which nothing is left of an update
 AT_ONCE = 2  # minibatches replayed together: without gradients they take less memory than one of training, with images, too
 
 
-def critic_parameters(policy: ElmurPolicy) -> list[nn.Parameter]:
+def weights_of(*modules: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, such as running means, of some modules; integers cannot be set back halfway and are left out."""
+    weights = [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
+    return [weight for weight in weights if weight.is_floating_point()]
+
+
+def critic_weights(policy: ElmurPolicy) -> list[Tensor]:
     """
     Collect what the critic has for itself: changing it changes no action.
 
     :param policy: The policy.
-    :return: Its parameters.
+    :return: Its :func:`weights_of`.
     """
     modules: list[nn.Module] = [policy.value_net, policy.mlp_extractor.value_net]
     if policy.critic_backbone is not None:
         modules.append(policy.critic_backbone)
     if not policy.share_features_extractor:
         modules.append(policy.vf_features_extractor)
-    return [parameter for module in modules for parameter in module.parameters()]
+    return weights_of(*modules)
 
 
 def rollout_kl(model: Any) -> float:
@@ -92,9 +98,9 @@ def training_within(model: Any, size: float) -> Iterator[None]:
     """
     group = current_group()
     policy, limit = model.policy, kl_limit(model, size, group)
-    critic = {id(parameter) for parameter in critic_parameters(policy)}
-    acting = [parameter for parameter in policy.parameters() if id(parameter) not in critic]
-    before = [parameter.detach().clone() for parameter in acting]
+    critic = {id(weight) for weight in critic_weights(policy)}
+    acting = [weight for weight in weights_of(policy) if id(weight) not in critic]
+    before = [weight.detach().clone() for weight in acting]
 
     optimizer, all_options = policy.optimizer, policy.optimizer.param_groups
     optimizer.param_groups = [
@@ -115,8 +121,8 @@ def training_within(model: Any, size: float) -> Iterator[None]:
     while kl > limit and halvings < MOST_HALVINGS:
         halvings += 1
         with th.no_grad():
-            for parameter, old in zip(acting, before, strict=True):
-                parameter.copy_(old if halvings == MOST_HALVINGS else old.lerp(parameter, 0.5))
+            for weight, old in zip(acting, before, strict=True):
+                weight.copy_(old if halvings == MOST_HALVINGS else old.lerp(weight, 0.5))
         kl = group.mean(rollout_kl(model))
     model.step_size = model.step_size / 2**halvings if halvings else min(1.0, GROWTH * model.step_size)
     model.logger.record("train/kl_limit", limit)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import helpers
 from helpers import ACTION_SPACES, random_envs
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.trust_region import critic_parameters, rollout_kl
+from sb3_elmur.trust_region import critic_weights, rollout_kl
 
 make_model = partial(helpers.make_model, RecurrentPPO)
 
@@ -101,13 +102,34 @@ def test_what_the_critic_has_for_itself_learns_undisturbed() -> None:
     free, bounded = (
         make_model(random_envs(2), trust_region=size, policy_kwargs=policy_kwargs).learn(32) for size in (None, 1e-9)
     )
-    critic = {id(parameter) for parameter in critic_parameters(bounded.policy)}
+    critic = {id(parameter) for parameter in critic_weights(bounded.policy)}
     same = {}
     for (name, left), right in zip(bounded.policy.named_parameters(), free.policy.parameters(), strict=True):
         same[name] = th.equal(left, right)
         assert same[name] or id(left) not in critic, name
     assert not all(same.values())
     assert bounded.step_size < 1e-3
+
+
+class Normed(BaseFeaturesExtractor):
+    """Keeps running means of what it sees while it trains."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, 3)
+        self.net = th.nn.BatchNorm1d(3)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.net(x)
+
+
+def test_running_means_are_set_back_with_the_weights() -> None:
+    """Otherwise an update that moves nothing else would lead too far, however small its steps."""
+    policy_kwargs = {"features_extractor_class": Normed}
+    model = make_model(random_envs(2), trust_region=1e-12, learning_rate=0.0, averaging=0.0, policy_kwargs=policy_kwargs)
+    before = model.policy.pi_features_extractor.net.running_mean.clone()
+    model.learn(32)
+    th.testing.assert_close(model.policy.pi_features_extractor.net.running_mean, before, rtol=0, atol=1e-4)
+    assert rollout_kl(model) <= 1e-12
 
 
 def test_step_size_grows_again_and_travels_in_the_file(tmp_path: Path) -> None:
