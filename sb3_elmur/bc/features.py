@@ -106,7 +106,7 @@ def check_same_spaces(episodes: Episodes, policy: ElmurPolicy) -> None:
 def _outline(space: spaces.Space) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _outline(entry) for key, entry in space.items()}
-    return (space.dtype.kind, sorted(space.shape)) if isinstance(space, spaces.Box) else space  # type: ignore[union-attr]
+    return (space.dtype.kind, sorted(space.shape)) if isinstance(space, spaces.Box) else space
 
 
 class FeatureEpisodes(Episodes):
