@@ -15,7 +15,10 @@ import yaml
 from gymnasium.error import DependencyNotInstalled
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn, optim
+
+from sb3_elmur.core.config import check_range
 
 DEFAULT = "default"  # key of the settings of all environments that have none of their own
 SCHEDULE = "lin_"  # before a number: the value falls from it to 0
@@ -253,6 +256,22 @@ def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return {name: hint for name, hint in types.items() if name not in {"self", *without}}
+
+
+def check_normalization(arguments: Mapping[str, Any]) -> None:
+    """
+    Check the arguments of ``VecNormalize``.
+
+    :param arguments: Values by name.
+    :raises ValueError: If a name is unknown, or a value of the wrong type or outside of its range.
+    """
+    types = argument_types(VecNormalize, ["venv", "training"])
+    check_known("argument of VecNormalize in `normalize`", arguments, types)
+    for name, value in arguments.items():
+        check_type(f"`{name}` of `normalize`", value, types[name])
+    for name in ("clip_obs", "clip_reward", "epsilon"):
+        check_range(name, arguments.get(name, 0.0), 0.0, float("inf"))
+    check_range("gamma", arguments.get("gamma", 0.0), 0.0, 1.0)
 
 
 # Classes by their dotted paths

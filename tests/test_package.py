@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "core": set(),
     "datasets": set(),
-    "settings": set(),
+    "settings": {"core"},
     "command_line": set(),
     "atomic_files": set(),
     "encoders": set(),

@@ -16,7 +16,7 @@ from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.runs import PROGRAM, recorded_arguments, unfinished_run
 from sb3_elmur.command_line import SettingsError, key_value
 from sb3_elmur.core.config import check_count
-from sb3_elmur.settings import check_known, read_settings
+from sb3_elmur.settings import check_known, check_normalization, read_settings
 
 CONF_FILE = "bc_elmur.yml"  # of the package
 PAIRS = ("policy_kwargs", "env_kwargs", "normalize_kwargs")
@@ -70,6 +70,7 @@ class Settings:
         for name in PAIRS:
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"`{name}` must map arguments to values. Received {getattr(self, name)!r}.")
+        check_normalization(self.normalize_kwargs)
         check_count("n_eval_envs", self.n_eval_envs, 1)
         if not isinstance(self.normalize, bool):
             raise ValueError(f"`normalize` must be true, false, or arguments of VecNormalize. Received {self.normalize!r}.")

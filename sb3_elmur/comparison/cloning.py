@@ -16,6 +16,7 @@ from sb3_elmur.datasets.episodes import Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.settings import check_normalization
 from sb3_elmur.zoo.checks import check_policy_ranges
 
 MODEL_HINTS: dict[str, Any] = {
@@ -47,6 +48,7 @@ class Cloning:
     def check(self, settings: Mapping[str, Any]) -> None:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         make_config(settings)
+        check_normalization(Wrappers.of(settings).normalize or {})
         check_policy_ranges(find_policy(settings["policy"], RecurrentPPO), settings.get("policy_kwargs", {}))
 
     def train(self, job: Job) -> Trained:

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_elmur.masks import get_action_masks, has_masks, sample_valid
-from sb3_elmur.models import find_statistics, load_model, normalized
+from sb3_elmur.models import as_in_training, find_statistics, load_model, normalized
 
 
 class Model(Protocol):
@@ -63,6 +64,13 @@ def _follow_saved(path: Path, env: gymnasium.Env, device: str) -> Act:
     except ValueError as error:
         raise ValueError(f"`expert` must be the file of a RecurrentPPO. Load '{path}' and pass the model. {error}") from error
     act, statistics = _follow(model, env), find_statistics(path, model)
+    as_trained = as_in_training(DummyVecEnv([lambda: env]), statistics)
+    try:
+        check_for_correct_spaces(as_trained, model.observation_space, model.action_space)
+    except ValueError as error:
+        raise ValueError(
+            f"`expert` must have been trained in the spaces of the environment. Received '{path}'. {error}"
+        ) from error
     if statistics is None:
         return act
     normalize = normalized(DummyVecEnv([lambda: env]), statistics).normalize_obs

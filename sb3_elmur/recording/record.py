@@ -67,6 +67,8 @@ def record(
     """
     check_count("n_episodes", n_episodes, 1)
     check_count("seed", seed, 0)
+    if seed + n_episodes > 2**32:
+        raise ValueError(f"`seed` + `n_episodes` must be at most 2**32. Received {seed} + {n_episodes}.")
     check_choice("format", format, tuple(WRITERS))
     least, most = check_noise(noise)
     env_kwargs = env_kwargs or {}

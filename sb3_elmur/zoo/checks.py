@@ -11,7 +11,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_elmur.core.config import ElmurConfig, check_count, check_range
 from sb3_elmur.core.registry import find_core
@@ -23,6 +23,7 @@ from sb3_elmur.settings import (
     as_literal,
     as_number,
     check_known,
+    check_normalization,
     check_type,
     find_class,
     present_path,
@@ -87,7 +88,7 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
         if settings.get(name) is not None:
             check_range(name, initial_value(settings[name]), low, high)
     if isinstance(normalize := checked.get("normalize"), dict):
-        _check_normalization(normalize)
+        check_normalization(normalize)
     check_known("argument of Monitor in `monitor_kwargs`", checked.get("monitor_kwargs", {}), argument_types(Monitor, ["env"]))
     for name, base in CLASSES.items():
         if checked.get(name) is not None:
@@ -105,16 +106,6 @@ def initial_value(value: Any) -> Any:
     """The number that a schedule begins with; what is none stays as it is."""
     number = as_number(value.removeprefix(SCHEDULE)) if isinstance(value, str) and value.startswith(SCHEDULE) else None
     return value if number is None else schedule(value).start
-
-
-def _check_normalization(arguments: Mapping[str, Any]) -> None:
-    types = argument_types(VecNormalize, ["venv", "training"])
-    check_known("argument of VecNormalize in `normalize`", arguments, types)
-    for name, value in arguments.items():
-        check_type(f"`{name}` of `normalize`", value, types[name])
-    for name in ("clip_obs", "clip_reward", "epsilon"):
-        check_range(name, arguments.get(name, 0.0), 0.0, inf)
-    check_range("gamma", arguments.get("gamma", 0.0), 0.0, 1.0)
 
 
 def checked_classes(name: str, entries: Any, base: type) -> list[Any]:

@@ -243,6 +243,16 @@ def test_models_of_other_classes_are_to_be_loaded_first(tmp_path: Path) -> None:
         record("CartPole-v1", str(tmp_path / "model.zip"), tmp_path / "data", n_episodes=1)
 
 
+def test_a_saved_model_of_other_spaces_is_refused(tmp_path: Path) -> None:
+    """T-Maze and CartPole both show four numbers."""
+    RecurrentPPO("ElmurPolicy", "CartPole-v1", policy_kwargs={"d_model": 8}).save(tmp_path / "model.zip")
+    with pytest.raises(
+        ValueError, match=r"`expert` must have been trained in the spaces of the environment. Received .*model\.zip"
+    ):
+        record(TMAZE, tmp_path / "model.zip", tmp_path / "data", n_episodes=1)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("expert", ["orcale", "absent.zip", 3])
 def test_no_expert_is_refused(expert: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"`expert`.* Received {expert!r}"):
@@ -256,6 +266,7 @@ def test_no_expert_is_refused(expert: Any, tmp_path: Path) -> None:
         ({"env": "CartPole-v1"}, r"`expert='oracle'`.*oracle_action"),
         ({"n_episodes": 0}, r"`n_episodes`.* 1\. Received 0\."),
         ({"seed": -1}, r"`seed`.* 0\. Received -1\."),
+        ({"seed": 2**32 - 1, "n_episodes": 2}, r"`seed` \+ `n_episodes` must be at most 2\*\*32\. Received 4294967295 \+ 2\."),
         ({"noise": 1.5}, r"`noise`.*\[0, 1\]\. Received 1\.5\."),
         ({"noise": (0.5, 1.5)}, r"`noise`.*\[0, 1\]\. Received 1\.5\."),
         ({"noise": (0.6, 0.5)}, r"`noise`.* Received \(0\.6, 0\.5\)\."),
