@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import gymnasium
+import torch as th
 
 MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError, OverflowError, gymnasium.error.Error)
 Main = Callable[..., None]  # of the command line, or of nothing for that of the process
@@ -55,6 +56,21 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def check_device(name: str) -> None:
+    """
+    Check that a device is there.
+
+    :param name: PyTorch's, or ``"auto"``.
+    :raises SettingsError: If it is not there.
+    """
+    if name == "auto":
+        return
+    try:
+        th.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"`--device` must be there. Received {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def import_packages(packages: Iterable[str]) -> None:

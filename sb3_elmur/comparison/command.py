@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch as th
 from stable_baselines3.common.utils import get_device
 
 import sb3_elmur.envs  # noqa: F401, registers environments
-from sb3_elmur.command_line import SettingsError, told_in_one_line
+from sb3_elmur.command_line import SettingsError, check_device, told_in_one_line
 from sb3_elmur.comparison.cells import make_cells
 from sb3_elmur.comparison.matrix import read_matrix, select
 from sb3_elmur.comparison.report import write_report
@@ -62,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     if options.workers < 1:
         raise SettingsError(f"`--workers` must be at least 1. Received {options.workers}.")
-    device = check_device(options.device)
+    check_device(options.device)
+    device = get_device("auto").type if options.device == "auto" else options.device
     matrix = read_matrix(options.matrix)
     chosen = select(matrix, options.only_envs, options.only_agents, options.seeds)
     cells = make_cells(chosen, options.results)
@@ -81,20 +81,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("Interrupted. What is finished stays; the same command goes on.")
     if failed:
         sys.exit(f"{len(failed)} cells failed: {', '.join(cell.name for cell in failed)}")
-
-
-def check_device(name: str) -> str:
-    """
-    Check that a device is there.
-
-    :param name: PyTorch's, or ``"auto"``.
-    :return: PyTorch's.
-    :raises SettingsError: If it is not there.
-    """
-    if name == "auto":
-        return get_device(name).type
-    try:
-        th.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"`--device` must be there. Received {name!r}: {str(error).splitlines()[0]}") from error
-    return name

@@ -22,7 +22,7 @@ from typing import Any
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
-from sb3_elmur.command_line import SettingsError, import_packages, told_in_one_line
+from sb3_elmur.command_line import SettingsError, check_device, import_packages, told_in_one_line
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.ppo import RecurrentPPO
@@ -238,6 +238,7 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", dest="wanted", action="store_false")
     options = parser.parse_known_args(arguments)[0]
     import_packages(options.gym_packages)
+    check_device(options.device)
     return options
 
 

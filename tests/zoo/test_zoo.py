@@ -368,6 +368,8 @@ def test_an_argument_of_few_values_takes_no_other() -> None:
             "Study 'maze' of absent.log has no complete trial 3.",
         ),
         (["tune", *SHORT, "n_steps:'8'"], "`n_steps` must be int. Received '8'."),
+        (["train", *SHORT, "--device", "nowhere"], "`--device` must be there. Received 'nowhere'"),
+        (["enjoy", "--env", MAZE, "--device", "nowhere"], "`--device` must be there. Received 'nowhere'"),
         (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
         (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
         (["enjoy", "--env", "MyOwn-v0"], "`--env` must be a registered id. Received 'MyOwn-v0'."),
