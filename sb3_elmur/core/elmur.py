@@ -75,6 +75,9 @@ class Elmur(MemoryCore):
     choose_slot: Callable[[Tensor], tuple[Tensor, Tensor]]  # least_recently_written, unless an ablation sets another
     sinusoids: Tensor
     distance: Tensor  # from each step of a segment back to each other, (L, L); L for later ones
+    _run_tracks: Callable[..., Any]
+    _run_step: Callable[..., Any]
+    _run_rollout_step: Callable[..., Any]
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__(config)
@@ -102,10 +105,6 @@ class Elmur(MemoryCore):
     def make_final_norm(self) -> nn.Module:
         """See :meth:`sb3_elmur.core.base.MemoryCore.make_final_norm`: a norm behind a pre-norm stack."""
         return make_norm(self.config) if self.config.norm_first else nn.Identity()
-
-    _run_tracks: Callable[..., Any]
-    _run_step: Callable[..., Any]
-    _run_rollout_step: Callable[..., Any]
 
     def run_eagerly(self) -> None:
         """Undo ``compile``, where so few steps are left that compilation would take longer."""

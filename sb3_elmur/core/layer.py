@@ -234,13 +234,7 @@ class ElmurLayer(nn.Module):
             x = self.around_read.after(x, read)
         return self.around_token_ffn(x, self.token_ffn), cache._replace(keys_values=keys_values)
 
-    def rewrite(
-        self,
-        slot: Tensor,
-        outputs: Tensor,
-        write: WriteArguments,
-        load: RouterLoad | None = None,
-    ) -> Tensor:
+    def rewrite(self, slot: Tensor, outputs: Tensor, write: WriteArguments, load: RouterLoad | None = None) -> Tensor:
         """
         Compute the new content of the slot about to be written: tok2mem, and the blend of the paper's LRU update.
 
