@@ -12,6 +12,7 @@ import gymnasium
 import torch as th
 
 MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError, OverflowError, gymnasium.error.Error)
+_N_SEEDS = 2**32
 Main = Callable[..., None]  # of the command line, or of nothing for that of the process
 
 
@@ -56,6 +57,29 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def take_common_options(options: argparse.Namespace) -> None:
+    """
+    Import the packages that the options of :func:`add_common_options` name, and check the others.
+
+    :param options: What the command line says.
+    :raises SettingsError: If a package or the device is not there, or NumPy takes no such seed.
+    """
+    import_packages(options.gym_packages)
+    check_device(options.device)
+    check_seed(options.seed)
+
+
+def check_seed(seed: int) -> None:
+    """
+    Check that NumPy takes a seed.
+
+    :param seed: What the user wrote.
+    :raises SettingsError: If it does not.
+    """
+    if not 0 <= seed < _N_SEEDS:
+        raise SettingsError(f"`--seed` must be in [0, {_N_SEEDS - 1}]. Received {seed}.")
 
 
 def check_device(name: str) -> None:

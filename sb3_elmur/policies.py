@@ -97,6 +97,7 @@ class ElmurPolicy(ActingPolicy):
             policy_checks.check_policy_class(type(self), takes_dict, observation_space)
         policy_checks.check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
         policy_checks.check_sharing(share_features_extractor, separate_critic)
+        policy_checks.check_squashing(squash_output, use_sde)
         self.config = ElmurConfig(**elmur)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}  # the host's eps; one kernel for all parameters
@@ -132,7 +133,7 @@ class ElmurPolicy(ActingPolicy):
         """Make the features extractor, or say which others there are, if the observations do not suit it."""
         try:
             return super().make_features_extractor()
-        except RuntimeError as error:  # of a convolution that is larger than the image
+        except (AssertionError, RuntimeError) as error:  # no image, or one that is smaller than a convolution
             raise policy_checks.unsuited_extractor(self.features_extractor_class, self.observation_space, error) from error
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

@@ -112,6 +112,18 @@ def check_host_actions(action_space: spaces.Space, squash_output: bool) -> None:
         )
 
 
+def check_squashing(squash_output: bool, use_sde: bool) -> None:
+    """
+    Refuse squashed actions without gSDE, whose noise alone the host squashes.
+
+    :param squash_output: Whether actions are squashed to [-1, 1].
+    :param use_sde: Whether their noise is gSDE's.
+    :raises ValueError: If they are squashed and it is not.
+    """
+    if squash_output and not use_sde:
+        raise ValueError("`squash_output=True` needs `use_sde=True`, an argument of the algorithm. Received `use_sde=False`.")
+
+
 def unsuited_extractor(cls: type, observation_space: spaces.Space, error: Exception) -> ValueError:
     """
     Say which other features extractors there are.
@@ -121,9 +133,10 @@ def unsuited_extractor(cls: type, observation_space: spaces.Space, error: Except
     :param error: Why not.
     :return: What to raise.
     """
+    reason = str(error).splitlines()[0].rstrip(".")
     return ValueError(
-        f"`features_extractor_class` must take {observation_space}. Received {cls.__name__}: {str(error).rstrip('.')}. "
-        "sb3_elmur.encoders.FourLayerCNN, and FourLayerExtractor for Dict observations, take images of any size."
+        f"`features_extractor_class` must take {observation_space}. Received {cls.__name__}: {reason}. ElmurPolicy takes "
+        "vectors; sb3_elmur.encoders.FourLayerCNN, and FourLayerExtractor for Dict observations, take images of any size."
     )
 
 

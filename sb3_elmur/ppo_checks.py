@@ -24,8 +24,12 @@ def check_arguments(model: Any) -> None:
         check_range(name, getattr(model, name), 0.0, 1.0)
     for name in ("ent_coef", "vf_coef", "max_grad_norm"):
         check_range(name, getattr(model, name), 0.0, np.inf)
+    if not callable(model.learning_rate):  # a schedule
+        check_range("learning_rate", model.learning_rate, 0.0, np.inf)
+    if model.seed is not None:
+        check_count("seed", model.seed, 0)
     check_count("sde_sample_freq", model.sde_sample_freq, -1)
-    if not callable(model.clip_range):  # a schedule
+    if not callable(model.clip_range):
         check_size("clip_range", model.clip_range)
     optional = ("trust_region", "target_kl") + (("clip_range_vf",) if not callable(model.clip_range_vf) else ())
     for name in optional:

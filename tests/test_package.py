@@ -57,11 +57,11 @@ MAY_IMPORT = {
     "export": {"core", "atomic_files", "command_line", "models", "policies"},
     "zoo": {
         "averaging", "callbacks", "core", "distributed", "envs", "settings", "atomic_files", "command_line", "masks", "models",
-        "policies", "ppo",
+        "policies", "ppo", "ppo_checks",
     },
     "comparison": {
-        "bc", "datasets", "envs", "evaluation", "models", "recording", "settings", "atomic_files", "command_line", "policies",
-        "ppo", "zoo",
+        "bc", "core", "datasets", "envs", "evaluation", "models", "recording", "settings", "atomic_files", "command_line",
+        "policies", "ppo", "zoo",
     },
     "testing": {"core"},
     "cli": set(),

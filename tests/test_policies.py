@@ -14,6 +14,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.utils import polyak_update
 
 from helpers import ACTION_SPACES, SMALL, VECTOR, RandomEnv, make_policy
@@ -358,6 +359,12 @@ def test_model_survives_saving_with_another_number_of_environments(tmp_path: Pat
         ({"xyz": 1}, TypeError, "no argument `xyz`. Known arguments: .*d_model"),
         ({"memory_size": -1}, ValueError, "`memory_size` must be an integer of at least 0. Received -1."),
         ({"detach_memory": 2}, ValueError, "`detach_memory` must be True or False. Received 2."),
+        ({"squash_output": True}, ValueError, "`squash_output=True` needs `use_sde=True`, an argument of the algorithm."),
+        (
+            {"features_extractor_class": NatureCNN},
+            ValueError,
+            r"`features_extractor_class` must take Box.* Received NatureCNN: .*\. ElmurPolicy takes vectors",
+        ),
         ({"share_features_extractor": False}, ValueError, "`share_features_extractor=False` needs `separate_critic=True`."),
     ],
 )
@@ -407,7 +414,7 @@ def test_the_wrong_policy_for_a_space_says_what_to_do() -> None:
         RecurrentPPO("ElmurPolicy", RandomEnv(space, spaces.Discrete(2)))
     with pytest.raises(ValueError, match=r"ElmurMultiInputPolicy.* Box .*ElmurPolicy"):
         RecurrentPPO("ElmurMultiInputPolicy", RandomEnv(VECTOR, spaces.Discrete(2)))
-    with pytest.raises(AssertionError, match="only with images"):
+    with pytest.raises(ValueError, match=r"NatureCNN: .*only with images.*ElmurPolicy takes vectors"):
         RecurrentPPO("ElmurCnnPolicy", RandomEnv(VECTOR, spaces.Discrete(2)))
 
 

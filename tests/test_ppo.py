@@ -451,6 +451,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "n_steps": (0, 1.5),
     "batch_size": (0, -5),
     "n_epochs": (0, -1),
+    "learning_rate": (-1e-4, float("nan"), True, "1e-4"),
+    "seed": (-1, True, 1.5),
 }
 
 

@@ -17,7 +17,7 @@ from sb3_elmur.bc.options import Command, Options, make_settings, parse
 from sb3_elmur.bc.runs import ARGUMENTS_FILE, PROGRAM, SETTINGS_FILE, new_run_folder, record_run, recorded_command, run_name
 from sb3_elmur.bc.shrinking import check_shrinkable, shrink_memory
 from sb3_elmur.bc.trainer import BC
-from sb3_elmur.command_line import check_device, import_packages, told_in_one_line
+from sb3_elmur.command_line import check_device, check_seed, import_packages, told_in_one_line
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.distributed import Group, joined_group
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = parse(sys.argv[1:] if arguments is None else arguments)
     import_packages(command.options.gym_packages)
     check_device(command.options.device)
+    check_seed(command.options.seed)
     with joined_group(command.options.device) as (group, device):
         train(command, group, device)
 

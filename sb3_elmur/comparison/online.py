@@ -13,8 +13,9 @@ from sb3_elmur.comparison.algorithm import Job, Played, Trained
 from sb3_elmur.comparison.evaluation import make_monitored, play
 from sb3_elmur.comparison.policies import find_policy, policy_hints
 from sb3_elmur.comparison.wrappers import Wrappers
+from sb3_elmur.core.config import check_count
 from sb3_elmur.settings import check_normalization, schedule
-from sb3_elmur.zoo.checks import SCHEDULES, check_policy_ranges
+from sb3_elmur.zoo.checks import SCHEDULES, check_policy_ranges, check_ranges
 
 RUN_HINTS: dict[str, Any] = {
     "env_kwargs": dict[str, Any],
@@ -79,12 +80,12 @@ class Online:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
-        for name, default in {"n_envs": 0, "n_timesteps": 0, "frame_stack": 1}.items():
-            if settings.get(name, default) < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received {settings.get(name)!r}.")
-        check_normalization(Wrappers.of(settings).normalize or {})
+        for name in ("n_envs", "n_timesteps"):
+            check_count(name, settings.get(name), 1)
         for name in SCHEDULES:
             schedule(settings.get(name))
+        check_ranges(settings)
+        check_normalization(Wrappers.of(settings).normalize or {})
         check_policy_ranges(find_policy(settings["policy"], self.model_class), settings.get("policy_kwargs", {}))
 
     def train(self, job: Job) -> Trained:

@@ -8,7 +8,7 @@ from sb3_elmur.comparison.algorithm import Algorithm
 from sb3_elmur.comparison.algorithms import ALGORITHMS
 from sb3_elmur.comparison.matrix import Agent, Environment, Matrix
 from sb3_elmur.settings import as_literal, check_known, check_type, read_settings, with_classes
-from sb3_elmur.zoo.checks import SCHEDULES
+from sb3_elmur.zoo.checks import SCHEDULES, check_env_arguments
 
 AS_LITERAL = ("policy_kwargs", "normalize")  # text is Python, as rl_zoo3 has it
 
@@ -61,6 +61,7 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
         check_type(f"`{name}` of {where}", value, policy_hints[name])
     settings["policy_kwargs"] = taken
     try:
+        check_env_arguments(env.env_id, settings.get("env_kwargs") or {})
         algorithm.check(settings)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
-from sb3_elmur.command_line import SettingsError, add_common_options, check_device, import_packages, told_in_one_line
+from sb3_elmur.command_line import SettingsError, add_common_options, take_common_options, told_in_one_line
 from sb3_elmur.core.config import check_count
 from sb3_elmur.envs import TMazeEnv
 from sb3_elmur.envs.batch import creator_of, make_batch
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: Command line; ``None`` means that of the process.
     """
     options = make_parser().parse_args(arguments)
-    import_packages(options.gym_packages)
-    check_device(options.device)
+    take_common_options(options)
     records = []
     for index, model in enumerate(options.models):
         single = len(options.models) == 1 or options.output is None

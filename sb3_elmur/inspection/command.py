@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_elmur.command_line import add_common_options, check_device, import_packages, told_in_one_line
+from sb3_elmur.command_line import add_common_options, take_common_options, told_in_one_line
 from sb3_elmur.core.config import check_count
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.inspection.episodes import FEWEST_EPISODES, Played, inspect_episodes, play
@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: Command line; ``None`` means that of the process.
     """
     options = make_parser().parse_args(arguments)
-    import_packages(options.gym_packages)
-    check_device(options.device)
+    take_common_options(options)
     print(inspect(options))
 
 

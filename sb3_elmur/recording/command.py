@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sb3_elmur.command_line import add_common_options, check_device, import_packages, told_in_one_line
+from sb3_elmur.command_line import add_common_options, take_common_options, told_in_one_line
 from sb3_elmur.models import find_statistics
 from sb3_elmur.recording.record import record
 from sb3_elmur.recording.writers import WRITERS
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: Its words; ``None`` means those of this process.
     """
     options = make_parser().parse_args(arguments)
-    import_packages(options.gym_packages)
-    check_device(options.device)
+    take_common_options(options)
     if Path(options.expert).is_file() and (statistics := find_statistics(Path(options.expert))):
         print(f"The expert sees observations normalised by {statistics}.")
     outcomes = record(

@@ -160,10 +160,11 @@ def _claim(folder: Path, settings: Settings) -> None:
         noted = {"noise": 0.0, "only_successful": False} | json.loads(path.read_text())
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' does not say how a folder was recorded: {error}") from error
+    hint = "" if has_episodes else " There are no episodes yet: if no other recording has begun there, delete that file."
     for name, value in settings.items():
         if name != "versions" and noted.get(name) != value:
             raise ValueError(
-                f"`output` must be recorded with one `{name}`: '{path}' has {noted.get(name)!r}. Received {value!r}."
+                f"`output` must be recorded with one `{name}`: '{path}' has {noted.get(name)!r}. Received {value!r}.{hint}"
             )
 
 

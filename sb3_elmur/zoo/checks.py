@@ -17,6 +17,7 @@ from sb3_elmur.core.config import ElmurConfig, check_count, check_range
 from sb3_elmur.core.registry import find_core
 from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.ppo_checks import check_size
 from sb3_elmur.settings import (
     SCHEDULE,
     argument_types,
@@ -50,13 +51,14 @@ READ_BY_ZOO: dict[str, Any] = {
 SET_BY_ZOO = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
 SET_BY_ALGORITHM = ("observation_space", "action_space", "lr_schedule", "use_sde")
 COUNTS = ("n_envs", "frame_stack", "n_steps", "batch_size", "n_epochs", "stats_window_size")
+SIZES = ("clip_range", "clip_range_vf", "target_kl", "trust_region")
 MOST_LAYERS = 1000  # more would be built for hours before memory ends
 RANGES = {
     "n_timesteps": (1.0, 2.0**53),
     "n_envs": (1.0, 2.0**16),
     "frame_stack": (1.0, 2.0**16),
     **dict.fromkeys(("gamma", "gae_lambda"), (0.0, 1.0)),
-    **dict.fromkeys(("learning_rate", "clip_range", "ent_coef", "vf_coef", "max_grad_norm"), (0.0, inf)),
+    **dict.fromkeys(("learning_rate", "ent_coef", "vf_coef", "max_grad_norm"), (0.0, inf)),
 }
 
 
@@ -82,11 +84,7 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
         else:
             checked[name] = as_literal(name, value) if name in READ_AS_LITERAL else value
             check_type(f"`{name}`", checked[name], types[name])
-    for name in COUNTS:
-        check_count(name, settings.get(name, 1), 1)
-    for name, (low, high) in RANGES.items():
-        if settings.get(name) is not None:
-            check_range(name, initial_value(settings[name]), low, high)
+    check_ranges(settings)
     if isinstance(normalize := checked.get("normalize"), dict):
         check_normalization(normalize)
     check_known("argument of Monitor in `monitor_kwargs`", checked.get("monitor_kwargs", {}), argument_types(Monitor, ["env"]))
@@ -100,6 +98,24 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
                 f"`policy` must be a name, or the dotted path of a policy class. Received {settings['policy']!r}."
             )
     return checked
+
+
+def check_ranges(settings: Mapping[str, Any]) -> None:
+    """
+    Refuse hyper-parameters that are outside their ranges.
+
+    :param settings: Values by name, of the right types.
+    :raises ValueError: If one is.
+    """
+    for name in COUNTS:
+        if settings.get(name) is not None:
+            check_count(name, settings[name], 1)
+    for name, (low, high) in RANGES.items():
+        if settings.get(name) is not None:
+            check_range(name, initial_value(settings[name]), low, high)
+    for name in SIZES:
+        if settings.get(name) is not None:
+            check_size(name, initial_value(settings[name]))
 
 
 def initial_value(value: Any) -> Any:

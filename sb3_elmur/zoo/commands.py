@@ -22,7 +22,14 @@ from typing import Any
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
-from sb3_elmur.command_line import SettingsError, check_device, import_packages, told_in_one_line
+from sb3_elmur.command_line import (
+    SettingsError,
+    check_device,
+    check_seed,
+    import_packages,
+    key_value,
+    told_in_one_line,
+)
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.ppo import RecurrentPPO
@@ -140,11 +147,13 @@ def push_to_hub(arguments: Sequence[str]) -> None:
 
 def _show(module: str, options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Run a module of the zoo that takes a trained agent, which has the statistics that belong to it by name."""
-    from sb3_elmur.zoo import masks, runs, video
+    from sb3_elmur.zoo import checks, manager, masks, runs, video
 
     with ExitStack() as stack:
         if options.wanted:
             _check_registered(options.env)
+            with manager.told(ValueError):
+                checks.check_env_arguments(options.env, dict(options.env_kwargs))
             model = runs.find_model(options)
             settings, _ = runs.check_run(model.parent / options.env.replace("/", "-"))
             if module == "record_video" and options.algo == ALGORITHM:
@@ -234,11 +243,14 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-i", "--trained-agent", default="")
     parser.add_argument("--continue", dest="run", type=Path)
     parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("--env-kwargs", nargs="+", type=key_value, default=[])
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("-h", "--help", dest="wanted", action="store_false")
     options = parser.parse_known_args(arguments)[0]
     import_packages(options.gym_packages)
     check_device(options.device)
+    check_seed(max(0, options.seed))  # with a negative one rl_zoo3 draws its own
     return options
 
 

@@ -327,7 +327,7 @@ def test_file_that_is_no_model_is_refused(refusal: Callable[..., str], models: P
         ("tmaze", ("--lengths", "5", "--episodes", "0"), "Received 0."),
         ("tmaze", (*MAZE, "--episodes", "0"), "Received 0."),
         ("tmaze", (*MAZE, "--n-envs", "0"), "Received 0."),
-        ("tmaze", (*MAZE, "--seed", "-1"), "Seed must be"),
+        ("tmaze", (*MAZE, "--seed", "-1"), "`--seed` must be in [0, 4294967295]. Received -1."),
         ("tmaze", ("--env", "Nowhere-v0"), "Nowhere"),
         ("tmaze", (*MAZE, "--env-kwargs", "width:5"), "'width'"),
         ("tmaze", (*MAZE, "--env-kwargs", "length:1"), "Received 1."),

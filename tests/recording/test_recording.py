@@ -409,6 +409,15 @@ def test_a_folder_is_recorded_with_one_setting(name: str, changes: dict[str, Any
     assert contents(tmp_path) == before
 
 
+def test_a_folder_that_a_failed_recording_left_says_how_to_free_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        record(TMAZE, interrupted(after=1), tmp_path, n_episodes=1)
+    with pytest.raises(ValueError, match=r"`expert`.* There are no episodes yet: .* delete that file\."):
+        record(TMAZE, "oracle", tmp_path, n_episodes=1)
+    (tmp_path / SETTINGS).unlink()
+    record(TMAZE, "oracle", tmp_path, n_episodes=1)
+
+
 def test_a_model_that_was_trained_on_is_another_expert(tmp_path: Path) -> None:
     arguments = {"env": "CartPole-v1", "expert": tmp_path / "model.zip", "output": tmp_path / "data", "n_episodes": 1}
     for seed in (0, 1):
