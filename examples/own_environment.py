@@ -59,12 +59,7 @@ if __name__ == "__main__":
     model = RecurrentPPO(
         "ElmurMultiInputPolicy",  # for Dict observations; "ElmurCnnPolicy" takes images
         make_vec_env(NameTheSymbol, n_envs=16, seed=0),
-        learning_rate=lambda progress_remaining: 1e-3 * progress_remaining,
-        n_steps=128,
-        batch_size=512,
-        n_epochs=4,
-        ent_coef=0.01,
-        policy_kwargs={"d_model": 64, "segment_length": 4, "memory_size": 2, "blend": "gated"},
+        policy_kwargs={"segment_length": 4, "memory_size": 2},
         seed=0,
         verbose=1,
     )

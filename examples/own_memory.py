@@ -48,7 +48,7 @@ if __name__ == "__main__":
     check_core(MinGRU)
     env = make_vec_env("TMazePassive-v0", n_envs=64, seed=0, env_kwargs={"corridor_length": (1, 28), "reward": "eased"})
     policy_kwargs = {"core": MinGRU, "core_kwargs": {"gate_bias": -3.0}, "segment_length": 16}
-    model = RecurrentPPO("ElmurPolicy", env, batch_size=1024, policy_kwargs=policy_kwargs, seed=0, verbose=1)
+    model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=policy_kwargs, seed=0, verbose=1)
     model.learn(arguments.total_timesteps)
     evaluation = Corridors(model.policy, lengths=(30, 100), n_episodes=100, seed=1000)
     print({length: float(success.mean()) for length, success in evaluation.finish().items()})

@@ -24,23 +24,8 @@ arguments = parser.parse_args()
 corridors = {"corridor_length": (1, 28), "reward": "eased"}
 env = make_vec_env("TMazePassive-v0", n_envs=64, seed=0, env_kwargs=corridors)
 
-model = RecurrentPPO(
-    "ElmurPolicy",
-    env,
-    learning_rate=lambda progress_remaining: 1e-3 * progress_remaining,
-    n_steps=128,
-    batch_size=1024,
-    n_epochs=4,
-    ent_coef=0.01,
-    policy_kwargs={
-        "d_model": 64,
-        "segment_length": 5,  # six segments in a corridor of 30 steps
-        "memory_size": 2,
-        "blend": "gated",  # what a slot keeps, it keeps bit for bit
-    },
-    seed=0,
-    verbose=1,
-)
+policy_kwargs = {"segment_length": 5, "memory_size": 2}  # six segments in a corridor of 30 steps; two slots for one cue
+model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=policy_kwargs, seed=0, verbose=1)
 model.learn(arguments.total_timesteps, callback=MemoryCallback())
 model.save(arguments.output)
 

@@ -32,6 +32,18 @@ class _ChainIndex(NamedTuple):
     record: np.ndarray  # row of the stored memories; -1 for an episode's start
 
 
+def default_batch_size(n_steps: int) -> int:
+    """
+    How many steps a minibatch has at least, where nothing is said.
+
+    More environments make minibatches larger, not more: small ones take as long to launch.
+
+    :param n_steps: Of a rollout, in all environments.
+    :return: An eighth, but at least 256.
+    """
+    return max(256, n_steps // 8)
+
+
 class _SegmentStorage(RolloutBuffer):
     """
     What the buffers for flat and for Dict observations share.

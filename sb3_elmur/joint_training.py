@@ -87,10 +87,10 @@ class _JointBuffer:
         self._buffer, self._group = buffer, group
         self.values, self.returns = group.gather(buffer.values), group.gather(buffer.returns)
 
-    def get(self, batch_size: int | None) -> Iterator[RecurrentRolloutBufferSamples]:
+    def get(self, batch_size: int) -> Iterator[RecurrentRolloutBufferSamples]:
         """As many minibatches in each process, which together have at least ``batch_size`` steps."""
         group = self._group
-        share = None if batch_size is None else math.ceil(batch_size / group.size)
+        share = math.ceil(batch_size / group.size)
         for data in self._buffer.get(share, at_most=lambda number: int(group.gather(number).min())):
             sizes = group.gather(len(data.mask)).astype(int).tolist()
             numbers = th.stack((data.old_values, data.old_log_prob, data.advantages, data.returns))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sb3_elmur.averaging import Average, EndAverage, as_callbacks, begin_average
-from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer, default_batch_size
 from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.distributed import current_group
@@ -49,7 +49,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     :param env: Environment, or its id.
     :param learning_rate: Learning rate or schedule.
     :param n_steps: Steps per environment and rollout.
-    :param batch_size: Least number of steps in a minibatch, which holds whole chains.
+    :param batch_size: Least number of steps in a minibatch, which holds whole chains; ``None`` for an eighth of a rollout, but
+        at least 256.
     :param n_epochs: Passes over a rollout.
     :param gamma: Discount factor.
     :param gae_lambda: Factor of generalised advantage estimation.
@@ -103,7 +104,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         env: GymEnv | str,
         learning_rate: float | Schedule = FALLING,
         n_steps: int = 128,
-        batch_size: int | None = 256,
+        batch_size: int | None = None,
         n_epochs: int = 4,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -154,23 +155,18 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
 
     def _setup_model(self) -> None:
         check_arguments(self)
+        if self.batch_size is None:
+            self.batch_size = default_batch_size(self.n_steps * self.n_envs * current_group().size)
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps
         self._last_lstm_states = None
         buffer_class = SegmentDictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else SegmentRolloutBuffer
         self.rollout_buffer = buffer_class(
-            self.n_steps,
-            self.observation_space,
-            self.action_space,
-            partial(self.policy.initial_memories, self.n_envs),
-            self.policy.config.segment_length,
-            self.bptt_segments,
-            self.device,
-            gae_lambda=self.gae_lambda,
-            gamma=self.gamma,
+            self.n_steps, self.observation_space, self.action_space, partial(self.policy.initial_memories, self.n_envs),
+            self.policy.config.segment_length, self.bptt_segments, self.device, gae_lambda=self.gae_lambda, gamma=self.gamma,
             n_envs=self.n_envs,
-        )
+        )  # fmt: skip
 
     def learn(
         self: Self,

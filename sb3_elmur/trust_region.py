@@ -51,8 +51,7 @@ def rollout_kl(model: Any) -> float:
     """
     total, steps = 0.0, 0
     model.policy.set_training_mode(False)
-    batch_size = None if model.batch_size is None else AT_ONCE * model.batch_size
-    for data in model.rollout_buffer.get_episodes(batch_size):
+    for data in model.rollout_buffer.get_episodes(AT_ONCE * model.batch_size):
         actions = data.actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else data.actions
         with th.no_grad():
             _, log_prob, _ = model.policy.evaluate_actions(

@@ -465,6 +465,14 @@ def test_wrong_arguments_are_refused_when_given_and_when_loaded(name: str, value
         RecurrentPPO.load(tmp_path / "model", **{name: value})
 
 
+@pytest.mark.parametrize(("n_envs", "n_steps", "least"), [(1, 16, 256), (8, 128, 256), (16, 128, 256), (64, 128, 1024)])
+def test_minibatches_grow_with_the_rollout(n_envs: int, n_steps: int, least: int, tmp_path: Path) -> None:
+    model = RecurrentPPO("ElmurPolicy", random_envs(n_envs), n_steps=n_steps, policy_kwargs=SMALL)
+    assert model.batch_size == least
+    model.save(tmp_path / "model")
+    assert RecurrentPPO.load(tmp_path / "model", batch_size=None, env=random_envs(n_envs)).batch_size == least
+
+
 @pytest.mark.parametrize("episodes", [0, 1.5])
 def test_statistics_of_no_whole_number_of_episodes_are_refused(episodes: Any) -> None:  # `load` takes no notice of it
     with pytest.raises(ValueError, match=rf"`stats_window_size` must be an integer of at least 1. Received {episodes}"):
