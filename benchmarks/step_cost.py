@@ -16,6 +16,7 @@ that whatever else the machine does falls on all of them alike.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -43,6 +44,7 @@ from sb3_elmur.trust_region import rollout_kl
 PARTS = ("length", "updates", "compiled")
 ROUNDS, STEPS = 40, 50  # timed steps of each length: so many rounds of so many steps
 SEGMENTS, N_ENVS, CALLS = (1, 3, 8), (1, 8, 16), 32
+UPDATED = (8, 64, 128)  # environments of the rollouts on which updates are timed
 
 
 def resident_bytes() -> int:
@@ -164,11 +166,12 @@ def trained(bptt_segments: int, n_envs: int, seed: int) -> RecurrentPPO:
 
 
 def measure_updates(rounds: int, seed: int) -> dict[str, dict[str, float]]:
-    """Cost of an update on 1,024 steps of 8 environments, and of its parts, by segments per chain."""
+    """Cost of an update, and of its parts, by number of environments, and so size of minibatches, and segments per chain."""
     functions: dict[str, Callable[[], object]] = {}
-    for segments in SEGMENTS:
-        model = trained(segments, 8, seed)
-        functions[f"update, {segments} segments per chain"] = model.train
+    for n_envs, segments in itertools.product(UPDATED, SEGMENTS):
+        model = trained(segments, n_envs, seed)
+        functions[f"update, {n_envs} environments, {segments} segments per chain"] = model.train
+    model = trained(SEGMENTS[-1], UPDATED[0], seed)
     functions["trust region: one replay of the rollout"] = lambda: rollout_kl(model)
     return take_turns(functions, rounds)
 
