@@ -5,7 +5,7 @@ Whether what is learned in short episodes holds in long ones, by segment length 
     python benchmarks/longer_than_trained.py --run 16 8 0    # one run: L, M, seed
     python benchmarks/longer_than_trained.py --report        # a table of what is there
 
-Training is that of the README: corridors of 3 to 30 steps, the defaults of ``RecurrentPPO``, 16 environments. Every result is
+Training: corridors of 3 to 30 steps, the defaults of ``RecurrentPPO``, 16 environments. Every result is
 ``benchmarks/results/longer_than_trained/<L>_<M>_<seed>.json``, and is not repeated once it is there.
 """
 
