@@ -3,10 +3,10 @@ Environment steps per second of whole PPO training, ELMUR beside other policies 
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training_speed.py
 
-writes ``benchmarks/results/training_speed.json``. skrl's PPO_RNN takes part if it is installed (``pip install skrl==2.1.1``).
-One measurement is one rollout and its update; contestants take turns, so that they share whatever else the machine does. The
-warm-up rollout has one epoch. Two contestants have the defaults of their classes, among them the epochs and the size of
-minibatches; the others have these in common.
+writes ``benchmarks/results/training_speed.json``. PPO of skrl and torchrl takes part if they are installed (``pip install
+skrl==2.1.1 torchrl==0.14.1``). One measurement is one rollout and its update; contestants take turns, so that they share
+whatever else the machine does. The warm-up rollout has one epoch. Two contestants have the defaults of their classes, among
+them the epochs and the size of minibatches; the others have these in common.
 
 The learning rate is so small that policies stay as they were initialised: the work is that of training, and every
 contestant meets episodes of the same length however many rollouts it has done.
@@ -21,31 +21,38 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import sb3_contrib
 import torch as th
 from common import RESULTS, markdown_table, provenance, write_json
+from contestants import (
+    LEARNING_RATE,
+    N_STEPS,
+    PPO_ARGUMENTS,
+    Contestant,
+    Measurement,
+    Stopwatch,
+    count_parameters,
+    synchronizer,
+)
 from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from skrl_gru import import_skrl, skrl_env, skrl_gru, skrl_roles
+from skrl_ppo import SkrlContestant, skrl_env, skrl_gru, skrl_roles
 from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
-from torch import nn
+from torchrl_ppo import TorchrlContestant, torchrl_gru
 
 import sb3_elmur
 from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.envs import TMazeVecEnv
 
-N_STEPS = 128
-N_EPOCHS = 10
 BATCH_SIZE = {8: 256, 64: 2048, 512: 16384}  # by number of environments
-LEARNING_RATE = 1e-9
 FRAMES = 4
 TOLERANCE = 0.05  # of the parameter count
 ELMUR: dict[str, Any] = dict(n_layers=2, d_model=64, n_heads=4, segment_length=16, memory_size=4, blend="gated")
@@ -55,63 +62,6 @@ ELMUR_VARIANTS: dict[str, dict[str, Any]] = {
     "elmur-8": dict(bptt_segments=8),
 }
 DEFAULTS = ("elmur-defaults", "lstm-defaults")
-PPO_ARGUMENTS: dict[str, Any] = dict(
-    n_steps=N_STEPS,
-    n_epochs=N_EPOCHS,
-    learning_rate=LEARNING_RATE,
-    gamma=0.99,
-    gae_lambda=0.95,
-    clip_range=0.2,
-    ent_coef=0.0,
-    vf_coef=0.5,
-    max_grad_norm=0.5,
-)
-
-
-class Measurement(NamedTuple):
-    """Seconds of one rollout and its update, and how many episodes began in it."""
-
-    total: float
-    rollout: float
-    update: float
-    episodes: int
-
-
-class Contestant(Protocol):
-    """Something that trains."""
-
-    parameters: int
-
-    def train(self, n_epochs: int | None = None) -> Measurement:
-        """Collect one rollout and update on it, in as many epochs as it has, or in others."""
-
-
-class Stopwatch:
-    """
-    Wraps a method and keeps the seconds of its last call.
-
-    :param owner: object whose method is replaced
-    :param name: name of the method
-    :param synchronize: waits until the device is done
-    """
-
-    def __init__(self, owner: object, name: str, synchronize: Callable[[], None]) -> None:
-        self.seconds = 0.0
-        method = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = method(*args, **kwargs)
-            synchronize()
-            self.seconds = time.perf_counter() - start
-            return result
-
-        setattr(owner, name, timed)
-
-
-def synchronizer(device: str) -> Callable[[], None]:
-    """Return a function that waits until ``device`` is done."""
-    return partial(th.cuda.synchronize, device) if th.device(device).type == "cuda" else lambda: None
 
 
 class Sb3Contestant:
@@ -138,69 +88,6 @@ class Sb3Contestant:
         total = time.perf_counter() - start
         episodes = int(self.model.rollout_buffer.episode_starts.sum())
         return Measurement(total, self._rollout.seconds, self._update.seconds, episodes)
-
-
-class SkrlContestant:
-    """
-    skrl's PPO_RNN with a GRU, driven by skrl's SequentialTrainer on the environments of the other contestants.
-
-    :param venv: environments
-    :param width: width of the GRU
-    :param sequence_length: steps through which gradients flow
-    :param shared: one GRU, run once for actor and critic, instead of one for each
-    :param batch_size: steps per minibatch
-    :param device: torch device
-    """
-
-    def __init__(self, venv: VecEnv, width: int, sequence_length: int, shared: bool, batch_size: int, device: str) -> None:
-        skrl = import_skrl()
-        env = skrl_env(venv, device)
-        models = [skrl_gru(env, width, sequence_length, roles, device) for roles in skrl_roles(shared)]
-        self.parameters = sum(count_parameters(model) for model in models)
-        self._memory = skrl.memories.torch.RandomMemory(memory_size=N_STEPS, num_envs=venv.num_envs, device=device)
-        self._agent = skrl.agents.torch.ppo.PPO_RNN(
-            models={"policy": models[0], "value": models[-1]},
-            memory=self._memory,
-            observation_space=env.observation_space,
-            action_space=env.action_space,
-            device=device,
-            cfg=dict(
-                rollouts=N_STEPS,
-                mini_batches=N_STEPS * venv.num_envs // batch_size,
-                learning_rate=LEARNING_RATE,
-                discount_factor=PPO_ARGUMENTS["gamma"],
-                gae_lambda=PPO_ARGUMENTS["gae_lambda"],
-                ratio_clip=PPO_ARGUMENTS["clip_range"],
-                entropy_loss_scale=PPO_ARGUMENTS["ent_coef"],
-                value_loss_scale=PPO_ARGUMENTS["vf_coef"],
-                grad_norm_clip=PPO_ARGUMENTS["max_grad_norm"],
-                value_clip=0.0,
-                time_limit_bootstrap=True,
-                experiment=dict(write_interval=0, checkpoint_interval=0),
-            ),
-        )
-        self._trainer = skrl.trainers.torch.SequentialTrainer(
-            env=env,
-            agents=self._agent,
-            cfg=dict(timesteps=N_STEPS, headless=True, disable_progressbar=True, close_environment_at_exit=False),
-        )
-        self._synchronize = synchronizer(device)
-        self._update = Stopwatch(self._agent, "update", self._synchronize)
-
-    def train(self, n_epochs: int | None = None) -> Measurement:
-        """Collect one rollout and update on it, in as many epochs as it has, or in others."""
-        th.distributions.Distribution.set_default_validate_args(False)  # as skrl does when it is imported
-        self._agent.cfg.learning_epochs = n_epochs or N_EPOCHS
-        start = time.perf_counter()
-        self._trainer.train()
-        total = time.perf_counter() - start
-        ends = self._memory.get_tensor_by_name("terminated") | self._memory.get_tensor_by_name("truncated")
-        return Measurement(total, total - self._update.seconds, self._update.seconds, int(ends.sum()))
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Return the number of trainable parameters."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def fit_width(count: Callable[[int], int], target: int) -> int:
@@ -291,6 +178,14 @@ def skrl_ppo(sequence_length: int, shared: bool, venv: VecEnv, batch_size: int, 
     return SkrlContestant(venv, width, sequence_length, shared, batch_size, device)
 
 
+def torchrl_ppo(venv: VecEnv, batch_size: int, device: str, seed: int) -> Contestant:
+    """Return torchrl's PPO."""
+    th.manual_seed(seed)
+    target = policy_parameters(sb3_elmur.ElmurPolicy, venv, **ELMUR)
+    width = fit_width(lambda width: count_parameters(torchrl_gru(venv, width, device)), target)
+    return TorchrlContestant(venv, width, batch_size, device)
+
+
 CONTESTANTS: dict[str, Callable[[VecEnv, int, str, int], Contestant]] = {
     **{name: partial(recurrent, name) for name in ELMUR_VARIANTS},
     **{name: partial(defaults, name) for name in DEFAULTS},
@@ -300,6 +195,7 @@ CONTESTANTS: dict[str, Callable[[VecEnv, int, str, int], Contestant]] = {
     "skrl-gru-16": partial(skrl_ppo, 16, True),
     "skrl-gru-32": partial(skrl_ppo, 32, True),
     "skrl-two-gru-32": partial(skrl_ppo, 32, False),
+    "torchrl-gru": torchrl_ppo,
     "frame-stack": frame_stack,
 }
 DESCRIPTIONS = {
@@ -314,6 +210,7 @@ DESCRIPTIONS = {
     "skrl-gru-16": "skrl PPO_RNN, one GRU for actor and critic, sequences of 16",
     "skrl-gru-32": "skrl PPO_RNN, one GRU for actor and critic, sequences of 32",
     "skrl-two-gru-32": "skrl PPO_RNN, a GRU each for actor and critic as in skrl's examples, sequences of 32",
+    "torchrl-gru": "torchrl ClipPPOLoss, one GRU for actor and critic",
     "frame-stack": f"stable_baselines3.PPO, MlpPolicy on {FRAMES} stacked frames",
 }
 

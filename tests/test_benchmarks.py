@@ -14,6 +14,6 @@ def test_a_benchmark_imports(script: Path) -> None:
     try:
         importlib.import_module(script.stem)
     except ModuleNotFoundError as error:
-        if error.name in ("skrl", "mani_skill", "mikasa_robo_suite", "sapien"):
+        if error.name in ("skrl", "torchrl", "mani_skill", "mikasa_robo_suite", "sapien"):
             pytest.skip(f"{error.name} is missing, which no extra of the tests brings")
         raise

@@ -3,12 +3,72 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import numpy as np
 import torch as th
+from contestants import LEARNING_RATE, N_EPOCHS, N_STEPS, PPO_ARGUMENTS, Measurement, Stopwatch, count_parameters, synchronizer
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
+
+
+class SkrlContestant:
+    """
+    skrl's PPO_RNN with a GRU, driven by skrl's SequentialTrainer on the environments of the other contestants.
+
+    :param venv: environments
+    :param width: width of the GRU
+    :param sequence_length: steps through which gradients flow
+    :param shared: one GRU, run once for actor and critic, instead of one for each
+    :param batch_size: steps per minibatch
+    :param device: torch device
+    """
+
+    def __init__(self, venv: VecEnv, width: int, sequence_length: int, shared: bool, batch_size: int, device: str) -> None:
+        skrl = import_skrl()
+        env = skrl_env(venv, device)
+        models = [skrl_gru(env, width, sequence_length, roles, device) for roles in skrl_roles(shared)]
+        self.parameters = sum(count_parameters(model) for model in models)
+        self._memory = skrl.memories.torch.RandomMemory(memory_size=N_STEPS, num_envs=venv.num_envs, device=device)
+        self._agent = skrl.agents.torch.ppo.PPO_RNN(
+            models={"policy": models[0], "value": models[-1]},
+            memory=self._memory,
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+            device=device,
+            cfg=dict(
+                rollouts=N_STEPS,
+                mini_batches=N_STEPS * venv.num_envs // batch_size,
+                learning_rate=LEARNING_RATE,
+                discount_factor=PPO_ARGUMENTS["gamma"],
+                gae_lambda=PPO_ARGUMENTS["gae_lambda"],
+                ratio_clip=PPO_ARGUMENTS["clip_range"],
+                entropy_loss_scale=PPO_ARGUMENTS["ent_coef"],
+                value_loss_scale=PPO_ARGUMENTS["vf_coef"],
+                grad_norm_clip=PPO_ARGUMENTS["max_grad_norm"],
+                value_clip=0.0,
+                time_limit_bootstrap=True,
+                experiment=dict(write_interval=0, checkpoint_interval=0),
+            ),
+        )
+        self._trainer = skrl.trainers.torch.SequentialTrainer(
+            env=env,
+            agents=self._agent,
+            cfg=dict(timesteps=N_STEPS, headless=True, disable_progressbar=True, close_environment_at_exit=False),
+        )
+        self._synchronize = synchronizer(device)
+        self._update = Stopwatch(self._agent, "update", self._synchronize)
+
+    def train(self, n_epochs: int | None = None) -> Measurement:
+        """Collect one rollout and update on it, in as many epochs as it has, or in others."""
+        th.distributions.Distribution.set_default_validate_args(False)  # as skrl does when it is imported
+        self._agent.cfg.learning_epochs = n_epochs or N_EPOCHS
+        start = time.perf_counter()
+        self._trainer.train()
+        total = time.perf_counter() - start
+        ends = self._memory.get_tensor_by_name("terminated") | self._memory.get_tensor_by_name("truncated")
+        return Measurement(total, total - self._update.seconds, self._update.seconds, int(ends.sum()))
 
 
 def import_skrl() -> Any:
