@@ -24,14 +24,15 @@ class ActingPolicy(RecurrentActorCriticPolicy):
     """
     A policy with a backbone, in which :meth:`predict` and :meth:`step` act.
 
-    A subclass sets ``backbone`` and ``_action_shift`` (:func:`sb3_elmur.spaces.shifts`), and implements :meth:`_features`.
+    A subclass sets ``backbone`` and ``_action_shift`` (:func:`sb3_elmur.spaces.shifts`), and implements
+    :meth:`actor_features`.
     """
 
     backbone: Backbone
     _action_shift: Any
 
-    def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
-        """Features for actor and critic, each (B, features_dim)."""
+    def actor_features(self, obs: PyTorchObs) -> Tensor:
+        """The actor's features of observations (B, ...), (B, features_dim)."""
         raise NotImplementedError
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor, action_masks: Any = None) -> Distribution:
@@ -128,7 +129,7 @@ class ActingPolicy(RecurrentActorCriticPolicy):
             self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
-            features, _ = self._features(obs)
+            features = self.actor_features(obs)
             latent, state = advance(features, policy_checks.as_episode_start(episode_start, len(features)).to(features.device))
             masks = check_masks(action_masks, self.action_space, len(latent))
             distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent), masks)

@@ -27,8 +27,8 @@ class _ChainIndex(NamedTuple):
 
     env: np.ndarray
     begin: np.ndarray  # first step inside the rollout
-    carried: np.ndarray  # steps before the rollout
-    counted: np.ndarray  # steps inside the rollout
+    n_carried: np.ndarray  # steps before the rollout
+    n_counted: np.ndarray  # steps inside the rollout
     record: np.ndarray  # row of the stored memories; -1 for an episode's start
 
 
@@ -44,9 +44,9 @@ def default_batch_size(n_steps: int) -> int:
     return max(256, n_steps // 8)
 
 
-class _SegmentStorage(RolloutBuffer):
+class SegmentRolloutBuffer(RolloutBuffer):
     """
-    What the buffers for flat and for Dict observations share.
+    Rollout buffer of whole segments: memory once per chain, and the observations of open chains carried over.
 
     :param buffer_size: Steps per rollout and environment.
     :param observation_space: Observation space.
@@ -187,33 +187,39 @@ class _SegmentStorage(RolloutBuffer):
 
         A remainder below half of that, or of a single step, joins the minibatch before it.
 
-        :param batch_size: ``None`` for a single minibatch.
+        :param batch_size: ``None`` for :func:`default_batch_size`.
         :param at_most: How many minibatches there shall be instead, at most as many; some are joined to one then.
         """
         chains = self._all_chains()
-        order = np.random.permutation(len(chains.counted))
-        minibatches = self._minibatches(chains.counted[order], batch_size or self.buffer_size * self.n_envs)
+        order = np.random.permutation(len(chains.n_counted))
+        minibatches = self._minibatches(chains.n_counted[order], self._least(batch_size))
         if at_most is not None:
             joined = np.array_split(np.arange(len(minibatches)), at_most(len(minibatches)))
             minibatches = [slice(minibatches[several[0]].start, minibatches[several[-1]].stop) for several in joined]
         for chosen in minibatches:
             yield self._sample(_ChainIndex(*(field[order[chosen]] for field in chains)))
 
-    def get_episodes(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:
+    def get_episodes(
+        self, batch_size: int | None = None, at_once: int = 1
+    ) -> Generator[RecurrentRolloutBufferSamples, None, None]:
         """
         As :meth:`get`, in a fixed order, and with all chains of an episode joined to one.
 
         So memory is what the present weights write, from the first chain of the episode in the rollout on, whereas the
         chains that :meth:`get` gives begin with what the weights wrote that collected the rollout.
 
-        :param batch_size: ``None`` for a single minibatch.
+        :param batch_size: As for :meth:`get`.
+        :param at_once: How many times as large minibatches are.
         """
         chains = self._all_chains()
         first = np.flatnonzero((chains.begin == 0) | (chains.record < 0))
-        counted = np.add.reduceat(chains.counted, first)
-        episodes = _ChainIndex(*(field[first] for field in chains))._replace(counted=counted)
-        for chosen in self._minibatches(counted, batch_size or self.buffer_size * self.n_envs):
+        counted = np.add.reduceat(chains.n_counted, first)
+        episodes = _ChainIndex(*(field[first] for field in chains))._replace(n_counted=counted)
+        for chosen in self._minibatches(counted, at_once * self._least(batch_size)):
             yield self._sample(_ChainIndex(*(field[chosen] for field in episodes)))
+
+    def _least(self, batch_size: int | None) -> int:
+        return batch_size or default_batch_size(self.buffer_size * self.n_envs)
 
     def _all_chains(self) -> _ChainIndex:
         assert self.full, "Rollout buffer must be full before sampling from it"
@@ -245,7 +251,7 @@ class _SegmentStorage(RolloutBuffer):
         return [slice(*pair) for pair in itertools.pairwise((*ends, len(counted)))]
 
     def _sample(self, chains: _ChainIndex) -> RecurrentRolloutBufferSamples:
-        total = chains.carried + chains.counted
+        total = chains.n_carried + chains.n_counted
         n_segments = -(-total // self.segment_length)
         order = np.argsort(-n_segments, kind="stable")
         chains, total = _ChainIndex(*(field[order] for field in chains)), total[order]
@@ -253,7 +259,7 @@ class _SegmentStorage(RolloutBuffer):
         for start in range(0, int(total.max()), self.segment_length):
             within = np.arange(start, start + self.segment_length)
             chain, offset = np.nonzero(within < total[:, None])
-            times.append(chains.begin[chain] - chains.carried[chain] + within[offset])
+            times.append(chains.begin[chain] - chains.n_carried[chain] + within[offset])
             envs.append(chains.env[chain])
         time, env = np.concatenate(times), np.concatenate(envs)
         counted = time >= 0
@@ -285,9 +291,5 @@ def _stack_records(fresh: Memory, *records: Memory) -> Memory:
     return Memory(*map(th.cat, zip(*records, fresh.rows(slice(1)), strict=True)))
 
 
-class SegmentRolloutBuffer(_SegmentStorage):
-    """Rollout buffer of whole segments for array observations; arguments as :class:`_SegmentStorage`."""
-
-
-class SegmentDictRolloutBuffer(_SegmentStorage, DictRolloutBuffer):  # type: ignore[misc]
-    """Rollout buffer of whole segments for Dict observations; arguments as :class:`_SegmentStorage`."""
+class SegmentDictRolloutBuffer(SegmentRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
+    """Rollout buffer of whole segments for Dict observations; arguments as :class:`SegmentRolloutBuffer`."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sb3_elmur.averaging import as_callbacks
-from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
+from sb3_elmur.buffers import SegmentRolloutBuffer, default_batch_size
 from sb3_elmur.core.states import Chains
 from sb3_elmur.distributed import Group, LostProcessError, current_group, is_loss
 from sb3_elmur.policies import ElmurPolicy
@@ -83,14 +83,15 @@ class _JointPolicy:
 class _JointBuffer:
     """The rollout buffer, for the host's ``train``: it gives minibatches of all processes."""
 
-    def __init__(self, buffer: SegmentRolloutBuffer | SegmentDictRolloutBuffer, group: Group) -> None:
+    def __init__(self, buffer: SegmentRolloutBuffer, group: Group) -> None:
         self._buffer, self._group = buffer, group
         self.values, self.returns = group.gather(buffer.values), group.gather(buffer.returns)
 
-    def get(self, batch_size: int) -> Iterator[RecurrentRolloutBufferSamples]:
+    def get(self, batch_size: int | None) -> Iterator[RecurrentRolloutBufferSamples]:
         """As many minibatches in each process, which together have at least ``batch_size`` steps."""
         group = self._group
-        share = math.ceil(batch_size / group.size)
+        steps = self._buffer.buffer_size * self._buffer.n_envs * group.size
+        share = math.ceil((batch_size or default_batch_size(steps)) / group.size)
         for data in self._buffer.get(share, at_most=lambda number: int(group.gather(number).min())):
             sizes = group.gather(len(data.mask)).astype(int).tolist()
             numbers = th.stack((data.old_values, data.old_log_prob, data.advantages, data.returns))

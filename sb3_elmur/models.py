@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO
 
 STATISTICS_FILE = "vecnormalize.pkl"
@@ -63,10 +64,14 @@ def load_model(path: Path, device: str = "auto") -> HostRecurrentPPO:
     try:
         return RecurrentPPO.load(path, device=device)
     except Exception as error:  # there is no end to what unpickling and building a foreign model may raise
+        refusal = ValueError(f"{path} is not a model of sb3_elmur.RecurrentPPO: {error!r}")
         try:
-            return HostRecurrentPPO.load(path, device=device)
+            model = HostRecurrentPPO.load(path, device=device)
         except Exception:
-            raise ValueError(f"{path} is not a model of sb3_elmur.RecurrentPPO: {error!r}") from error
+            raise refusal from error
+        if isinstance(model.policy, ElmurPolicy):  # ours refuses it for what it is, not for its class
+            raise refusal from error
+        return model
 
 
 def find_statistics(path: Path, model: BaseAlgorithm | None = None) -> Path | None:

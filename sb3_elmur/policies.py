@@ -27,7 +27,7 @@ from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.masks import check_masks
-from sb3_elmur.spaces import check_spaces, from_zero, shifts, to_space
+from sb3_elmur.spaces import as_dict, check_spaces, from_zero, shifts, to_space
 
 
 @policy_checks.shows_fields_of(ElmurConfig)
@@ -141,13 +141,22 @@ class ElmurPolicy(ActingPolicy):
         return super().extract_features(from_zero(obs, self._observation_shift), features_extractor)
 
     def actor_features(self, obs: PyTorchObs) -> Tensor:
-        """The actor's features of observations (B, ...), each (features_dim,)."""
-        return BasePolicy.extract_features(self, from_zero(obs, self._observation_shift), self.pi_features_extractor)
+        """The actor's features of observations (B, ...), (B, features_dim)."""
+        return self._features_by(self.pi_features_extractor, obs)
+
+    def critic_features(self, obs: PyTorchObs) -> Tensor:
+        """As :meth:`actor_features`, the critic's."""
+        return self._features_by(self.vf_features_extractor, obs)
+
+    def _features_by(self, features_extractor: BaseFeaturesExtractor, obs: PyTorchObs) -> Tensor:
+        if not len(next(iter(as_dict(obs).values()))):  # of which a user's extractor need not know the shape
+            return th.zeros(0, self.features_dim, device=self.device)
+        return BasePolicy.extract_features(self, from_zero(obs, self._observation_shift), features_extractor)
 
     def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Features for actor and critic, each (B, features_dim)."""
-        features = self.extract_features(obs)
-        return features if isinstance(features, tuple) else (features, features)
+        features = self.actor_features(obs)
+        return features, features if self.share_features_extractor else self.critic_features(obs)
 
     def _latents(self, obs: PyTorchObs, before: Any, episode_starts: Tensor) -> tuple[Tensor, Tensor, Any]:
         """
@@ -230,7 +239,7 @@ class ElmurPolicy(ActingPolicy):
         :param action_masks: See :meth:`forward`.
         :return: The distribution, of discrete actions counted from 0, and the actor's packed state after the step.
         """
-        features, _ = self._features(obs)
+        features = self.actor_features(obs)
         latent, pair = self.backbone.unroll(
             features, lstm_states, episode_starts, detach_memory=self.detach_memory, need_state=True
         )
@@ -248,7 +257,7 @@ class ElmurPolicy(ActingPolicy):
         :param episode_starts: (B,), 1 where an episode begins.
         :return: (B, 1).
         """
-        _, features = self._features(obs)
+        features = self.critic_features(obs)
         backbone = self.backbone if self.critic_backbone is None else self.critic_backbone
         if isinstance(lstm_states, states.PolicyState):
             latent, _ = backbone.step(features, lstm_states.vf, episode_starts)

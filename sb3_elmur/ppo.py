@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sb3_elmur.averaging import Average, EndAverage, as_callbacks, begin_average
-from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer, default_batch_size
+from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.distributed import current_group
@@ -73,9 +73,9 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     :param bptt_segments: Consecutive segments of an episode (k) through which gradients flow. Chains are aligned to the
         episode's start: chain c holds its segments c * k, ..., c * k + k - 1. 1 is the paper's detached memory, whose write
         path learns nothing from the task. PPO's ratios see what an update does to memory within a chain alone.
-    :param trust_region: How far an update may take the policy: a KL divergence of whole episodes in nats, or, where actions
-        are discrete and the policy is surer than one nat, in units of its entropy. ``None`` for any distance. See
-        :func:`sb3_elmur.trust_region.training_within`.
+    :param trust_region: How far an update may take the policy: the mean KL divergence of a step, measured on whole episodes,
+        in nats, or, where actions are discrete and the policy is surer than one nat, in units of its entropy. ``None`` for any
+        distance. See :func:`sb3_elmur.trust_region.training_within`.
     :param scale_rewards: Whether to divide rewards by the standard deviation of discounted returns so far, where that is above
         1: the critic, which shares the memory, would drown the policy's gradient otherwise. Small rewards stay as they are.
     :param averaging: Share in [0, 1] of the updates so far that an average of the policy's weights reaches back over; 0 for
@@ -96,7 +96,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
     }
     policy: ElmurPolicy
     state: PolicyState | None
-    rollout_buffer: SegmentRolloutBuffer | SegmentDictRolloutBuffer
+    rollout_buffer: SegmentRolloutBuffer
 
     def __init__(
         self,
@@ -155,8 +155,6 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
 
     def _setup_model(self) -> None:
         check_arguments(self)
-        if self.batch_size is None:
-            self.batch_size = default_batch_size(self.n_steps * self.n_envs * current_group().size)
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps
@@ -281,7 +279,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         :param n_rollout_steps: Steps per environment.
         :return: False if the callback stopped it.
         """
-        assert isinstance(rollout_buffer, SegmentRolloutBuffer | SegmentDictRolloutBuffer)
+        assert isinstance(rollout_buffer, SegmentRolloutBuffer)
         assert self._last_obs is not None, "No previous observation was provided"
         group = current_group()
         self.policy.set_training_mode(False)

@@ -1,5 +1,6 @@
 """How far an update may take the policy, measured on whole episodes, so that what happens to memory counts too."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,11 @@ from sb3_elmur.policies import ElmurPolicy
 DEFAULT_SIZE = 0.1  # nats, or in units of a smaller entropy
 GROWTH = 1.5  # of the share of the learning rate, after an update that stayed inside
 MOST_HALVINGS = 14  # after which nothing is left of an update
+SMALLEST = 2.0**-MOST_HALVINGS  # share of the learning rate, from which it can grow again
+UNLIKE = (
+    "Replayed with the weights that collected them, episodes differ from the rollout by {kl:.2g} nats per step, more than "
+    "`trust_region` allows ({limit:.2g}): the update was taken back. What is random in the policy while it does not train?"
+)
 AT_ONCE = 2  # minibatches replayed together: without gradients they take less memory than one of training, with images, too
 
 
@@ -51,7 +57,7 @@ def rollout_kl(model: Any) -> float:
     """
     total, steps = 0.0, 0
     model.policy.set_training_mode(False)
-    for data in model.rollout_buffer.get_episodes(AT_ONCE * model.batch_size):
+    for data in model.rollout_buffer.get_episodes(model.batch_size, AT_ONCE):
         actions = data.actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else data.actions
         with th.no_grad():
             _, log_prob, _ = model.policy.evaluate_actions(
@@ -123,6 +129,9 @@ def training_within(model: Any, size: float) -> Iterator[None]:
             for weight, old in zip(acting, before, strict=True):
                 weight.copy_(old if halvings == MOST_HALVINGS else old.lerp(weight, 0.5))
         kl = group.mean(rollout_kl(model))
-    model.step_size = model.step_size / 2**halvings if halvings else min(1.0, GROWTH * model.step_size)
+    if kl > limit:  # with the weights that collected the rollout, too
+        warnings.warn(UNLIKE.format(kl=kl, limit=limit), stacklevel=1)
+    else:
+        model.step_size = max(model.step_size / 2**halvings, SMALLEST) if halvings else min(1.0, GROWTH * model.step_size)
     model.logger.record("train/kl_limit", limit)
     model.logger.record("train/step_size", model.step_size)

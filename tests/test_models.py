@@ -69,6 +69,12 @@ def test_a_loaded_model_blends_as_the_saved_one(blend: str, tmp_path: Path) -> N
         np.testing.assert_array_equal(states[0], states[1])
 
 
+def test_a_file_that_ours_refuses_is_not_loaded_as_the_hosts(tmp_path: Path) -> None:
+    make_model(sb3_contrib.RecurrentPPO, "CartPole-v1", ent_coef=-0.1).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model\.zip is not a model of sb3_elmur\.RecurrentPPO: .*`ent_coef`.*-0\.1"):
+        load_model(tmp_path / "model.zip", "cpu")
+
+
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo")
     (tmp_path / "text.zip").write_text("text")

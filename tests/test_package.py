@@ -40,7 +40,7 @@ MAY_IMPORT = {
         "averaging", "compiling", "core", "distributed", "masks", "policies", "policy_checks", "buffers", "joint_training",
         "ppo_checks", "reward_scaling", "trust_region",
     },
-    "models": {"core", "ppo"},
+    "models": {"core", "policies", "ppo"},
     "monitoring": {"core", "policies"},
     "callbacks": {"core", "masks", "monitoring", "ppo", "trust_region"},
     "recording": {"core", "datasets", "atomic_files", "command_line", "masks", "models"},

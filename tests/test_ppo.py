@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
@@ -465,12 +466,37 @@ def test_wrong_arguments_are_refused_when_given_and_when_loaded(name: str, value
         RecurrentPPO.load(tmp_path / "model", **{name: value})
 
 
-@pytest.mark.parametrize(("n_envs", "n_steps", "least"), [(1, 16, 256), (8, 128, 256), (16, 128, 256), (64, 128, 1024)])
-def test_minibatches_grow_with_the_rollout(n_envs: int, n_steps: int, least: int, tmp_path: Path) -> None:
-    model = RecurrentPPO("ElmurPolicy", random_envs(n_envs), n_steps=n_steps, policy_kwargs=SMALL)
-    assert model.batch_size == least
+@pytest.mark.parametrize("n_envs", [1, 8, 20])
+def test_minibatches_grow_with_the_rollout(n_envs: int, tmp_path: Path) -> None:
+    """Where nothing is said they have an eighth of it, at least 256 steps, also after a model has been loaded."""
+
+    def sizes(model: RecurrentPPO, n_steps: int) -> list[int]:
+        model.learn(n_steps)
+        return [len(data.mask) for data in model.rollout_buffer.get(model.batch_size)]
+
+    arguments = {"n_steps": 128, "batch_size": None, "n_epochs": 1, "trust_region": None}
+    model = make_model(random_envs(1), **arguments)
+    assert sizes(model, 128) == [128]
     model.save(tmp_path / "model")
-    assert RecurrentPPO.load(tmp_path / "model", batch_size=None, env=random_envs(n_envs)).batch_size == least
+    model = RecurrentPPO.load(tmp_path / "model", env=random_envs(n_envs))
+    least = max(256, 16 * n_envs)
+    assert all(least <= size < least + L * model.bptt_segments for size in sizes(model, 128 * n_envs)[:-1])
+    assert sum(sizes(model, 128 * n_envs)) == 128 * n_envs
+
+
+class Flat(FlattenExtractor):
+    """Cannot tell the shape of no observations."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations.view(observations.shape[0], -1)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_extractors_never_see_an_empty_batch(separate: bool) -> None:
+    policy_kwargs = {
+        "features_extractor_class": Flat, "separate_critic": separate, "share_features_extractor": not separate,
+    }  # fmt: skip
+    make_model(random_envs(2), policy_kwargs=policy_kwargs).learn(64)
 
 
 @pytest.mark.parametrize("episodes", [0, 1.5])

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 
 import helpers
 from helpers import ACTION_SPACES, random_envs
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.trust_region import critic_weights, rollout_kl
+from sb3_elmur.trust_region import SMALLEST, critic_weights, rollout_kl
 
 make_model = partial(helpers.make_model, RecurrentPPO)
 
@@ -130,6 +130,30 @@ def test_running_means_are_set_back_with_the_weights() -> None:
     model.learn(32)
     th.testing.assert_close(model.policy.pi_features_extractor.net.running_mean, before, rtol=0, atol=1e-4)
     assert rollout_kl(model) <= 1e-12
+
+
+class Restless(FlattenExtractor):
+    """Random, also where nothing is trained."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x + th.rand_like(x)
+
+
+def test_a_policy_that_no_replay_repeats_is_named_and_keeps_its_step_size() -> None:
+    policy_kwargs = {"features_extractor_class": Restless}
+    model = make_model(random_envs(2), trust_region=1e-12, averaging=0.0, policy_kwargs=policy_kwargs)
+    before = th.nn.utils.parameters_to_vector(model.policy.action_net.parameters())
+    with pytest.warns(UserWarning, match=r"`trust_region` allows .* the update was taken back"):
+        model.learn(32)
+    assert model.step_size == 1.0
+    th.testing.assert_close(th.nn.utils.parameters_to_vector(model.policy.action_net.parameters()), before, rtol=0, atol=0)
+
+
+def test_a_step_size_never_vanishes() -> None:
+    model = make_model(random_envs(2), trust_region=1e-9, averaging=0.0, learning_rate=1.0)
+    model.step_size = SMALLEST
+    model.learn(32)
+    assert model.step_size in (SMALLEST, 1.5 * SMALLEST)
 
 
 def test_step_size_grows_again_and_travels_in_the_file(tmp_path: Path) -> None:

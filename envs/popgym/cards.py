@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from gymnasium import spaces
 
@@ -35,7 +37,7 @@ def deal(n_cards: int, rng: np.random.Generator) -> np.ndarray:
 
 class DealtCards(BatchedTask):
     """
-    A task that deals its cards one by one and shows a feature of the latest in the last column of the observation.
+    A task that deals its cards one by one and shows a feature of the latest in a column of the observation.
 
     :param n_envs: Number of episodes.
     :param n_decks: Decks that are dealt.
@@ -43,6 +45,8 @@ class DealtCards(BatchedTask):
     :param observation_space: See :class:`BatchedTask`.
     :param action_space: See :class:`BatchedTask`.
     """
+
+    column: ClassVar[int] = -1
 
     def __init__(
         self, n_envs: int, n_decks: int, feature: Feature, observation_space: spaces.Space, action_space: spaces.Space
@@ -55,12 +59,12 @@ class DealtCards(BatchedTask):
         """See :class:`BatchedTask`."""
         self.cards[row] = self.feature.of(deal(self.n_cards, rng))
         self.steps[row] = 0
-        self.observation[row, -1] = self.cards[row, 0]
+        self.observation[row, self.column] = self.cards[row, 0]
 
     def show_next(self) -> np.ndarray:
         """Show the next card of every episode; tell where it is the last."""
         self.steps += 1
-        self.observation[:, -1] = self.cards[self.rows, self.steps]
+        self.observation[:, self.column] = self.cards[self.rows, self.steps]
         return self.steps == self.n_cards - 1
 
 
@@ -161,6 +165,8 @@ class CountRecall(DealtCards):
     :param feature: What tells cards apart.
     """
 
+    column = 0
+
     def __init__(self, n_envs: int, n_decks: int, feature: Feature) -> None:
         most = n_decks * DECK_SIZE // feature.size
         super().__init__(n_envs, n_decks, feature, spaces.MultiDiscrete([feature.size] * 2), spaces.Discrete(most + 1))
@@ -171,7 +177,7 @@ class CountRecall(DealtCards):
         """See :class:`BatchedTask`."""
         super().start(row, rng)
         self.questions[row] = self.feature.of(deal(self.n_cards, rng))
-        self.observation[row] = self.cards[row, 0], self.questions[row, 0]
+        self.observation[row, 1] = self.questions[row, 0]
         self.counts[row] = 0
         self.counts[row, self.cards[row, 0]] = 1
 
@@ -179,7 +185,6 @@ class CountRecall(DealtCards):
         """See :class:`BatchedTask`."""
         right = actions == self.counts[self.rows, self.observation[:, 1]]
         last = self.show_next()
-        self.observation[:, 0] = self.cards[self.rows, self.steps]
         self.observation[:, 1] = self.questions[self.rows, self.steps]
         self.counts[self.rows, self.observation[:, 0]] += 1
         return np.where(right, 1, -1) / (self.n_cards - 1), last, self.never()

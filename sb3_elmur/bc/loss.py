@@ -141,6 +141,9 @@ def fit_log_std(policy: ElmurPolicy, squared_errors: Tensor, latent_square: Tens
     """
     Give a Gaussian policy the spread that its cloned means leave, the maximum-likelihood one, but at least 0.05.
 
+    Squashed actions are measured after the tanh, before which their noise is added: where means are near a bound, the spread
+    is too small.
+
     :param policy: With Box actions.
     :param squared_errors: Mean squared error of each entry of the action, (n,).
     :param latent_square: Mean squared length of the action network's input; gSDE's noise is proportional to its root.

@@ -84,7 +84,7 @@ class RecurrentCore(MemoryCore):
         """See :meth:`sb3_elmur.core.base.MemoryCore.open_segment`; the tokens are run one by one."""
         phase = memory.phase(self.segment_length)
         state = self._as_state(memory.slots)
-        for t, token in enumerate(x.unbind(1)):
+        for t, token in enumerate(x[:, : int(phase.max())].unbind(1)):
             _, after = self.advance(token, state)
             state = _state_by_row(phase > t, after, state)
         return CellState(memory, state)

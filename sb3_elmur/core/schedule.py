@@ -51,7 +51,9 @@ class Schedule(NamedTuple):
     @property
     def written(self) -> Tensor:
         """Slots that any row has written, or writes in these segments, (M,) bool."""
-        return (self.anchors != EMPTY).any(dim=0) | (self.after != EMPTY).any(dim=0)
+        written = (self.anchors != EMPTY).any(dim=0)
+        slots = [write.slot for write in self.writes if write is not None]
+        return written.index_fill(0, th.cat(slots), True) if slots else written
 
 
 def make_schedule(

@@ -465,6 +465,26 @@ def test_slots_that_no_row_has_written_may_be_shared_or_not() -> None:
     )
 
 
+def test_chains_of_different_age_are_replayed_as_alone() -> None:
+    """With many slots, of which the write of the older and shorter chain is the last."""
+    elmur, _ = build(BASE | {"memory_size": 40})
+    length = elmur.segment_length
+    _, old = elmur.segment(th.randn(1, length, 8).double(), elmur.initial_memory(1), th.full((1,), length))
+    for _ in range(8):
+        _, old = elmur.segment(th.randn(1, length, 8).double(), old, th.full((1,), length))
+    memories = elmur.initial_memory(1), old
+    chains = th.randn(2 * length, 8).double(), th.randn(length, 8).double()
+    both = Memory(*map(th.cat, zip(*memories, strict=True)))
+    together = th.cat((chains[0][:length], chains[1], chains[0][length:]))  # segment-major
+    lengths = th.tensor([2 * length, length])
+    y, _ = elmur.replay(together, both, lengths, need_memory=True)
+    alone = [
+        elmur.replay(chain, memory, th.tensor([len(chain)]), need_memory=True)[0]
+        for chain, memory in zip(chains, memories, strict=True)
+    ]
+    th.testing.assert_close(y, th.cat((alone[0][:length], alone[1], alone[0][length:])), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("variant", ["post-norm", "pre-norm", "gated"])
 def test_reads_of_shared_slots_have_the_gradients_of_reads_of_each_rows_own(
     variant: str, monkeypatch: pytest.MonkeyPatch
