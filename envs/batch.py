@@ -65,7 +65,8 @@ def make_batch(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = Non
     :param env_id: See :func:`native_batch`.
     :param n_envs: Number of environments.
     :param env_kwargs: Arguments beside those that the id stands for.
-    :return: The batch, or a ``DummyVecEnv`` of the copies.
+    :return: The batch, which tells no returns of episodes unless a ``VecMonitor`` is around it, or a ``DummyVecEnv`` of the
+        copies, which does.
     :raises gymnasium.error.UnregisteredEnv: If the id is unknown.
     """
     native = native_batch(env_id, env_kwargs)
