@@ -6,6 +6,7 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
+from sb3_elmur.bc.features import FeatureEpisodes
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.core.config import check_count
 from sb3_elmur.core.memory import Memory
@@ -36,8 +37,10 @@ class CloningMemoryCallback:
         Measure, and log with the model's logger.
 
         :param trainer: After an epoch.
-        :raises ValueError: If its policy has no ELMUR memory.
+        :raises ValueError: If its policy has no ELMUR memory, or its episodes have features in place of observations.
         """
+        if isinstance(trainer.episodes, FeatureEpisodes):
+            raise ValueError("`episodes` of BC must hold observations for CloningMemoryCallback. Received FeatureEpisodes.")
         if self._monitor is None or self._monitor.policy is not trainer.policy:
             self._monitor = MemoryMonitor(trainer.policy, trainer.model.logger, self.panels_every)
         self._monitor.observe_gradient()

@@ -46,7 +46,8 @@ class BC:
 
     Under ``torchrun`` all processes together train on each batch as one process would.
 
-    :param model: Its policy is trained; seed, device and logger are the model's.
+    :param model: Its policy is trained; seed, device and logger are the model's. Without a seed it is 0. Every batch seeds
+        PyTorch's generator, so that a continued training equals one that was not interrupted.
     :param episodes: The data set.
     :param config: Hyper-parameters.
     :param eval_env: Where the policy is evaluated during training, if anywhere.

@@ -15,6 +15,7 @@ from cloning_helpers import equal, make_bc, parameters
 from helpers import VECTOR, RandomEnv
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc import BC, shrink_memory
+from sb3_elmur.bc.callback import CloningMemoryCallback
 from sb3_elmur.bc.command import main
 from sb3_elmur.bc.features import FeatureEpisodes, fit_extractors
 from sb3_elmur.encoders import ColorKeypoints, ColorKeypointsExtractor, FourLayerExtractor
@@ -76,6 +77,13 @@ def test_features_that_are_there_are_taken_as_they_are() -> None:
     expected.train()
     given.train()
     th.testing.assert_close(parameters(given), parameters(expected), rtol=0, atol=0)
+
+
+def test_features_in_place_of_observations_are_nothing_for_the_memory_callback() -> None:
+    trainer = make()
+    given = BC(trainer.model, FeatureEpisodes(trainer.episodes, trainer.policy), trainer.config)
+    with pytest.raises(ValueError, match=r"`episodes` of BC must hold observations .* Received FeatureEpisodes"):
+        CloningMemoryCallback()(given)
 
 
 def test_an_extractor_that_is_frozen_stays_as_it_is() -> None:
