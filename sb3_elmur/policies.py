@@ -19,7 +19,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from sb3_elmur import policy_checks
+from sb3_elmur import policy_arguments, policy_checks
 from sb3_elmur.acting import ActingPolicy
 from sb3_elmur.core import states
 from sb3_elmur.core.backbone import Backbone
@@ -30,7 +30,7 @@ from sb3_elmur.masks import check_masks
 from sb3_elmur.spaces import as_dict, check_spaces, from_zero, shifts, to_space
 
 
-@policy_checks.shows_fields_of(ElmurConfig)
+@policy_arguments.shows_fields_of(ElmurConfig)
 class ElmurPolicy(ActingPolicy):
     """
     Actor-critic policy whose recurrent state is the memory of an ELMUR transformer (arXiv 2510.07151).
@@ -90,14 +90,14 @@ class ElmurPolicy(ActingPolicy):
         separate_critic: bool = False,
         **elmur: Any,
     ) -> None:
-        policy_checks.refuse_unknown_arguments(type(self), elmur)
+        policy_arguments.refuse_unknown_arguments(type(self), elmur)
         check_spaces(observation_space, action_space)
         if features_extractor_class is None:
             takes_dict = self.default_features_extractor_class is CombinedExtractor
-            policy_checks.check_policy_class(type(self), takes_dict, observation_space)
-        policy_checks.check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
-        policy_checks.check_sharing(share_features_extractor, separate_critic)
-        policy_checks.check_squashing(squash_output, use_sde)
+            policy_arguments.check_policy_class(type(self), takes_dict, observation_space)
+        policy_arguments.check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
+        policy_arguments.check_sharing(share_features_extractor, separate_critic)
+        policy_arguments.check_squashing(squash_output, use_sde)
         self.config = ElmurConfig(**elmur)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}  # the host's eps; one kernel for all parameters
@@ -134,7 +134,7 @@ class ElmurPolicy(ActingPolicy):
         try:
             return super().make_features_extractor()
         except (AssertionError, RuntimeError) as error:  # no image, or one that is smaller than a convolution
-            raise policy_checks.unsuited_extractor(self.features_extractor_class, self.observation_space, error) from error
+            raise policy_arguments.unsuited_extractor(self.features_extractor_class, self.observation_space, error) from error
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """As the host's, for discrete observations that may begin anywhere."""

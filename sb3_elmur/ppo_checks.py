@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_elmur.core.config import check_count, check_range
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.policy_checks import check_flags
+from sb3_elmur.policy_arguments import check_flags
 
 
 def check_arguments(model: Any) -> None:
