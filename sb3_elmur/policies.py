@@ -150,7 +150,7 @@ class ElmurPolicy(ActingPolicy):
 
     def _features_by(self, features_extractor: BaseFeaturesExtractor, obs: PyTorchObs) -> Tensor:
         if not len(next(iter(as_dict(obs).values()))):  # of which a user's extractor need not know the shape
-            return th.zeros(0, self.features_dim, device=self.device)
+            return self.value_net.weight.new_zeros(0, self.features_dim)
         return BasePolicy.extract_features(self, from_zero(obs, self._observation_shift), features_extractor)
 
     def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:

@@ -491,6 +491,13 @@ class Flat(FlattenExtractor):
         return observations.view(observations.shape[0], -1)
 
 
+def test_features_of_no_observations_have_the_type_of_the_weights() -> None:
+    policy = make_model(random_envs(1)).policy.double()
+    features = policy.actor_features(th.zeros(0, *policy.observation_space.shape))
+    assert features.shape == (0, policy.features_dim)
+    assert features.dtype == th.float64
+
+
 @pytest.mark.parametrize("separate", [False, True])
 def test_extractors_never_see_an_empty_batch(separate: bool) -> None:
     policy_kwargs = {
