@@ -491,6 +491,15 @@ class Flat(FlattenExtractor):
         return observations.view(observations.shape[0], -1)
 
 
+@pytest.mark.parametrize("how", ["predict", "step"])
+def test_acting_sees_with_the_actors_extractor_alone(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_model(random_envs(1), policy_kwargs={"separate_critic": True, "share_features_extractor": False}).policy
+    critics = policy.vf_features_extractor
+    assert critics is not policy.pi_features_extractor
+    monkeypatch.setattr(critics, "forward", lambda observations: pytest.fail("the critic's"))
+    getattr(policy, how)(np.zeros((1, *policy.observation_space.shape), np.float32))
+
+
 def test_features_of_no_observations_have_the_type_of_the_weights() -> None:
     policy = make_model(random_envs(1)).policy.double()
     features = policy.actor_features(th.zeros(0, *policy.observation_space.shape))

@@ -153,7 +153,8 @@ def test_a_step_size_never_vanishes() -> None:
     model = make_model(random_envs(2), trust_region=1e-9, averaging=0.0, learning_rate=1.0)
     model.step_size = SMALLEST
     model.learn(32)
-    assert model.step_size in (SMALLEST, 1.5 * SMALLEST)
+    assert model.logger.name_to_value["train/rollout_kl"] > 1e-9  # so that it would have shrunk
+    assert model.step_size == SMALLEST
 
 
 def test_step_size_grows_again_and_travels_in_the_file(tmp_path: Path) -> None:
