@@ -46,6 +46,8 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
     shared = _merge([algorithm.recipe, _settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings])
     own = _merge([agent.settings])
     _check_shared(matrix, env, shared)
+    if env.demonstrations is not None:
+        check_env_arguments(env.env_id, env.demonstrations.env_kwargs)
     check_known(f"key of agent {agent.name!r}", own, hints)
     shared = {name: value for name, value in shared.items() if name in hints}
     shared.update(algorithm.defaults)

@@ -148,6 +148,14 @@ def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any
         ),
         ({"agents": {"a": {"policy_kwargs": {"d_model": 1.5}}}}, "`d_model` of Agent 'a' in .* must be int. Received 1.5"),
         ({"agents": {"a": {"policy_kwargs": {"core": "rnn"}}}}, "`core` must be"),
+        (
+            {
+                "kind": "bc",
+                "agents": {"a": {}},
+                "envs": [{"TMazePassive30-v0": {"demonstrations": {"episodes": 1, "env_kwargs": {"colour": 1}}}}],
+            },
+            "Unknown argument of TMazePassive30-v0 in `env_kwargs`: 'colour'",
+        ),
     ],
 )
 def test_wrong_hyper_parameters_are_refused_before_anything_runs(
