@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
+from rl_zoo3 import ALGOS
 from rl_zoo3.callbacks import TrialEvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur.callbacks import MaskableEvalCallback
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.zoo.substitutes import MakeEnv, environments_made_by
 
 
 class MaskableTrialEvalCallback(MaskableEvalCallback, TrialEvalCallback):
@@ -23,11 +25,16 @@ def masks_taken(algorithm: str) -> Iterator[None]:
 
     :param algorithm: The zoo's name of the models.
     """
-    places: list[Any] = [import_module("rl_zoo3"), import_module("rl_zoo3.utils")]
-    originals, known = [place.create_test_env for place in places], places[0].ALGOS[algorithm]
     made: list[VecEnv] = []
 
-    class MaskedRecurrentPPO(known):  # type: ignore[misc, valid-type]
+    def remember(create: MakeEnv) -> MakeEnv:
+        def make(*arguments: Any, **named: Any) -> VecEnv:
+            made.append(create(*arguments, **named))
+            return made[-1]
+
+        return make
+
+    class MaskedRecurrentPPO(ALGOS[algorithm]):  # type: ignore[misc]
         """The algorithm, whose models act with masks."""
 
         @classmethod
@@ -37,18 +44,5 @@ def masks_taken(algorithm: str) -> Iterator[None]:
             stack.enter_context(model.masked_by(made[-1]))
             return model
 
-    for place, original in zip(places, originals, strict=True):
-
-        def create(*arguments: Any, original: Any = original, **named: Any) -> VecEnv:
-            made.append(original(*arguments, **named))
-            return made[-1]
-
-        place.create_test_env = create
-    places[0].ALGOS[algorithm] = MaskedRecurrentPPO
-    try:
-        with ExitStack() as stack:
-            yield
-    finally:
-        places[0].ALGOS[algorithm] = known
-        for place, original in zip(places, originals, strict=True):
-            place.create_test_env = original
+    with ExitStack() as stack, patch.dict(ALGOS, {algorithm: MaskedRecurrentPPO}), environments_made_by(remember):
+        yield

@@ -3,9 +3,8 @@
 import argparse
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3.utils import get_model_path
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.models import STATISTICS_FILE, check_statistics, find_statistics
 from sb3_elmur.settings import UNREADABLE, as_literal
 from sb3_elmur.zoo.checks import CLASSES, checked_classes
+from sb3_elmur.zoo.substitutes import environments_made_by
 
 WRITTEN = ("config.yml", "args.yml")
 
@@ -121,8 +120,6 @@ def statistics_of(model: Path, settings: dict[str, Any]) -> Iterator[None]:
     statistics = find_statistics(model) if settings.get("normalize") else None
     if settings.get("normalize") and statistics is None:
         raise SettingsError(f"There are no statistics of {model}, which was trained in normalised environments.")
-    places: list[Any] = [import_module("rl_zoo3"), import_module("rl_zoo3.utils")]
-    originals = [place.create_test_env for place in places]
     with TemporaryDirectory() as folder:
         if statistics is not None:
             try:
@@ -130,14 +127,5 @@ def statistics_of(model: Path, settings: dict[str, Any]) -> Iterator[None]:
             except ValueError as error:
                 raise SettingsError(str(error)) from error
             shutil.copy(statistics, Path(folder) / STATISTICS_FILE)  # the name that the zoo looks for
-
-        def with_statistics(create: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
-            return lambda *arguments, **named: create(*arguments, **named | {"stats_path": folder})
-
-        for place, original in zip(places, originals, strict=True):
-            place.create_test_env = with_statistics(original)
-        try:
+        with environments_made_by(lambda create: lambda *args, **named: create(*args, **named | {"stats_path": folder})):
             yield
-        finally:
-            for place, original in zip(places, originals, strict=True):
-                place.create_test_env = original

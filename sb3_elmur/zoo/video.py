@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch as th
+from rl_zoo3 import ALGOS
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_wrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_elmur.core.memory import EMPTY, Memory, reset_memory
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.zoo.substitutes import environments_made_by
 
 LAYER_HEIGHT, AGE_HEIGHT, GAP = 24, 6, 2  # pixels
 GREY, BLACK = 128, 0
@@ -130,11 +132,7 @@ def memory_shown(algorithm: str) -> Iterator[None]:
 
     :param algorithm: The zoo's name of the models.
     """
-    utils: Any = import_module("rl_zoo3.utils")
-    create, known = utils.create_test_env, utils.ALGOS[algorithm]
-    utils.create_test_env = lambda *arguments, **named: MemoryStrip(create(*arguments, **named))
-    utils.ALGOS[algorithm] = ShowingRecurrentPPO
-    try:
+    with patch.dict(ALGOS, {algorithm: ShowingRecurrentPPO}), environments_made_by(
+        lambda create: lambda *arguments, **named: MemoryStrip(create(*arguments, **named))
+    ):
         yield
-    finally:
-        utils.create_test_env, utils.ALGOS[algorithm] = create, known
