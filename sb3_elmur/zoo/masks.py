@@ -34,7 +34,7 @@ def masks_taken(algorithm: str) -> Iterator[None]:
 
         return make
 
-    class MaskedRecurrentPPO(ALGOS[algorithm]):  # type: ignore[misc]
+    class MaskedRecurrentPPO(ALGOS[algorithm]):  # type: ignore[misc, valid-type]
         """The algorithm, whose models act with masks."""
 
         @classmethod

@@ -132,7 +132,8 @@ def memory_shown(algorithm: str) -> Iterator[None]:
 
     :param algorithm: The zoo's name of the models.
     """
-    with patch.dict(ALGOS, {algorithm: ShowingRecurrentPPO}), environments_made_by(
-        lambda create: lambda *arguments, **named: MemoryStrip(create(*arguments, **named))
+    with (
+        patch.dict(ALGOS, {algorithm: ShowingRecurrentPPO}),
+        environments_made_by(lambda create: lambda *arguments, **named: MemoryStrip(create(*arguments, **named))),
     ):
         yield
