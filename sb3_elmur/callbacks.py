@@ -14,7 +14,7 @@ from sb3_contrib import RecurrentPPO as HostRecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_elmur.core.config import check_count, check_range
+from sb3_elmur.core.arguments import check_count, check_range
 from sb3_elmur.core.memory import Memory, reset_memory
 from sb3_elmur.masks import has_masks
 from sb3_elmur.monitoring.monitor import MemoryMonitor

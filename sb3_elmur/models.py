@@ -21,7 +21,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
-from sb3_elmur.core.config import check_count, check_range
+from sb3_elmur.core.arguments import check_count, check_range
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.ppo import RecurrentPPO

@@ -6,6 +6,7 @@ position and the inputs of the open segment (:class:`sb3_elmur.core.states.Packe
 from them at every step; acting, and the segment-wise class, step with caches.
 """
 
+import copy
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from sb3_elmur import policy_arguments, policy_checks
 from sb3_elmur.acting import ActingPolicy
 from sb3_elmur.core import states
+from sb3_elmur.core.arguments import check_flags
 from sb3_elmur.core.backbone import Backbone
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import Pool
@@ -95,7 +97,7 @@ class ElmurPolicy(ActingPolicy):
         if features_extractor_class is None:
             takes_dict = self.default_features_extractor_class is CombinedExtractor
             policy_arguments.check_policy_class(type(self), takes_dict, observation_space)
-        policy_arguments.check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
+        check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
         policy_arguments.check_sharing(share_features_extractor, separate_critic)
         policy_arguments.check_squashing(squash_output, use_sde)
         self.config = ElmurConfig(**elmur)
@@ -127,7 +129,7 @@ class ElmurPolicy(ActingPolicy):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the graph of the last actions, which PyTorch cannot copy."""
-        return self.__dict__ | {"action_dist": policy_checks.without_graph(self.action_dist)}
+        return self.__dict__ | {"action_dist": _without_graph(self.action_dist)}
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """Make the features extractor, or say which others there are, if the observations do not suit it."""
@@ -323,3 +325,21 @@ class ElmurMultiInputPolicy(ElmurPolicy):
     """:class:`ElmurPolicy` for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+def _without_graph(distribution: Any) -> Any:
+    """
+    Copy a distribution of actions without the graph that its tensors hang on.
+
+    :param distribution: Of Stable-Baselines3 or of PyTorch, or what these consist of.
+    :return: The copy; what is no tensor is shared.
+    """
+    if isinstance(distribution, Tensor):
+        return distribution.detach()
+    if isinstance(distribution, list):
+        return [_without_graph(part) for part in distribution]
+    if isinstance(distribution, Distribution | th.distributions.Distribution):
+        copied = copy.copy(distribution)
+        vars(copied).update({name: _without_graph(part) for name, part in vars(distribution).items()})
+        return copied
+    return distribution

@@ -63,18 +63,6 @@ def refuse_unknown_arguments(cls: type, arguments: dict[str, Any]) -> None:
         raise TypeError(f"{cls.__name__} has no argument `{name}`. {hint}")
 
 
-def check_flags(**flags: object) -> None:
-    """
-    Refuse flags that are something else.
-
-    :param flags: Arguments by name.
-    :raises ValueError: If one is neither True nor False.
-    """
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise ValueError(f"`{name}` must be True or False. Received {flag!r}.")
-
-
 def check_squashing(squash_output: bool, use_sde: bool) -> None:
     """
     Refuse squashed actions without gSDE, whose noise alone the host squashes.

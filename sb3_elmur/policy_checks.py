@@ -1,13 +1,11 @@
 """What a policy is called with, checked: each error names the argument, what was received and what is allowed."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from sb3_elmur.core.states import CoreState
 from sb3_elmur.spaces import as_dict
@@ -135,53 +133,3 @@ def check_step_state(state: Any, shape: tuple[int, ...]) -> None:
             f"`state` must be what `step` returned for {shape[0]} environment(s), with slots of shape {shape}. "
             f"Received {received}."
         )
-
-
-def without_graph(distribution: Any) -> Any:
-    """
-    Copy a distribution of actions without the graph that its tensors hang on.
-
-    :param distribution: Of Stable-Baselines3 or of PyTorch, or what these consist of.
-    :return: The copy; what is no tensor is shared.
-    """
-    if isinstance(distribution, Tensor):
-        return distribution.detach()
-    if isinstance(distribution, list):
-        return [without_graph(part) for part in distribution]
-    if isinstance(distribution, Distribution | th.distributions.Distribution):
-        copied = copy.copy(distribution)
-        vars(copied).update({name: without_graph(part) for name, part in vars(distribution).items()})
-        return copied
-    return distribution
-
-
-def check_rewards(rewards: np.ndarray, n_steps: int) -> None:
-    """
-    Check that all rewards are finite.
-
-    :param rewards: Of each environment, (B,).
-    :param n_steps: Steps so far, for the message.
-    :raises FloatingPointError: If one is not, with the environment's number.
-    """
-    finite = np.isfinite(rewards)
-    if not finite.all():
-        env = int(np.flatnonzero(~finite)[0])
-        raise FloatingPointError(
-            f"Rewards must be finite. Received {rewards[env]} from environment {env}, within {n_steps} steps."
-        )
-
-
-def check_weights(policy: nn.Module, when: str) -> None:
-    """
-    Check that all weights are finite.
-
-    :param policy: The policy.
-    :param when: When they are looked at, for the message.
-    :raises FloatingPointError: If one is not, with its name.
-    """
-    for name, parameter in policy.named_parameters():
-        if not parameter.isfinite().all():
-            raise FloatingPointError(
-                f"Weights must be finite. Those of `{name}` are not {when}. "
-                "Lower `learning_rate`, or look for large rewards and observations."
-            )

@@ -24,10 +24,10 @@ from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
 from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.distributed import current_group
+from sb3_elmur.finite import check_rewards, check_weights, unfinite
 from sb3_elmur.joint_training import FirstProcessCallback, learning_jointly, updating_jointly
 from sb3_elmur.masks import check_no_state_lost, get_action_masks, has_masks
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
-from sb3_elmur.policy_checks import check_rewards, check_weights
 from sb3_elmur.ppo_checks import check_arguments
 from sb3_elmur.reward_scaling import divide_rewards
 from sb3_elmur.spaces import map_observations
@@ -204,7 +204,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         try:
             return super().learn(*arguments)
         except Exception:
-            if not all(weight.isfinite().all() for weight in self.policy.parameters()):
+            if unfinite(self.policy) is not None:
                 self.average = None  # the policy keeps them, so that they are seen and not saved
             raise
         finally:

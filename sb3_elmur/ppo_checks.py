@@ -1,13 +1,11 @@
 """What users hand to ``RecurrentPPO``, checked: each error names the argument, what was received and what is allowed."""
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from sb3_elmur.core.config import check_count, check_range
+from sb3_elmur.core.arguments import check_count, check_flags, check_range, check_size
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.policy_arguments import check_flags
 
 
 def check_arguments(model: Any) -> None:
@@ -43,16 +41,3 @@ def check_arguments(model: Any) -> None:
             f"`policy` must have a memory core, such as ElmurPolicy. Received {model.policy_class.__name__}: "
             "use sb3_contrib.RecurrentPPO for it."
         )
-
-
-def check_size(name: str, size: object) -> None:
-    """
-    Check a size, such as that of a trust region.
-
-    :param name: The argument, for the message.
-    :param size: What a user gave.
-    :raises ValueError: If it is no number above 0.
-    """
-    number = isinstance(size, Real) and not isinstance(size, bool)
-    if not (number and 0.0 < float(size) < float("inf")):  # type: ignore[arg-type]
-        raise ValueError(f"`{name}` must be a number above 0. Received {size!r}.")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from gymnasium.error import DependencyNotInstalled
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn, optim
 
-from sb3_elmur.core.config import check_range
+from sb3_elmur.core.arguments import check_range
 
 DEFAULT = "default"  # key of the settings of all environments that have none of their own
 SCHEDULE = "lin_"  # before a number: the value falls from it to 0
@@ -50,10 +51,27 @@ def read_settings(file: str | Path, env_id: str, *others: str) -> dict[str, Any]
     """
     Settings of one environment, or else those of ``default``, which is said aloud.
 
-    :param file: A name in ``zoo_configs``, such as ``"ppo_elmur.yml"``, or the path of a YAML file of the same grammar.
+    :param file: As for :func:`find_settings`, as are the other arguments.
     :param env_id: Registered id.
     :param others: Keys that serve for it, too, before ``default``.
     :return: Values by name.
+    :raises OSError: If the file cannot be read.
+    :raises ValueError: If it is not YAML, or has neither.
+    """
+    key, settings = find_settings(file, env_id, *others)
+    if key == DEFAULT:
+        print(f"{file} has no settings for {env_id}: those of `{DEFAULT}` are taken.")
+    return settings
+
+
+def find_settings(file: str | Path, env_id: str, *others: str) -> tuple[str, dict[str, Any]]:
+    """
+    Settings of one environment, or else those of ``default``.
+
+    :param file: A name in ``zoo_configs``, such as ``"ppo_elmur.yml"``, or the path of a YAML file of the same grammar.
+    :param env_id: Registered id.
+    :param others: Keys that serve for it, too, before ``default``.
+    :return: The key under which they stand, and values by name.
     :raises OSError: If the file cannot be read.
     :raises ValueError: If it is not YAML, or has neither.
     """
@@ -61,9 +79,7 @@ def read_settings(file: str | Path, env_id: str, *others: str) -> dict[str, Any]
     for key in (env_id, *others, DEFAULT):
         if key in by_environment:
             _check_mapping(f"`{key}` of {file}", by_environment[key])
-            if key == DEFAULT:
-                print(f"{file} has no settings for {env_id}: those of `{DEFAULT}` are taken.")
-            return by_environment[key]
+            return key, by_environment[key]
     known = ", ".join(by_environment) or "nothing"
     raise ValueError(f"{file} has no settings for {env_id}: give it the key `{env_id}`, or `{DEFAULT}`. It has {known}.")
 
@@ -72,7 +88,7 @@ def read_file(file: str | Path) -> dict[str, Any]:
     """
     What a YAML file maps.
 
-    :param file: As for :func:`read_settings`.
+    :param file: As for :func:`find_settings`.
     :return: Values by key.
     :raises OSError: If the file cannot be read.
     :raises ValueError: If it is not YAML, or no mapping.
@@ -87,7 +103,6 @@ def read_file(file: str | Path) -> dict[str, Any]:
 
 
 def _check_mapping(where: str, content: object) -> None:
-    """Without pydantic, which behaviour cloning does without."""
     if not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
         raise ValueError(f"{where} must map names to values. Received {_shortened.repr(content)}.")
 
@@ -212,13 +227,7 @@ def conforms(value: Any, hint: Any) -> bool:
 
     :param value: From YAML, where a tuple is a list.
     :param hint: The annotation.
-    :raises DependencyNotInstalled: If pydantic is missing.
     """
-    try:
-        from pydantic import ConfigDict, TypeAdapter, ValidationError
-        from pydantic.errors import PydanticUserError
-    except ImportError as error:
-        raise DependencyNotInstalled('pydantic is missing: run `pip install "sb3-elmur[zoo]"`.') from error
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
     except PydanticUserError:  # an annotation of which nothing can be checked
@@ -242,20 +251,35 @@ def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
     :param without: Arguments to leave out, beside ``self``.
     :return: Annotations by name.
     """
-    types: dict[str, Any] = {}
+    return {name: hint for name, (hint, _) in _arguments(cls).items() if name not in {"self", *without}}
+
+
+def argument_defaults(cls: type) -> dict[str, Any]:
+    """
+    What the arguments of a constructor, and those that it hands on to its base classes as ``**kwargs``, are where nobody gives any.
+
+    :param cls: The class.
+    :return: Values by name, of the arguments that have one.
+    """
+    return {name: default for name, (_, default) in _arguments(cls).items() if default is not inspect.Parameter.empty}
+
+
+def _arguments(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Annotation and default of each argument."""
+    arguments: dict[str, tuple[Any, Any]] = {}
     for base in cls.__mro__:
         constructor = inspect.getattr_static(base, "__init__")
         hints = get_type_hints(constructor)
         parameters = inspect.signature(constructor).parameters.values()
         named = [
-            parameter.name
+            parameter
             for parameter in parameters
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         ]
-        types = {name: hints.get(name, Any) for name in named} | types
+        arguments = {each.name: (hints.get(each.name, Any), each.default) for each in named} | arguments
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return {name: hint for name, hint in types.items() if name not in {"self", *without}}
+    return arguments
 
 
 def check_normalization(arguments: Mapping[str, Any]) -> None:

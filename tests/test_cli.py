@@ -19,7 +19,7 @@ def test_every_command_explains_itself(command: str, monkeypatch: pytest.MonkeyP
     assert capsys.readouterr().out.split("usage: ")[1].startswith(f"sb3-elmur {command}")
 
 
-@pytest.mark.parametrize("module", ["pydantic", "matplotlib.figure", "joblib"])
+@pytest.mark.parametrize("module", ["matplotlib.figure", "joblib"])
 def test_without_its_extra_a_comparison_says_what_to_install(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

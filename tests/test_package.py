@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "encoders": set(),
     "policy_arguments": set(),
     "policy_checks": {"core"},
+    "finite": set(),
     "buffers": {"core"},
     "spaces": set(),
     "masks": set(),
@@ -36,9 +37,9 @@ MAY_IMPORT = {
     "trust_region": {"distributed", "policies"},
     "reward_scaling": {"distributed"},
     "joint_training": {"averaging", "buffers", "core", "distributed", "policies"},
-    "ppo_checks": {"core", "policies", "policy_arguments"},
+    "ppo_checks": {"core", "policies"},
     "ppo": {
-        "averaging", "compiling", "core", "distributed", "masks", "policies", "policy_checks", "buffers", "joint_training",
+        "averaging", "compiling", "core", "distributed", "finite", "masks", "policies", "buffers", "joint_training",
         "ppo_checks", "reward_scaling", "trust_region",
     },
     "models": {"core", "policies", "ppo"},
@@ -50,15 +51,15 @@ MAY_IMPORT = {
         "policies", "ppo",
     },
     "evaluation": {
-        "core", "datasets", "envs", "atomic_files", "command_line", "masks", "models", "policies", "policy_checks",
+        "core", "datasets", "envs", "atomic_files", "command_line", "finite", "masks", "models", "policies",
     },
     "inspection": {
         "core", "envs", "atomic_files", "command_line", "evaluation", "models", "policies", "monitoring",
     },
     "export": {"core", "atomic_files", "command_line", "models", "policies"},
     "zoo": {
-        "averaging", "callbacks", "core", "distributed", "envs", "settings", "atomic_files", "command_line", "masks", "models",
-        "policies", "ppo", "ppo_checks",
+        "averaging", "callbacks", "core", "distributed", "envs", "finite", "settings", "atomic_files", "command_line", "masks",
+        "models", "policies", "ppo", "ppo_checks",
     },
     "comparison": {
         "bc", "core", "datasets", "envs", "evaluation", "models", "recording", "settings", "atomic_files", "command_line",

@@ -25,6 +25,11 @@ def test_settings_hold_what_the_task_dictates() -> None:
             assert set(settings.get("policy_kwargs", {})) <= MEMORY_OF_THE_TASK, env_id
 
 
+def test_every_entry_says_its_minibatches() -> None:
+    """Other algorithms that read the file have other defaults."""
+    assert [env_id for env_id, settings in read_file("ppo_elmur.yml").items() if "batch_size" not in settings] == []
+
+
 def test_ppo_without_memory_is_trained_by_the_same_recipe() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(RecurrentPPO).parameters.items()}
     rate = defaults["learning_rate"]

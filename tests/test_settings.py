@@ -30,8 +30,6 @@ from sb3_elmur.settings import (
     with_classes,
 )
 
-pytest.importorskip("pydantic", reason='pydantic is missing: pip install "sb3-elmur[zoo]"')
-
 EXTRACTOR = "sb3_elmur.encoders.FourLayerExtractor"
 
 

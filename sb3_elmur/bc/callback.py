@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sb3_elmur.bc.features import FeatureEpisodes
 from sb3_elmur.bc.trainer import BC
-from sb3_elmur.core.config import check_count
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.monitoring.monitor import MemoryMonitor
 from sb3_elmur.spaces import map_observations

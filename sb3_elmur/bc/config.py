@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sb3_elmur.core.config import check_count, check_range
+from sb3_elmur.core.arguments import check_count, check_range
 
 
 @dataclass(frozen=True)

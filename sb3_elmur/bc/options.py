@@ -15,7 +15,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.runs import PROGRAM, recorded_arguments, unfinished_run
 from sb3_elmur.command_line import SettingsError, key_value
-from sb3_elmur.core.config import check_count
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.settings import check_known, check_normalization, read_settings
 
 CONF_FILE = "bc_elmur.yml"  # of the package
@@ -153,6 +153,8 @@ def parse(arguments: Sequence[str]) -> Command:
         file = Path(conf_file) if conf_file else CONF_FILE
         settings = make_settings(read_settings(file, env), str(file))
     options = _parse(arguments, Options(env=tyro.MISSING, data=tyro.MISSING, settings=settings))
+    if options.settings.normalize_kwargs != settings.normalize_kwargs and not options.settings.normalize:
+        raise SettingsError(f"`--normalize-kwargs` needs `--normalize`. Received {options.settings.normalize_kwargs!r} alone.")
     merged = {name: getattr(settings, name) | getattr(options.settings, name) for name in PAIRS}
     run = Path(folder) if folder else None
     if folder == "":

@@ -151,7 +151,7 @@ class BC:
         epoch, batch = divmod(self.batches_done, self.batches_per_epoch)
         order = self.trained[np.random.default_rng((self.seed, epoch)).permutation(len(self.trained))]
         chosen = self._longest_first(order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size])
-        own = [self._inputs[int(i)] for i in chosen[rank::size]]
+        own = [self.inputs[int(i)] for i in chosen[rank::size]]
 
         th.manual_seed(int(np.random.SeedSequence((self.seed, self.batches_done, rank)).generate_state(1)[0]))
         if not self.policy.training:
@@ -171,7 +171,7 @@ class BC:
         self.batches_done += 1
 
     @property
-    def _inputs(self) -> Episodes:
+    def inputs(self) -> Episodes:
         """What is trained on: the episodes, or the features that are computed once."""
         return self.episodes if self.features is None else self.features
 
@@ -297,7 +297,7 @@ class BC:
         for start in range(0, len(self.held_out), self.config.batch_size):
             chosen = self._longest_first(self.held_out[start : start + self.config.batch_size])
             empty = memory = self.policy.initial_memories(len(chosen)).pi
-            episodes = [self._inputs[int(i)] for i in chosen]
+            episodes = [self.inputs[int(i)] for i in chosen]
             for chains in self._cut_chains(episodes, self.episodes.lengths[chosen], chain_length):
                 before = memory if remember else empty
                 _, sums, memory = chain_loss(chains, before.rows(slice(len(chains.lengths))))

@@ -78,5 +78,12 @@ class Algorithm(Protocol):
         :raises ValueError: If a value is outside its range.
         """
 
+    def left_out(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Hyper-parameters that are left to the classes, and what they are there.
+
+        :param settings: Those that are not.
+        """
+
     def train(self, job: Job) -> Trained:
         """Obtain the agent."""

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from sb3_elmur.comparison.settings import find_algorithm, resolve
 from sb3_elmur.comparison.sources import source_hash
 from sb3_elmur.recording import record
 
-GREEDY, SAMPLED = "evaluations", "sampled"  # keys of a result
+GREEDY, SAMPLED, LEFT_OUT = "evaluations", "sampled", "left to the classes"  # keys of a result
 EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations
 
 
@@ -31,6 +32,7 @@ Report = TypedDict(
     "Report",
     {
         "plan": dict[str, Any],
+        "left to the classes": NotRequired[dict[str, Any]],
         "parameters": int,
         "effort": dict[str, Number],
         "evaluations": dict[str, Evaluation],
@@ -79,7 +81,7 @@ class Cell:
         return None if self.algorithm.settings_file is None else self.env.demonstrations
 
     def plan(self) -> dict[str, Any]:
-        """All that decides its result."""
+        """All that decides its result, but for :data:`LEFT_OUT`."""
         plan = {
             "env": self.env.env_id,
             "agent": self.agent.name,
@@ -91,7 +93,11 @@ class Cell:
             "demonstrations": self.demonstrations and self.demonstrations.model_dump(),
             "budget": self.env.budget and self.demonstrations and self.env.budget.model_dump(),
         }
-        return json.loads(json.dumps(plan, default=str))
+        return as_json(plan)
+
+    def left_out(self) -> dict[str, Any]:
+        """What decides its result, too: hyper-parameters that are left to the classes, and what they are there."""
+        return as_json(self.algorithm.left_out(self.settings))
 
     def read(self) -> dict[str, Any] | None:
         """
@@ -122,6 +128,13 @@ class Cell:
                 raise ValueError(
                     f"{self.path} was computed with another `{key}`: {noted!r}. The matrix and zoo_configs now say {value!r}. "
                     "Delete the file, or give the matrix another name."
+                )
+        left_out = self.left_out()
+        for name, noted in report.get(LEFT_OUT, left_out).items():
+            if noted != left_out.get(name):
+                raise ValueError(
+                    f"{self.path} was computed when the default of `{name}` was {noted!r}. It is {left_out.get(name)!r} now. "
+                    "Delete the file, or let the matrix say what it was."
                 )
         for way in (GREEDY, SAMPLED) if self.env.sampled else (GREEDY,):
             if missing := set(self.env.evaluate) - set(report.get(way, ())):
@@ -186,6 +199,7 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
     }
     report = {
         "plan": cell.plan(),
+        LEFT_OUT: cell.left_out(),
         "parameters": trained.n_parameters,
         "effort": trained.effort,
         **evaluations,
@@ -196,6 +210,11 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
     }
     cell.check(report)  # so that it fails here, and not the report of all cells
     return report
+
+
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file has of values: text of those that JSON does not know, without addresses in it."""
+    return json.loads(json.dumps(values, default=lambda value: getattr(value, "__qualname__", str(value))))
 
 
 def _summary(episodes: Played) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from sb3_elmur.bc.config import BCConfig
+from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.comparison.algorithm import Job, Played, Trained
 from sb3_elmur.comparison.evaluation import make_monitored, play
 from sb3_elmur.comparison.matrix import Budget
-from sb3_elmur.comparison.policies import find_policy, policy_hints
+from sb3_elmur.comparison.policies import find_policy, policy_defaults, policy_hints, without
 from sb3_elmur.comparison.wrappers import Wrappers
 from sb3_elmur.datasets.episodes import Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
@@ -26,6 +27,7 @@ MODEL_HINTS: dict[str, Any] = {
     "normalize": bool | dict[str, Any],
     "normalize_kwargs": dict[str, Any],
 }
+WITHOUT_EFFECT = ("eval_freq", "n_eval_episodes", "save_freq")  # where nothing is evaluated or saved while it trains
 TRIAL = 0.05  # share of a budget of CPU seconds that predicts the rest
 
 
@@ -51,6 +53,12 @@ class Cloning:
         check_normalization(Wrappers.of(settings).normalize or {})
         check_policy_ranges(find_policy(settings["policy"], RecurrentPPO), settings.get("policy_kwargs", {}))
 
+    def left_out(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
+        own = {each.name: each.default for each in fields(BCConfig)}
+        of_policy = policy_defaults(find_policy(settings["policy"], RecurrentPPO), RecurrentPPO)
+        return without(own, {*settings, *WITHOUT_EFFECT}) | without(of_policy, settings["policy_kwargs"])
+
     def train(self, job: Job) -> Trained:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         assert job.demonstrations is not None
@@ -65,6 +73,7 @@ class Cloning:
             policy: Any = find_policy(job.settings["policy"], RecurrentPPO)
             policy_kwargs = job.settings.get("policy_kwargs")
             model = RecurrentPPO(policy, env, policy_kwargs=policy_kwargs, seed=job.seed, device=job.device)
+            fit_extractors(model.policy, episodes)
             return BC(model, episodes, make_config(job.settings | {"n_epochs": n_epochs}))
 
         trainer = make_trainer(make_config(job.settings).n_epochs)
@@ -103,11 +112,11 @@ def epochs_within(budget: Budget, make_trainer: Callable[[int], BC]) -> int:
     :param make_trainer: From a number of epochs to a new trainer.
     """
     trainer = make_trainer(1)
-    steps_per_epoch = trainer.episodes.lengths.sum()
+    steps_per_epoch = trainer.episodes.lengths[trainer.trained].sum()
     if budget.steps is not None:
         return max(1, round(budget.steps / steps_per_epoch))
-    for i in range(len(trainer.episodes)):  # so that the trial does not pay for reading them
-        _ = trainer.episodes[i]
+    for i in trainer.trained:  # so that the trial does not pay for reading them
+        _ = trainer.inputs[int(i)]
     assert budget.cpu_seconds is not None
     trainer.train_batch()  # slower than those that follow
     start, begin = time.process_time(), trainer.steps

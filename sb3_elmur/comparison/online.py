@@ -11,11 +11,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur.comparison.algorithm import Job, Played, Trained
 from sb3_elmur.comparison.evaluation import make_monitored, play
-from sb3_elmur.comparison.policies import find_policy, policy_hints
+from sb3_elmur.comparison.policies import find_policy, policy_defaults, policy_hints, without
 from sb3_elmur.comparison.wrappers import Wrappers
-from sb3_elmur.core.config import check_count
-from sb3_elmur.settings import check_normalization, schedule
-from sb3_elmur.zoo.checks import SCHEDULES, check_policy_ranges, check_ranges
+from sb3_elmur.core.arguments import check_count
+from sb3_elmur.settings import argument_defaults, check_normalization, schedule
+from sb3_elmur.zoo.checks import SCHEDULES, check_policy_ranges, check_ranges, checked_classes, made_callbacks
 
 RUN_HINTS: dict[str, Any] = {
     "env_kwargs": dict[str, Any],
@@ -23,6 +23,7 @@ RUN_HINTS: dict[str, Any] = {
     "n_timesteps": int,
     "normalize": bool | dict[str, Any],
     "frame_stack": int,
+    "callback": str | list | dict | None,
 }
 GIVEN_BY_RUNNER = (
     "env", "seed", "device", "verbose", "tensorboard_log", "rollout_buffer_class", "rollout_buffer_kwargs",
@@ -82,17 +83,23 @@ class Online:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         for name in ("n_envs", "n_timesteps"):
             check_count(name, settings.get(name), 1)
-        for name in SCHEDULES:
-            schedule(settings.get(name))
         check_ranges(settings)
+        _callbacks(settings)
         check_normalization(Wrappers.of(settings).normalize or {})
         check_policy_ranges(find_policy(settings["policy"], self.model_class), settings.get("policy_kwargs", {}))
+
+    def left_out(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
+        own = {name: value for name, value in argument_defaults(self.model_class).items() if name in self.hints()}
+        of_policy = policy_defaults(find_policy(settings["policy"], self.model_class), self.model_class)
+        return without(own, settings) | without(of_policy, settings["policy_kwargs"])
 
     def train(self, job: Job) -> Trained:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         settings = dict(job.settings)
         wrap = Wrappers.of(settings)
-        for name in ("normalize", "frame_stack"):
+        callbacks = _callbacks(settings)
+        for name in ("normalize", "frame_stack", "callback"):
             settings.pop(name, None)
         env = wrap(make_monitored(job.env_id, settings.pop("n_envs"), settings.pop("env_kwargs", None)))
         n_timesteps = settings.pop("n_timesteps")
@@ -100,7 +107,7 @@ class Online:
         settings |= {name: schedule(settings[name]) for name in SCHEDULES if name in settings}
         model = self.model_class(env=env, seed=job.seed, device=job.device, **settings)
         curve = Curve()
-        model.learn(n_timesteps, curve)
+        model.learn(n_timesteps, [curve, *callbacks])
         env.close()
 
         def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
@@ -108,3 +115,7 @@ class Online:
 
         n_parameters = sum(parameter.numel() for parameter in model.policy.parameters())
         return Trained(evaluate, n_parameters, curve.thinned(), {"steps": model.num_timesteps})
+
+
+def _callbacks(settings: Mapping[str, Any]) -> list[BaseCallback]:
+    return made_callbacks(checked_classes("callback", settings.get("callback") or [], BaseCallback))

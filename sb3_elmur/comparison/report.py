@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison import figures, statistics
-from sb3_elmur.comparison.cells import GREEDY, SAMPLED
+from sb3_elmur.comparison.cells import GREEDY, LEFT_OUT, SAMPLED
 from sb3_elmur.comparison.matrix import Environment, Matrix
 from sb3_elmur.comparison.results import Results, read_results
 from sb3_elmur.comparison.tables import markdown_table
@@ -199,7 +199,9 @@ def _provenance(results: Results) -> str:
         for package, version in report["versions"].items():
             versions.setdefault(package, {})[version] = None
     packages = ", ".join(f"{package} {' and '.join(numbers)}" for package, numbers in versions.items())
-    return f"{dates[0]} to {dates[-1]}. {'; '.join(processors)}, one thread per run. {packages}."
+    unknown = sum(LEFT_OUT not in report for report in reports)
+    older = f" {unknown} of the results do not say what the defaults of the classes were." if unknown else ""
+    return f"{dates[0]} to {dates[-1]}. {'; '.join(processors)}, one thread per run. {packages}.{older}"
 
 
 def _number(value: float) -> str:

@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from gymnasium.error import DependencyNotInstalled
-
-try:
-    from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-except ImportError as error:
-    raise DependencyNotInstalled('pydantic is missing: run `pip install "sb3-elmur[compare]"`.') from error
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 __all__ = ["Field", "Model", "model_validator", "read"]
 

@@ -35,6 +35,10 @@ class Scripted:
     def check(self, settings: Mapping[str, Any]) -> None:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`; there is nothing to check."""
 
+    def left_out(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
+        return {}
+
     def train(self, job: Job) -> Trained:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return Trained(self._play)

@@ -7,8 +7,8 @@ from typing import Any
 from sb3_elmur.comparison.algorithm import Algorithm
 from sb3_elmur.comparison.algorithms import ALGORITHMS
 from sb3_elmur.comparison.matrix import Agent, Environment, Matrix
-from sb3_elmur.settings import as_literal, check_known, check_type, read_settings, with_classes
-from sb3_elmur.zoo.checks import SCHEDULES, check_env_arguments
+from sb3_elmur.settings import as_literal, check_known, check_type, find_settings, read_settings, with_classes
+from sb3_elmur.zoo.checks import SCHEDULES, check_env_arguments, check_schedule
 
 AS_LITERAL = ("policy_kwargs", "normalize")  # text is Python, as rl_zoo3 has it
 
@@ -53,7 +53,9 @@ def resolve(matrix: Matrix, env: Environment, agent: Agent) -> dict[str, Any]:
     shared.update(algorithm.defaults)
     settings = _merge([shared, own])
     for name, value in settings.items():
-        if not (name in SCHEDULES and isinstance(value, str)):
+        if name in SCHEDULES:
+            check_schedule(f"`{name}` of {where}", value, SCHEDULES[name])
+        else:
             check_type(f"`{name}` of {where}", value, hints[name])
     policy_hints = algorithm.policy_hints(settings)
     check_known(f"key in `policy_kwargs` of agent {agent.name!r}", own.get("policy_kwargs") or {}, policy_hints)
@@ -89,12 +91,12 @@ def _check_shared(matrix: Matrix, env: Environment, shared: Mapping[str, Any]) -
             check_type(f"`{name}` of {env.env_id}", shared[name], hint)
     arguments: dict[str, Any] = {}
     for algorithm in algorithms:
-        levels = [_settings_of(algorithm.settings_file, env.env_id), matrix.settings, env.settings, algorithm.defaults]
+        levels = [find_settings(algorithm.settings_file, env.env_id)[1], matrix.settings, env.settings, algorithm.defaults]
         arguments |= algorithm.policy_hints(_merge(levels))
     check_known(f"key in `policy_kwargs` of {env.env_id}", shared.get("policy_kwargs") or {}, sorted(arguments))
 
 
-_settings_of = cache(read_settings)  # of a file of zoo_configs, by environment
+_settings_of = cache(read_settings)  # which says aloud, once, where an environment has none of its own
 
 
 def _merge(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

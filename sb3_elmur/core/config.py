@@ -1,9 +1,9 @@
 """Hyper-parameters of the memory core, checked once, when they are given."""
 
-import sys
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
+
+from sb3_elmur.core.arguments import check_choice, check_count, check_flags, check_range
 
 CORE_NAMES = ("elmur", "gru", "lstm", "mingru", "ffm", "shm", "gtrxl")
 
@@ -99,8 +99,7 @@ class ElmurConfig:
         check_choice("norm", self.norm, ("layer", "rms"))
         check_choice("ffn", self.ffn, ("swiglu", "gelu", "moe"))
         check_choice("router_gate", self.router_gate, ("softmax", "renormalised"))
-        if not isinstance(self.norm_first, bool):
-            raise ValueError(f"`norm_first` must be True or False. Received {self.norm_first!r}.")
+        check_flags(norm_first=self.norm_first)
         if not isinstance(self.compile, bool) and self.compile != "auto":
             raise ValueError(f"`compile` must be True, False or 'auto'. Received {self.compile!r}.")
         experts = self.n_shared_experts + self.n_routed_experts
@@ -144,46 +143,3 @@ def check_heads(config: ElmurConfig) -> None:
         raise ValueError(f"`d_model` must be divisible by `n_heads` ({config.n_heads}). Received {config.d_model}.")
     if config.d_model % 2:
         raise ValueError(f"`d_model` must be even, for pairs of sine and cosine. Received {config.d_model}.")
-
-
-def check_count(name: str, value: object, smallest: int) -> None:
-    """
-    Refuse what is no integer, or too small a one.
-
-    :param name: The argument, for the message.
-    :param value: What was received.
-    :param smallest: The smallest integer that is allowed.
-    :raises ValueError: If it is refused.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
-        raise ValueError(f"`{name}` must be an integer of at least {smallest}. Received {value!r}.")
-
-
-def check_range(name: str, value: Any, low: float, high: float, open_end: bool = False) -> None:
-    """
-    Refuse what is no finite number, or lies outside a range.
-
-    :param name: The argument, for the message.
-    :param value: What was received.
-    :param low: The smallest number that is allowed.
-    :param high: The largest.
-    :param open_end: Whether ``high`` itself is refused.
-    :raises ValueError: If it is refused.
-    """
-    allowed = f"[{low:g}, {high:g}" + (")" if open_end or high == float("inf") else "]")
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and low <= value <= min(high, sys.float_info.max)) or (open_end and value == high):
-        raise ValueError(f"`{name}` must be a number in {allowed}. Received {value!r}.")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """
-    Refuse what is not one of several names.
-
-    :param name: The argument, for the message.
-    :param value: What was received.
-    :param choices: The names.
-    :raises ValueError: If it is refused.
-    """
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.")

@@ -4,8 +4,9 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.core.attention import merge_heads, sinusoids, split_heads
-from sb3_elmur.core.config import ElmurConfig, check_count, check_heads
+from sb3_elmur.core.config import ElmurConfig, check_heads
 from sb3_elmur.core.recurrent import State
 from sb3_elmur.core.stacked import RecurrentLayer, StackedCore
 

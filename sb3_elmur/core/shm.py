@@ -3,7 +3,8 @@
 import torch as th
 from torch import Tensor, nn
 
-from sb3_elmur.core.config import ElmurConfig, check_count
+from sb3_elmur.core.arguments import check_count
+from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.linear_scan import linear_scan
 from sb3_elmur.core.recurrent import State
 from sb3_elmur.core.stacked import RecurrentLayer, StackedCore

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from sb3_elmur.command_line import SettingsError, add_common_options, take_common_options, told_in_one_line
-from sb3_elmur.core.config import check_count
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.envs import TMazeEnv
 from sb3_elmur.envs.batch import creator_of, make_batch
 from sb3_elmur.envs.tmaze.base import MazeVecEnv

@@ -16,7 +16,7 @@ import torch as th
 from stable_baselines3.common.utils import check_for_correct_spaces
 from torch import Tensor
 
-from sb3_elmur.core.config import check_count
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.states import CoreState, Memories
 from sb3_elmur.envs import TMazeVecEnv

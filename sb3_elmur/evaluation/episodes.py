@@ -11,9 +11,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_elmur.finite import check_rewards
 from sb3_elmur.masks import get_action_masks, has_masks
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.policy_checks import check_rewards
 
 QUANTILE = NormalDist().inv_cdf(0.975)  # of a two-sided interval of 95%
 SUCCESSES = ("is_success", "turn_success")  # what environments say at an episode's end

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sb3_elmur.command_line import add_common_options, take_common_options, told_in_one_line
-from sb3_elmur.core.config import check_count
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.inspection.episodes import FEWEST_EPISODES, Played, inspect_episodes, play
 from sb3_elmur.inspection.events import find_events, summarise_slots, tell

@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium
 
-from sb3_elmur.core.config import check_choice, check_count, check_range
+from sb3_elmur.core.arguments import check_choice, check_count, check_range
 from sb3_elmur.models import find_statistics
 from sb3_elmur.recording.experts import Expert, make_act
 from sb3_elmur.recording.recorder import Recorder

@@ -1,7 +1,7 @@
 """What a YAML file of rl_zoo3 says about recurrent PPO, checked: each error names the key and what is allowed."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from math import inf
 from typing import Any
@@ -13,11 +13,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
-from sb3_elmur.core.config import ElmurConfig, check_count, check_range
+from sb3_elmur.core.arguments import check_count, check_range, check_size
+from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.registry import find_core
 from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.policies import ElmurPolicy
-from sb3_elmur.ppo_checks import check_size
 from sb3_elmur.settings import (
     SCHEDULE,
     argument_types,
@@ -80,7 +80,7 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
     checked = dict(settings)
     for name, value in settings.items():
         if name in SCHEDULES:
-            check_type(f"`{name}`", initial_value(value), SCHEDULES[name], f", or '{SCHEDULE}<number>'")
+            check_schedule(f"`{name}`", value, SCHEDULES[name])
         else:
             checked[name] = as_literal(name, value) if name in READ_AS_LITERAL else value
             check_type(f"`{name}`", checked[name], types[name])
@@ -118,6 +118,18 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
             check_size(name, initial_value(settings[name]))
 
 
+def check_schedule(where: str, value: Any, hint: Any) -> None:
+    """
+    Check what may be a schedule.
+
+    :param where: What the value is, for the message.
+    :param value: From YAML.
+    :param hint: Annotation of its values.
+    :raises ValueError: If it is neither a value nor a schedule.
+    """
+    check_type(where, initial_value(value), hint, f", or '{SCHEDULE}<number>'")
+
+
 def initial_value(value: Any) -> Any:
     """The number that a schedule begins with; what is none stays as it is."""
     number = as_number(value.removeprefix(SCHEDULE)) if isinstance(value, str) and value.startswith(SCHEDULE) else None
@@ -140,6 +152,15 @@ def checked_classes(name: str, entries: Any, base: type) -> list[Any]:
         _check_arguments(f"argument of {cls.__name__} in `{name}`", cls, arguments)
         checked.append({present_path(path): arguments})
     return checked
+
+
+def made_callbacks(entries: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[BaseCallback]:
+    """
+    Make callbacks.
+
+    :param entries: As :func:`checked_classes` returns them.
+    """
+    return [find_class(path, BaseCallback)(**arguments) for entry in entries for path, arguments in entry.items()]
 
 
 def _check_arguments(what: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

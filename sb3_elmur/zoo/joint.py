@@ -50,4 +50,5 @@ def told_how_to_go_on(run: str) -> Iterator[None]:
         yield
     except LostProcessError as error:
         raise SettingsError(f"{error} {cure}") from error
-    signal.signal(signal.SIGTERM, before)
+    finally:
+        signal.signal(signal.SIGTERM, before)

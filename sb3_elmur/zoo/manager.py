@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import native_batch
+from sb3_elmur.finite import unfinite
 from sb3_elmur.models import check_statistics, find_statistics
 from sb3_elmur.settings import as_literal, check_known, read_settings
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
@@ -65,7 +66,7 @@ class Watch(BaseCallback):
 
 def _finite(model: BaseAlgorithm | None) -> bool:
     """Whether all weights of a model are finite; where there is none yet, nothing has diverged."""
-    return model is None or all(bool(parameter.isfinite().all()) for parameter in model.policy.parameters())
+    return model is None or unfinite(model.policy) is None
 
 
 class CheckedExperimentManager(ExperimentManager):

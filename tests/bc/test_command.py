@@ -337,6 +337,7 @@ def test_a_foreign_run_folder_chooses_no_imports(
         (["--n-eval-envs", "0"], "`n_eval_envs` 1 0"),
         (["--device", "nowhere"], "`--device` 'nowhere'"),
         (["--normalize", "--normalize-kwargs", "clip_obs:-1"], "`clip_obs` -1"),
+        (["--normalize-kwargs", "clip_obs:5.0"], "`--normalize-kwargs` `--normalize` clip_obs"),
         (["--batch-size", "0"], "`batch_size` 1 0"),
         (["--batch-size", "many"], "--batch-size 'many'"),
         (["--nonsense", "3"], "--nonsense 3"),

@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rliable import metrics
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from helpers import IMAGE, VECTOR, RandomEnv
@@ -38,6 +40,7 @@ from sb3_elmur.comparison.runner import Cluster, run, run_cells
 from sb3_elmur.comparison.settings import resolve
 from sb3_elmur.comparison.success import may_report_success
 from sb3_elmur.comparison.wrappers import Wrappers
+from sb3_elmur.settings import read_file
 
 MATRICES = sorted((Path(__file__).parents[2] / "benchmarks" / "matrices").glob("*.yml"))
 ONLINE: dict[str, Any] = {
@@ -115,7 +118,14 @@ def test_a_wrong_matrix_is_refused_by_the_name_of_its_key(changes: dict[str, Any
     [
         ({"settings": {"n_step": 8}}, "Unknown key in the settings of TMazePassive30-v0: 'n_step'. Did you mean 'n_steps'"),
         ({"settings": {"n_steps": "8"}}, "`n_steps` of Agent 'elmur' in TMazePassive30-v0 must be int. Received '8'"),
-        ({"settings": {"learning_rate": "con_1"}}, "must be a number, or 'lin_<number>'. Received 'con_1'"),
+        (
+            {"settings": {"clip_range": "con_1"}},
+            "`clip_range` of Agent 'elmur' in TMazePassive30-v0 must be float, or 'lin_<number>'. Received 'con_1'",
+        ),
+        (
+            {"settings": {"callback": "collections.OrderedDict"}},
+            "`callback` must be the dotted path of a subclass of BaseCallback",
+        ),
         ({"settings": {"n_timesteps": 0}}, "`n_timesteps` must be an integer of at least 1"),
         ({"settings": {"frame_stack": 0}}, "`frame_stack` must be an integer of at least 1"),
         ({"settings": {"learning_rate": -1.0}}, r"`learning_rate` must be a number in \[0, inf\)"),
@@ -274,6 +284,22 @@ def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
         cell.read()
 
 
+def test_a_result_of_other_defaults_is_refused_and_one_that_does_not_say_them_is_told(tmp_path: Path) -> None:
+    matrix = read_matrix(write(tmp_path, seeds=[0]))
+    (cell,) = make_cells(matrix, tmp_path)
+    assert {"learning_rate", "trust_region", "blend"} <= cell.left_out().keys()
+    assert not {"n_envs", "batch_size", "segment_length", "memory_size"} & cell.left_out().keys()
+    made_up_report(cell, 1.0)
+    assert "1 of the results do not say what the defaults of the classes were." in write_report(matrix, tmp_path, tmp_path)
+    report = json.loads(cell.path.read_text()) | {"left to the classes": cell.left_out()}
+    cell.write(report)
+    assert "do not say" not in write_report(matrix, tmp_path, tmp_path)
+    report["left to the classes"]["trust_region"] = 0.7
+    cell.write(report)
+    with pytest.raises(ValueError, match=r"when the default of `trust_region` was 0.7. It is 0.1 now"):
+        cell.read()
+
+
 @pytest.mark.parametrize(("key", "value"), [("return", float("nan")), ("return", float("inf")), ("curve", [{"steps": 1.0}])])
 def test_a_result_without_numbers_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     cell = scripted_cell(tmp_path)
@@ -393,6 +419,45 @@ def test_every_online_algorithm_is_trained_and_evaluated(algo: str, tmp_path: Pa
         assert evaluation["success"] == evaluation["return"]  # a sparse reward
 
 
+class Counting(BaseCallback):
+    """Counts steps."""
+
+    n_steps = 0
+
+    def __init__(self, by: int) -> None:
+        super().__init__()
+        self.by = by
+
+    def _on_step(self) -> bool:
+        Counting.n_steps += self.by
+        return True
+
+
+def test_callbacks_are_called_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "made_callbacks", SimpleNamespace(Counting=Counting))  # type: ignore[arg-type]
+    training = {
+        "n_envs": 2,
+        "n_steps": 8,
+        "batch_size": 16,
+        "n_timesteps": 16,
+        "callback": [{"made_callbacks.Counting": {"by": 3}}],
+    }
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), False, Score(), None, None, {})
+    cell = Cell(env, Agent("a", None, {}), 0, ALGORITHMS["online"]["ppo"], TINY["ppo"] | training, 1, tmp_path / "cell.json")
+    compute(cell, None)
+    assert Counting.n_steps == 24
+
+
+@pytest.mark.parametrize("algo", TINY)
+def test_all_settings_of_the_zoo_can_be_compared(algo: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    known = [env_id for env_id in read_file("ppo_elmur.yml") if env_id in gymnasium.registry]
+    assert len(known) > 50
+    measure = {"measure": "return", "low": 0.0, "high": 1.0}
+    make_cells(read_matrix(write(tmp_path, envs=known, agents={"a": {"algo": algo}}, score=measure, seeds=[0])), tmp_path)
+    others = {"ppo_elmur.yml", "ppo_lstm.yml"} - {ALGORITHMS["online"][algo].settings_file}
+    assert not any(other in capsys.readouterr().out for other in others)
+
+
 def test_agents_that_see_images_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gymnasium.registry, "Seen-v0", EnvSpec("Seen-v0", lambda **_: RandomEnv(IMAGE, spaces.Discrete(3))))
     env = Environment("Seen-v0", "", ("Seen-v0",), False, Score(), None, None, {})
@@ -485,12 +550,33 @@ def test_cloning_trains_within_its_budget_and_is_evaluated(budget: Budget | None
     assert report["effort"]["updates"] == 2 * report["effort"]["epochs"]
 
 
-@given(st.integers(1, 10_000), st.lists(st.integers(1, 99), min_size=1, max_size=50))
-def test_a_budget_of_steps_is_met_to_the_nearest_epoch(steps: int, lengths: list[int]) -> None:
-    trainer = SimpleNamespace(episodes=SimpleNamespace(lengths=np.array(lengths)))
+@given(st.integers(1, 10_000), st.lists(st.integers(1, 99), min_size=1, max_size=50), st.data())
+def test_a_budget_of_steps_is_met_to_the_nearest_epoch(steps: int, lengths: list[int], data: st.DataObject) -> None:
+    trained = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, unique=True))  # the others are held out
+    trainer = SimpleNamespace(episodes=SimpleNamespace(lengths=np.array(lengths)), trained=np.array(trained))
     n_epochs = epochs_within(Budget(steps=steps), lambda _: trainer)  # type: ignore[arg-type, return-value]
+    per_epoch = sum(lengths[i] for i in trained)
     assert n_epochs >= 1
-    assert n_epochs == 1 or abs(n_epochs * sum(lengths) - steps) <= sum(lengths) / 2
+    assert n_epochs == 1 or abs(n_epochs * per_epoch - steps) <= per_epoch / 2
+
+
+class Fitted(FlattenExtractor):
+    """Remembers how many episodes it was fitted to."""
+
+    n_episodes = 0
+
+    def fit(self, episodes: Any) -> None:
+        Fitted.n_episodes = len(episodes)
+
+
+def test_cloning_fits_extractors_as_the_command_does(tmp_path: Path) -> None:
+    demonstrations = Demonstrations(episodes=3)
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), False, Score(), demonstrations, None, {})
+    settings = {"policy": "ElmurPolicy", "policy_kwargs": SMALL | {"features_extractor_class": Fitted}, "n_epochs": 1}
+    cell = Cell(env, Agent("a", None, {}), 0, ALGORITHMS["bc"]["bc_elmur"], settings, 1, tmp_path / "cell.json")
+    record_data(env.env_id, demonstrations, tmp_path / "data")
+    compute(cell, tmp_path / "data")
+    assert Fitted.n_episodes == 3
 
 
 # Statistics and report

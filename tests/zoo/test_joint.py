@@ -38,14 +38,12 @@ def child_of(parent: int, rank: int) -> int:
 def test_a_lost_process_is_told_with_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint, "current_group", lambda: Group(0, 2))
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with (
-            pytest.raises(SettingsError, match=r"it is gone.*--continue 'my logs/run'"),
-            joint.told_how_to_go_on("my logs/run"),
-        ):
-            raise LostProcessError("it is gone.")
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with (
+        pytest.raises(SettingsError, match=r"it is gone.*--continue 'my logs/run'"),
+        joint.told_how_to_go_on("my logs/run"),
+    ):
+        raise LostProcessError("it is gone.")
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.slow
