@@ -256,7 +256,7 @@ def argument_types(cls: type, without: Iterable[str] = ()) -> dict[str, Any]:
 
 def argument_defaults(cls: type) -> dict[str, Any]:
     """
-    What the arguments of a constructor, and those that it hands on to its base classes as ``**kwargs``, are where nobody gives any.
+    Values of a constructor's arguments, and of those that it hands on as ``**kwargs``, where nobody gives them.
 
     :param cls: The class.
     :return: Values by name, of the arguments that have one.

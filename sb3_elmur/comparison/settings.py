@@ -91,11 +91,12 @@ def _check_shared(matrix: Matrix, env: Environment, shared: Mapping[str, Any]) -
             check_type(f"`{name}` of {env.env_id}", shared[name], hint)
     arguments: dict[str, Any] = {}
     for algorithm in algorithms:
-        levels = [find_settings(algorithm.settings_file, env.env_id)[1], matrix.settings, env.settings, algorithm.defaults]
+        levels = [_found(algorithm.settings_file, env.env_id)[1], matrix.settings, env.settings, algorithm.defaults]
         arguments |= algorithm.policy_hints(_merge(levels))
     check_known(f"key in `policy_kwargs` of {env.env_id}", shared.get("policy_kwargs") or {}, sorted(arguments))
 
 
+_found = cache(find_settings)
 _settings_of = cache(read_settings)  # which says aloud, once, where an environment has none of its own
 
 

@@ -160,7 +160,12 @@ def made_callbacks(entries: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[B
 
     :param entries: As :func:`checked_classes` returns them.
     """
-    return [find_class(path, BaseCallback)(**arguments) for entry in entries for path, arguments in entry.items()]
+    made = []
+    for entry in entries:
+        for path, arguments in entry.items():
+            cls: Any = find_class(path, BaseCallback)
+            made.append(cls(**arguments))
+    return made
 
 
 def _check_arguments(what: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
