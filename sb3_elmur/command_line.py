@@ -3,9 +3,12 @@
 import argparse
 import ast
 import functools
+import site
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,7 +28,7 @@ def told_in_one_line(main: Main, mistakes: tuple[type[Exception], ...] = MISTAKE
     Make the main function of a command tell a user's mistake in one line on standard error, and exit with status 2.
 
     :param main: It takes the command line, or ``None`` for that of the process.
-    :param mistakes: The errors that are told so; others keep their traceback.
+    :param mistakes: The errors that are told so; others keep their traceback, and so do those from the user's own modules.
     :return: The function that does so.
     """
 
@@ -34,10 +37,23 @@ def told_in_one_line(main: Main, mistakes: tuple[type[Exception], ...] = MISTAKE
         try:
             main(arguments)
         except mistakes as error:
+            if _is_from_users_code(error):
+                raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
 
     return told
+
+
+def _is_from_users_code(error: Exception) -> bool:
+    """Whether an error passed through a module that belongs neither to this package nor to Python, nor was installed."""
+    installed = (sys.prefix, sys.base_prefix, site.getusersitepackages())
+    return any(
+        frame.f_globals.get("__name__", "").partition(".")[0] != __package__
+        and Path(frame.f_code.co_filename).is_absolute()  # no "<frozen importlib._bootstrap>"
+        and not frame.f_code.co_filename.startswith(installed)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

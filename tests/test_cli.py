@@ -60,3 +60,29 @@ def test_options_are_not_abbreviated(
         main()
     assert not list(tmp_path.iterdir())
     assert f"unrecognized arguments: {arguments[-2]} 3" in capsys.readouterr().err
+
+
+BROKEN = """
+import gymnasium
+
+
+class Broken(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return len(3), {}
+
+
+gymnasium.register("Broken-v0", entry_point=Broken)
+"""
+
+
+def test_errors_of_a_users_own_code_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_env.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["record", "--gym-packages", "broken_env", "--env", "Broken-v0", "--expert", "random", "--episodes", "1"]
+    monkeypatch.setattr(sys, "argv", ["sb3-elmur", *arguments, "--output", "data"])
+    with pytest.raises(TypeError) as raised:
+        main()
+    assert any(Path(str(entry.path)).name == "broken_env.py" for entry in raised.traceback)

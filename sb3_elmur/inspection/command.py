@@ -77,8 +77,10 @@ def inspect(options: argparse.Namespace) -> str:
     statistics = find_statistics(options.model, model)
     n_envs = 1 if options.label is None else options.episodes
     env = as_in_training(make_batch(options.env, n_envs, dict(options.env_kwargs)), statistics)
-    played = play(policy, env, options.seed, not options.stochastic)
-    env.close()
+    try:
+        played = play(policy, env, options.seed, not options.stochastic)
+    finally:
+        env.close()
     label = None if options.label is None else make_label(*find_label(options.label, played))
     inspection = inspect_episodes(policy, played, label)
     facts: dict[str, object] = {
