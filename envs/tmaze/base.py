@@ -13,9 +13,12 @@ from gymnasium.error import ResetNeeded
 from ..arguments import check_integer
 from ..drawing import Window
 from ..native import NativeVecEnv
-from .config import Action
+from .config import DX, DY, Action
 from .noise import NoiseBatch
 from .render import Scene, draw
+
+NO_ACTION = -1
+MOVES_X, MOVES_Y = np.array(DX), np.array(DY)  # by action
 
 
 class MazeEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -87,15 +90,22 @@ class MazeConfig(Protocol):
 
 
 class MazeVecEnv(NativeVecEnv):
-    """A batch of T-Mazes that can be drawn, and whose corridors can be crossed many steps at a time."""
+    """
+    A batch of T-Mazes that can be drawn, and whose corridors can be crossed many steps at a time.
+
+    :param arguments: Of :class:`sb3_elmur.envs.native.NativeVecEnv`.
+    """
 
     metadata = MazeEnv.metadata
     config: MazeConfig
     x: np.ndarray
     steps: np.ndarray
     corridor: np.ndarray
-    _noise: NoiseBatch
-    _last_action: np.ndarray
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._noise = NoiseBatch(self._rngs)
+        self._last_action = np.full(self.num_envs, NO_ACTION)
 
     @abstractmethod
     def oracle_actions(self) -> np.ndarray:
@@ -161,6 +171,17 @@ class MazeVecEnv(NativeVecEnv):
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Draw every maze, as :meth:`MazeEnv.render` does."""
         return self.env_method("render")
+
+    def _seeded(self, i: int) -> None:
+        self._noise.restart(i, self._rngs[i])
+
+    def _next_observations(self, rows: np.ndarray) -> np.ndarray:
+        self._noise.advance(rows)
+        return self._observe(rows)
+
+    def _name_of_last_action(self, i: int) -> str | None:
+        action = int(self._last_action[i])
+        return None if action == NO_ACTION else Action(action).name.lower()
 
     def _steps_in_corridor(self) -> np.ndarray:
         """Steps before which an agent cannot be at its junction, and with which its episode does not end, (n_envs,)."""

@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .base import MazeVecEnv
-from .config import DX, DY, NOISE, Action
+from .base import MOVES_X, MOVES_Y, NO_ACTION, MazeVecEnv
+from .config import NOISE, Action
 from .cues import N_FIXED, TMazeCuesConfig
-from .noise import NoiseBatch
 from .render import Scene
-
-NO_ACTION = -1
 
 
 class TMazeCuesVecEnv(MazeVecEnv):
@@ -58,12 +55,6 @@ class TMazeCuesVecEnv(MazeVecEnv):
         self.x, self.steps, self.corridor, self.turns, self.correct_turns = np.zeros((5, self.num_envs), dtype=np.int64)
         self.cues = np.ones((self.num_envs, self.config.n_cues), dtype=np.int64)
         self.asked = np.zeros((self.num_envs, self.config.n_cues), dtype=np.int64)
-        self._last_action = np.full(self.num_envs, NO_ACTION)
-        self._dx, self._dy = np.array(DX), np.array(DY)
-        self._noise = NoiseBatch(self._rngs)
-
-    def _seeded(self, i: int) -> None:
-        self._noise.restart(i, self._rngs[i])
 
     def _start(self, rows: np.ndarray) -> np.ndarray:
         self.turns[rows] = self.correct_turns[rows] = self.steps[rows] = 0
@@ -76,8 +67,8 @@ class TMazeCuesVecEnv(MazeVecEnv):
     def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         config, x, goal = self.config, self.x, self._goals()
         self._last_action = actions
-        self.x = np.minimum(np.maximum(x + self._dx[actions], 0), self.corridor)
-        y = self._dy[actions] * (x == self.corridor)
+        self.x = np.minimum(np.maximum(x + MOVES_X[actions], 0), self.corridor)
+        y = MOVES_Y[actions] * (x == self.corridor)
         self.steps += 1
         turned, correct = y != 0, y == goal
         self.turns += turned
@@ -123,7 +114,7 @@ class TMazeCuesVecEnv(MazeVecEnv):
         return np.where(self.steps < self.config.n_cues, 0, self._steps_in_corridor())
 
     def _scene(self, i: int) -> Scene:
-        action, steps = int(self._last_action[i]), int(self.steps[i])
+        steps = int(self.steps[i])
         return Scene(
             x=int(self.x[i]),
             y=0,
@@ -136,7 +127,7 @@ class TMazeCuesVecEnv(MazeVecEnv):
             turns=int(self.turns[i]),
             correct_turns=int(self.correct_turns[i]),
             n_corridors=self.config.n_cues,
-            last_action=None if action == NO_ACTION else Action(action).name.lower(),
+            last_action=self._name_of_last_action(i),
             cues=tuple(self.cues[i].tolist()),
             asked=int(self.asked[i, self.turns[i]]),
         )
@@ -168,7 +159,3 @@ class TMazeCuesVecEnv(MazeVecEnv):
             number, visible = np.where(shown, number, asked), shown | at_junction
         np.put_along_axis(observations[..., N_FIXED:], number[..., None], visible[..., None], axis=-1)
         return observations
-
-    def _next_observations(self, rows: np.ndarray) -> np.ndarray:
-        self._noise.advance(rows)
-        return self._observe(rows)

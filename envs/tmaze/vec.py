@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .base import MazeVecEnv
-from .config import DX, DY, NOISE, Action, TMazeConfig, make_spaces
-from .noise import NoiseBatch
+from .base import MOVES_X, MOVES_Y, NO_ACTION, MazeVecEnv
+from .config import NOISE, Action, TMazeConfig, make_spaces
 from .render import Scene
-
-NO_ACTION = -1
 
 
 class TMazeVecEnv(MazeVecEnv):
@@ -57,12 +54,6 @@ class TMazeVecEnv(MazeVecEnv):
         self.x, self.steps, self.goal, self.corridor = np.zeros((4, self.num_envs), dtype=np.int64)
         self.turns, self.correct_turns = np.zeros((2, self.num_envs), dtype=np.int64)
         self._informed = np.zeros(self.num_envs, dtype=bool)
-        self._last_action = np.full(self.num_envs, NO_ACTION)
-        self._dx, self._dy = np.array(DX), np.array(DY)
-        self._noise = NoiseBatch(self._rngs)
-
-    def _seeded(self, i: int) -> None:
-        self._noise.restart(i, self._rngs[i])
 
     def _start(self, rows: np.ndarray) -> np.ndarray:
         self.turns[rows] = 0
@@ -74,8 +65,8 @@ class TMazeVecEnv(MazeVecEnv):
     def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         config, x = self.config, self.x
         self._last_action = actions
-        self.x = np.minimum(np.maximum(x + self._dx[actions], config.leftmost), self.corridor)
-        y = self._dy[actions] * (x == self.corridor)
+        self.x = np.minimum(np.maximum(x + MOVES_X[actions], config.leftmost), self.corridor)
+        y = MOVES_Y[actions] * (x == self.corridor)
         self.steps += 1
         turned = y != 0
         correct = y == self.goal
@@ -126,7 +117,6 @@ class TMazeVecEnv(MazeVecEnv):
         return np.where(self.config.active | (self._hint(self._all) != 0) | penalised, 0, self._steps_in_corridor())
 
     def _scene(self, i: int) -> Scene:
-        action = int(self._last_action[i])
         return Scene(
             x=int(self.x[i]),
             y=0,
@@ -139,7 +129,7 @@ class TMazeVecEnv(MazeVecEnv):
             turns=int(self.turns[i]),
             correct_turns=int(self.correct_turns[i]),
             n_corridors=self.config.n_corridors,
-            last_action=None if action == NO_ACTION else Action(action).name.lower(),
+            last_action=self._name_of_last_action(i),
         )
 
     def _check_walk(self, n_steps: int, n_more: int = 0) -> int:
@@ -165,10 +155,6 @@ class TMazeVecEnv(MazeVecEnv):
         observations[:, 2] = self.x[rows] == self.corridor[rows]
         observations[:, NOISE] = self._noise.present(rows)
         return observations
-
-    def _next_observations(self, rows: np.ndarray) -> np.ndarray:
-        self._noise.advance(rows)
-        return self._observe(rows)
 
     def _shaping(self, progress: np.ndarray) -> np.ndarray | float:
         if self.config.reward == "penalty":
