@@ -14,14 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.utils import check_for_correct_spaces
-from torch import Tensor
 
 from sb3_elmur.core.arguments import check_count
 from sb3_elmur.core.memory import Memory
-from sb3_elmur.core.states import CoreState, Memories
+from sb3_elmur.core.states import CoreState
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.tmaze.env import Action
 from sb3_elmur.evaluation.known_segments import KnownSegments
+from sb3_elmur.evaluation.segments import open_segments, replay_segments
 from sb3_elmur.policies import ElmurPolicy
 
 
@@ -115,7 +115,8 @@ class Corridors:
         rows = np.flatnonzero((self.late < 2) & ((after < 0) | bool(turns)))
         if len(rows):
             observations, memory = observations[rows], self.known.memory(self.numbers[rows], self.time)
-            actions, after[rows] = self._cross(observations[:, :n_steps], memory)
+            actions, memory_after = replay_segments(self.policy, observations[:, :n_steps], memory)
+            after[rows] = self.known.number(memory_after)
             late = self._late(actions, self.late[rows])
             for length in turns:
                 offset = length - 2 - self.time
@@ -128,13 +129,6 @@ class Corridors:
         self.env.move_right(n_steps)
         if (self.late > 1).all():
             self.results |= {length: np.zeros(len(after), dtype=bool) for length in self.lengths[len(self.results) :]}
-
-    def _cross(self, observations: np.ndarray, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
-        """Actions (B, L) in a segment with observations (B, L, 4), and the numbers of the memories after it, (B,)."""
-        lengths = th.full((len(observations),), observations.shape[1], device=memory.position.device)
-        latent, memory = self.policy.replay(self._tensor(observations), memory, lengths, need_memory=True)
-        actions = self.policy.action_net(latent).argmax(1).view(len(observations), -1)
-        return actions.cpu().numpy(), self.known.number(memory)
 
     def _late(self, actions: np.ndarray, late: np.ndarray) -> list[np.ndarray]:
         """Steps wasted before each of a segment's steps and after the last one, each (B,), for actions (B, L)."""
@@ -153,8 +147,7 @@ class Corridors:
         :param late: Steps by which they are late, (B,).
         :param goal: Actions that turn the right way, (B,).
         """
-        before = th.full((len(observations),), offset, device=memory.position.device)
-        state = self.policy.reopen(self._tensor(observations[:, :offset]), Memories(memory, memory), before).pi
+        state = open_segments(self.policy, observations[:, :offset], memory)
         corridor, junction = observations[:, offset : offset + 2], observations[:, offset : offset + 2].copy()
         junction[:, :, 2] = 1.0
         turn, after = self._act(junction[:, 0], state)
@@ -166,6 +159,3 @@ class Corridors:
 
     def _act(self, observations: np.ndarray, state: CoreState) -> tuple[np.ndarray, CoreState]:
         return self.policy.step(observations, state, deterministic=True)
-
-    def _tensor(self, observations: np.ndarray) -> Tensor:
-        return th.as_tensor(observations.reshape(-1, observations.shape[-1]), device=self.policy.device)

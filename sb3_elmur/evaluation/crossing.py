@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.utils import check_for_correct_spaces
-from torch import Tensor
 
-from sb3_elmur.core.memory import Memory
-from sb3_elmur.core.states import Memories
 from sb3_elmur.envs.tmaze.base import MazeVecEnv
 from sb3_elmur.envs.tmaze.config import NOISE, Action
 from sb3_elmur.envs.tmaze.noise import NOISE_VALUES
 from sb3_elmur.evaluation.episodes import successes
 from sb3_elmur.evaluation.known_segments import UNSETTLED, KnownSegments
+from sb3_elmur.evaluation.segments import open_segments, replay_segments
 from sb3_elmur.policies import ElmurPolicy
 
 MOST_PATTERNS = 729  # of noise in a segment, of which all are tried
@@ -133,27 +131,21 @@ class Crossing:
 
     def _replay(self, observations: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Actions (b, L) in a segment with observations (b, L, F), and the numbers of the memories after it, (b,)."""
-        lengths = th.full((len(observations),), self.segment_length, device=self.policy.device)
-        memory = self._known.memory(numbers, self.time)
-        latent, memory = self.policy.replay(self._tensor(observations), memory, lengths, need_memory=True)
-        actions = self.policy.action_net(latent).argmax(1).view(len(observations), -1)
-        return actions.cpu().numpy(), self._known.number(memory)
+        actions, memory = replay_segments(self.policy, observations, self._known.memory(numbers, self.time))
+        return actions, self._known.number(memory)
 
     def _step(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Step through a segment: rows (b,) as they see fit, the others with their actions (B, L)."""
-        state = self._open(self._known.memory(self._numbers[rows], self.time)) if len(rows) else None
+        state = None
+        if len(rows):
+            nothing = self.observations[rows, None][:, :0]  # (b, 0, F)
+            state = open_segments(self.policy, nothing, self._known.memory(self._numbers[rows], self.time))
         for time in range(self.segment_length):
             if state is not None:
                 actions[rows, time], state = self.policy.step(self.observations[rows], state, deterministic=True)
             self._take(actions[:, time])
         if state is not None:
             self._numbers[rows] = self._known.number(state.memory)
-
-    def _open(self, memory: Memory) -> Any:
-        """The state for stepping with a memory at the beginning of a segment."""
-        nothing = self._tensor(self.observations[:0])
-        lengths = th.zeros(len(memory.position), dtype=th.int64, device=self.policy.device)
-        return self.policy.reopen(nothing, Memories(memory, memory), lengths).pi
 
     def _take(self, actions: np.ndarray) -> None:
         """Step all mazes, and note which episodes end."""
@@ -163,6 +155,3 @@ class Crossing:
         for i in (self.running & dones).nonzero()[0]:
             self.episodes[i] = {"return": float(self._returns[i]), "length": self.time, **successes(infos[i])}
         self.running &= ~dones
-
-    def _tensor(self, observations: np.ndarray) -> Tensor:
-        return th.as_tensor(observations.reshape(-1, observations.shape[-1]), device=self.policy.device)
