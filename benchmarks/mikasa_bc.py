@@ -34,9 +34,9 @@ from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes, wilson_interval
-from sb3_elmur.models import STATISTICS_FILE as NORMALIZATION
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.recording import record
+from sb3_elmur.saved_statistics import STATISTICS_FILE as NORMALIZATION
 from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_bc"

@@ -14,7 +14,7 @@ from helpers import make_model, random_envs
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.distributed import ALONE
 from sb3_elmur.joint_training import SharedMeanStd
-from sb3_elmur.models import check_statistics
+from sb3_elmur.saved_statistics import check_statistics
 
 pytestmark = pytest.mark.xdist_group("joint")
 

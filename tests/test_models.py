@@ -19,8 +19,9 @@ import sb3_elmur
 from helpers import DICT, RandomEnv, make_model, random_envs
 from sb3_elmur import RecurrentPPO, resize_memory
 from sb3_elmur.core.cells import GRU
-from sb3_elmur.models import check_statistics, find_statistics, load_model, normalized
+from sb3_elmur.models import load_model
 from sb3_elmur.recording import record
+from sb3_elmur.saved_statistics import check_statistics, find_statistics, normalized
 
 SAVED = Path(__file__).parent / "saved"
 FAR = spaces.Box(1e3, 2e3, (2,))

@@ -21,9 +21,9 @@ from sb3_elmur.command_line import check_device, check_seed, import_packages, to
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.distributed import Group, joined_group
-from sb3_elmur.models import STATISTICS_FILE
 from sb3_elmur.monitoring.monitor import memory_of
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.saved_statistics import STATISTICS_FILE
 from sb3_elmur.settings import read_file, with_classes
 
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from sb3_elmur.comparison.algorithm import Played
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation.episodes import run_episodes
-from sb3_elmur.models import as_in_training
+from sb3_elmur.saved_statistics import as_in_training
 
 
 def make_monitored(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = None) -> VecEnv:

@@ -20,8 +20,9 @@ from sb3_elmur.evaluation.corridors import Corridors
 from sb3_elmur.evaluation.crossing import cross_episodes
 from sb3_elmur.evaluation.episodes import run_episodes
 from sb3_elmur.evaluation.record import Record, compare_models, load_walk, save_walk, summarise
-from sb3_elmur.models import as_in_training, find_statistics, load_model
+from sb3_elmur.models import load_model
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.saved_statistics import as_in_training, find_statistics
 
 FEWEST_BATCHES, MOST_ENVS = 5, 100  # what is lost if a stepped evaluation is interrupted is one batch
 

@@ -10,7 +10,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_elmur.command_line import SettingsError, told_in_one_line
 from sb3_elmur.export.file import export_policy, require_onnx
-from sb3_elmur.models import find_statistics, load_model, normalized
+from sb3_elmur.models import load_model
+from sb3_elmur.saved_statistics import find_statistics, normalized
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,9 +14,10 @@ from sb3_elmur.inspection.episodes import FEWEST_EPISODES, Played, inspect_episo
 from sb3_elmur.inspection.events import find_events, summarise_slots, tell
 from sb3_elmur.inspection.page import write_report
 from sb3_elmur.inspection.probing import make_label
-from sb3_elmur.models import as_in_training, find_statistics, load_model
+from sb3_elmur.models import load_model
 from sb3_elmur.monitoring.monitor import memory_of
 from sb3_elmur.monitoring.panels import require_drawing
+from sb3_elmur.saved_statistics import as_in_training, find_statistics
 
 INFO = "info"
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sb3_elmur.command_line import add_common_options, take_common_options, told_in_one_line
-from sb3_elmur.models import find_statistics
 from sb3_elmur.recording.record import record
 from sb3_elmur.recording.writers import WRITERS
+from sb3_elmur.saved_statistics import find_statistics
 
 
 def make_parser() -> argparse.ArgumentParser:

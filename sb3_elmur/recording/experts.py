@@ -11,7 +11,8 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_elmur.masks import get_action_masks, has_masks, sample_valid
-from sb3_elmur.models import as_in_training, find_statistics, load_model, normalized
+from sb3_elmur.models import load_model
+from sb3_elmur.saved_statistics import as_in_training, find_statistics, normalized
 
 
 class Model(Protocol):

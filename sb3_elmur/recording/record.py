@@ -16,10 +16,10 @@ from typing import Any
 import gymnasium
 
 from sb3_elmur.core.arguments import check_choice, check_count, check_range
-from sb3_elmur.models import find_statistics
 from sb3_elmur.recording.experts import Expert, make_act
 from sb3_elmur.recording.recorder import Recorder
 from sb3_elmur.recording.writers import WRITERS
+from sb3_elmur.saved_statistics import find_statistics
 
 PACKAGES = ("sb3-elmur", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
 
@@ -44,7 +44,7 @@ def record(
     :param expert: ``"oracle"``, the environment's own ``oracle_action()``; ``"random"``; the file of a saved
         :class:`sb3_elmur.RecurrentPPO`; an object with ``predict``, such as any other model; or a function from an observation
         to an action. A saved model sees observations normalised by the statistics that belong to it
-        (:func:`sb3_elmur.models.find_statistics`); all others, and what is recorded, are what the environment shows.
+        (:func:`sb3_elmur.saved_statistics.find_statistics`); all others, and what is recorded, are what the environment shows.
     :param output: Folder to write. With ``"npz"``, episodes that are there already are kept. With ``"minari"`` there must be
         nothing yet, and the folder's name, such as ``tmaze-v0``, becomes the id of the data set.
     :param n_episodes: Number of episodes to play.

@@ -24,7 +24,7 @@ from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import native_batch
 from sb3_elmur.finite import unfinite
-from sb3_elmur.models import check_statistics, find_statistics
+from sb3_elmur.saved_statistics import check_statistics, find_statistics
 from sb3_elmur.settings import as_literal, check_known, read_settings
 from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, checked_settings
 from sb3_elmur.zoo.joint import told_how_to_go_on

@@ -15,7 +15,7 @@ from rl_zoo3.utils import get_model_path
 from torch import nn
 
 from sb3_elmur.command_line import SettingsError
-from sb3_elmur.models import STATISTICS_FILE, check_statistics, find_statistics
+from sb3_elmur.saved_statistics import STATISTICS_FILE, check_statistics, find_statistics
 from sb3_elmur.settings import UNREADABLE, as_literal
 from sb3_elmur.zoo.checks import CLASSES, checked_classes
 from sb3_elmur.zoo.substitutes import environments_made_by

@@ -6,7 +6,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_elmur.atomic_files import atomic_path
-from sb3_elmur.models import STATISTICS_FILE
+from sb3_elmur.saved_statistics import STATISTICS_FILE
 
 
 def save(model: BaseAlgorithm, path: Path) -> None:

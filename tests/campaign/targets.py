@@ -24,9 +24,10 @@ from sb3_elmur.comparison.results import Results
 from sb3_elmur.datasets import NpzEpisodes, open_episodes
 from sb3_elmur.evaluation import Corridors
 from sb3_elmur.evaluation.record import Record, load_walk, save_walk, summarise
-from sb3_elmur.models import load_model, normalized
+from sb3_elmur.models import load_model
 from sb3_elmur.recording import record
 from sb3_elmur.recording.writers import SETTINGS
+from sb3_elmur.saved_statistics import normalized
 from sb3_elmur.settings import find_class, packaged, read_settings
 from sb3_elmur.zoo.checks import checked_policy_arguments, checked_settings
 

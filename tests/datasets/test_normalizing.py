@@ -18,8 +18,8 @@ from sb3_elmur.bc import command as bc_command
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.evaluation import command as evaluation_command
-from sb3_elmur.models import find_statistics
 from sb3_elmur.recording import record
+from sb3_elmur.saved_statistics import find_statistics
 
 ENV = "ShortPendulum-v0"
 N_STEPS = 20
