@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "core": set(),
     "datasets": set(),
     "settings": {"core"},
+    "extras": set(),
     "command_line": set(),
     "atomic_files": set(),
     "encoders": set(),
@@ -73,7 +74,7 @@ MAY_IMPORT = {
     "__init__": {"callbacks", "envs", "policies", "ppo", "models"},
 }  # fmt: skip
 """The rooms of the package, and which others each may import. A room is a module, or a folder of modules."""
-MAY_BE_IMPORTED_BY_ALL = {"spaces"}
+MAY_BE_IMPORTED_BY_ALL = {"extras", "spaces"}
 PLAIN_PYTORCH = ("core", "monitoring/tracing.py", "monitoring/measures.py", "monitoring/failure_signs.py")
 PACKAGE_DATA = {"sb3_elmur/py.typed", "sb3_elmur/inspection/report.html"}
 HOSTS = {"stable_baselines3", "sb3_contrib", "gymnasium"}

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ except ImportError as error:
 
 from sb3_elmur.command_line import import_packages
 from sb3_elmur.comparison.cells import Cell, compute, data_folder, record_data
+from sb3_elmur.extras import require
 
 N_LAST_LINES = 25
 N_ATTEMPTS = 3  # until what was running whenever a process was killed is given up
@@ -127,10 +127,7 @@ def _parallel(workers: int, cluster: Cluster | None) -> Iterator[Parallel]:
     if cluster is None:
         yield Parallel(workers, backend="loky", batch_size=1, return_as="generator_unordered")
         return
-    try:
-        dask: Any = import_module("distributed")
-    except ModuleNotFoundError as error:
-        raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[cluster]"`.') from error
+    dask = require("distributed", "cluster")
     with dask.Client(cluster.address) as client, parallel_config("dask", client=client, resources=dict(cluster.resources)):
         try:
             yield Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered")

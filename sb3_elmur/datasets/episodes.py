@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import DependencyNotInstalled
 from torch.utils.data import Dataset
 
 from sb3_elmur.datasets.fields import (
@@ -34,6 +33,7 @@ from sb3_elmur.datasets.fields import (
     readable,
 )
 from sb3_elmur.datasets.npz import StoredArray, open_arrays
+from sb3_elmur.extras import require
 
 __all__ = [
     "DataError",
@@ -41,7 +41,6 @@ __all__ = [
     "Episodes",
     "MinariEpisodes",
     "NpzEpisodes",
-    "import_minari",
     "minari_folder",
     "open_episodes",
 ]
@@ -217,7 +216,7 @@ class MinariEpisodes(Episodes):
         self, dataset: str | Path, observation_space: spaces.Space, action_space: spaces.Space, cache_bytes: int = 2**30
     ) -> None:
         super().__init__(observation_space, action_space, cache_bytes)
-        minari = import_minari()
+        minari = require("minari", "minari")
         with naming(dataset):
             with readable("the Minari data set"):
                 self.dataset = _open_minari(minari, dataset)
@@ -294,19 +293,6 @@ def open_episodes(path_or_id: str | Path, observation_space: spaces.Space, actio
     if minari_folder(Path(path_or_id)) is not None:
         return MinariEpisodes(path_or_id, observation_space, action_space)
     return NpzEpisodes(path_or_id, observation_space, action_space)
-
-
-def import_minari() -> ModuleType:
-    """
-    Import Minari.
-
-    :return: The module.
-    :raises DependencyNotInstalled: Without it.
-    """
-    try:
-        return import_module("minari")
-    except ImportError as error:
-        raise DependencyNotInstalled('Minari is missing: run `pip install "sb3-elmur[minari]"`.') from error
 
 
 def _open_minari(minari: ModuleType, dataset: str | Path) -> Any:

@@ -18,14 +18,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from gymnasium.error import DependencyNotInstalled
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import Distribution
@@ -34,6 +32,7 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.core.elmur import Elmur
 from sb3_elmur.export.checking import STATE, check_file, draw_observations
 from sb3_elmur.export.policy_step import PolicyStep
+from sb3_elmur.extras import require
 from sb3_elmur.policies import ElmurPolicy
 from sb3_elmur.spaces import as_dict
 
@@ -76,10 +75,7 @@ def require_onnx() -> None:
     :raises DependencyNotInstalled: Without one of the packages.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            import_module(module)
-        except ModuleNotFoundError as error:
-            raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[export]"`.') from error
+        require(module, "export")
 
 
 def _onnx_program(step: PolicyStep) -> Any:

@@ -1,11 +1,10 @@
 """Heavier pictures for TensorBoard: attention heat maps. They need matplotlib."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch as th
-from gymnasium.error import DependencyNotInstalled
 
+from sb3_elmur.extras import require
 from sb3_elmur.monitoring.tracing import SegmentTrace
 
 if TYPE_CHECKING:
@@ -20,10 +19,7 @@ def require_drawing(*others: str) -> None:
     :raises DependencyNotInstalled: Without one of them.
     """
     for module in ("matplotlib.figure", *others):
-        try:
-            import_module(module)
-        except ModuleNotFoundError as error:
-            raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[inspect]"`.') from error
+        require(module, "inspect")
 
 
 def attention_figure(trace: SegmentTrace) -> "Figure":

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from gymnasium import spaces
 from tqdm import tqdm
 
 from sb3_elmur.atomic_files import atomic_path
-from sb3_elmur.datasets.episodes import import_minari
 from sb3_elmur.datasets.fields import MASK
+from sb3_elmur.extras import require
 from sb3_elmur.recording.recorder import Recorder, Recording
 
 SETTINGS = "recording.json"
@@ -76,7 +77,7 @@ def write_minari(recorder: Recorder, output: Path, n_episodes: int, settings: Se
         Minari would lose a part of images.
     :raises DependencyNotInstalled: Without Minari.
     """
-    create = import_minari().create_dataset_from_buffers
+    create = require("minari", "minari").create_dataset_from_buffers
     lossless = {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(create).parameters else {}
     output = output.absolute()  # Minari hands relative paths on to what resolves them anew
     name = output.name
@@ -104,7 +105,7 @@ def _check_minari(observation_space: spaces.Space, output: Path, keeps_images: b
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
     if not keeps_images and any(part.dtype == np.uint8 for part in parts):
         raise ValueError(
-            f"`format` must be 'npz' for observations of bytes: Minari {import_minari().__version__} would encode them as "
+            f"`format` must be 'npz' for observations of bytes: Minari {version('minari')} would encode them as "
             "JPEG. Minari 0.5.4, which wants Python 3.11 or later, keeps them as they are. Received 'minari'."
         )
     if not re.fullmatch(r"[-\w]+-v\d+", output.name):
@@ -123,7 +124,7 @@ def _minari_buffer(recorder: Recorder, index: int, recording: Recording) -> Any:
     if recorder.masked:  # a row for each observation, of which the last is acted on by nobody
         infos = {MASK: np.concatenate((arrays[MASK], np.ones_like(arrays[MASK][:1])))}
     is_dict = isinstance(recorder.env.observation_space, spaces.Dict)
-    return import_minari().data_collector.EpisodeBuffer(
+    return require("minari", "minari").data_collector.EpisodeBuffer(
         seed=recorder.seed + index,
         observations={key: arrays[key] for key in recorder.observed} if is_dict else arrays["observation"],
         actions=arrays["action"],

@@ -15,9 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
@@ -32,6 +30,7 @@ from sb3_elmur.command_line import (
 )
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import creator_of
+from sb3_elmur.extras import require
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.settings import packaged, read_file
 from sb3_elmur.zoo.joint import joined
@@ -187,7 +186,7 @@ def plot(arguments: Sequence[str]) -> None:
     kind = parser.parse_args(arguments[:1]).kind
     name, defaults = PLOTS[kind]
     sys.argv = [f"sb3-elmur plot {kind}", *defaults, *arguments[1:]]
-    draw: Callable[[], None] = getattr(_import_zoo("rl_zoo3.plots"), name)
+    draw: Callable[[], None] = getattr(require("rl_zoo3.plots", "zoo"), name)
     from matplotlib import pyplot as plt
 
     with warnings.catch_warnings():
@@ -210,8 +209,8 @@ def register() -> None:
 
     :raises DependencyNotInstalled: If rl_zoo3, or what it needs, is missing.
     """
-    manager = _import_zoo("rl_zoo3.exp_manager")
-    _import_zoo("requests")  # which rl_zoo3 does not declare
+    manager = require("rl_zoo3.exp_manager", "zoo")
+    require("requests", "zoo")  # which rl_zoo3 does not declare
     manager.ALGOS[ALGORITHM] = RecurrentPPO
     manager.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ppo_elmur_params
     manager.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ppo_elmur_params
@@ -220,13 +219,6 @@ def register() -> None:
 
     manager.EvalCallback, manager.TrialEvalCallback = masks.MaskableEvalCallback, masks.MaskableTrialEvalCallback
     manager.ExperimentManager = CheckedExperimentManager
-
-
-def _import_zoo(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise DependencyNotInstalled(f'{error.name} is missing: run `pip install "sb3-elmur[zoo]"`.') from error
 
 
 def _start(arguments: Sequence[str]) -> argparse.Namespace:
@@ -281,7 +273,7 @@ def _settings_file(options: argparse.Namespace) -> list[str]:
     ours = packaged(f"{options.algo}.yml")
     if not ours.is_file():
         return []
-    theirs = Path(_import_zoo("rl_zoo3").__file__).parent / "hyperparams" / ours.name
+    theirs = Path(require("rl_zoo3", "zoo").__file__).parent / "hyperparams" / ours.name
     if options.env not in read_file(ours) and theirs.is_file() and options.env in read_file(theirs):
         return []
     return ["--conf-file", str(ours)]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from stable_baselines3 import PPO
 
 from helpers import ACTION_SPACES, VECTOR, RandomEnv, make_model
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.datasets.episodes import DataError, Episode, NpzEpisodes, import_minari, open_episodes
+from sb3_elmur.datasets.episodes import DataError, Episode, NpzEpisodes, open_episodes
+from sb3_elmur.extras import require
 from sb3_elmur.recording import record
 from sb3_elmur.recording.command import main
 from sb3_elmur.recording.writers import FAILED, SETTINGS
@@ -60,7 +62,7 @@ def minari_format() -> str:
 
 
 def minari_keeps_images() -> bool:
-    return "jpeg_encoding" in inspect.signature(import_minari().create_dataset_from_buffers).parameters
+    return "jpeg_encoding" in inspect.signature(require("minari", "minari").create_dataset_from_buffers).parameters
 
 
 @pytest.fixture(params=["npz", "minari"])
@@ -87,7 +89,7 @@ def test_reading_gives_what_was_played(
         return RandomEnv(observation_space, action_space)
 
     if observation_space is CAMERA and format == "minari" and not minari_keeps_images():
-        pytest.skip(f"Minari {import_minari().__version__} encodes images as JPEG: they are refused")
+        pytest.skip(f"Minari {version('minari')} encodes images as JPEG: they are refused")
     record(make, "random", tmp_path / "random-v0", n_episodes=5, seed=7, format=format)
     episodes = read(tmp_path / "random-v0", make())
     assert len(episodes) == 5
@@ -504,7 +506,7 @@ def test_a_minari_data_set_appears_when_complete(minari_format: str, tmp_path: P
 def test_images_are_refused_where_minari_would_lose_a_part_of_them(
     observation_space: spaces.Space, minari_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_minari(), "create_dataset_from_buffers", lambda *_: pytest.fail("called"))
+    monkeypatch.setattr(require("minari", "minari"), "create_dataset_from_buffers", lambda *_: pytest.fail("called"))
     env = RandomEnv(observation_space, ACTION_SPACES[0])
     with pytest.raises(ValueError, match=r"`format` must be 'npz' .* JPEG.*Received 'minari'"):
         record(lambda: env, "random", tmp_path / "random-v0", n_episodes=1, format=minari_format)
