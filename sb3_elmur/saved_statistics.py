@@ -62,7 +62,7 @@ def find_statistics(path: Path, model: BaseAlgorithm | None = None) -> Path | No
             return candidate
     beside = any(folder.glob(f"*/{STATISTICS_FILE}")) or any(folder.glob("*vecnormalize*.pkl"))
     if model is not None and (beside or getattr(model, "_last_original_obs", None) is not None):
-        why = "There are statistics of other models beside it." if beside else "It was trained in a VecNormalize."
+        why = "Statistics under other names belong to other models." if beside else "It was trained in a VecNormalize."
         warnings.warn(
             f"{path} sees observations as they are: there is no {' and no '.join(map(str, candidates))}. {why}", stacklevel=2
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sb3_elmur.settings import SCHEDULE, schedule
+
 if TYPE_CHECKING:
     import optuna
 
@@ -41,15 +43,16 @@ def sample_ppo_elmur_params(
         "lru_blend": trial.suggest_float("lru_blend", 0.05, 1.0),
         "norm_first": trial.suggest_categorical("norm_first", [False, True]),
     }
-    return convert_ppo_elmur_params(sampled)
+    settings = convert_ppo_elmur_params(sampled)
+    return settings | {"learning_rate": schedule(settings["learning_rate"])}
 
 
 def convert_ppo_elmur_params(sampled: dict[str, Any]) -> dict[str, Any]:
     """
     Arguments of the algorithm, and of its policy, that a sample stands for.
 
-    :param sampled: Values by the names under which a trial holds them: ``x_pow`` stands for the power of two x, and
-        ``one_minus_x`` for 1 - x.
+    :param sampled: Values by the names under which a trial holds them: ``x_pow`` stands for the power of two x,
+        ``one_minus_x`` for 1 - x, and ``learning_rate`` for what falls from it to 0, as by default.
     """
     settings: dict[str, Any] = {}
     for name, value in sampled.items():
@@ -59,4 +62,5 @@ def convert_ppo_elmur_params(sampled: dict[str, Any]) -> dict[str, Any]:
             settings[name.removeprefix("one_minus_")] = 1 - value
         else:
             settings[name] = value
+    settings["learning_rate"] = f"{SCHEDULE}{settings['learning_rate']}"
     return settings | {"policy_kwargs": {name: settings.pop(name) for name in POLICY}}

@@ -232,7 +232,9 @@ def test_any_trial_is_retrained(number: int, command: Command) -> None:
 def test_every_sample_is_a_valid_setting_and_is_restored_from_its_trial(seed: int) -> None:
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
     sampled = sample_ppo_elmur_params(trial, 1, 1, {})
-    assert convert_ppo_elmur_params(trial.params) == sampled
+    rate = sampled["learning_rate"]
+    assert rate(0.0) == 0.0 < rate(1.0)
+    assert convert_ppo_elmur_params(trial.params) == sampled | {"learning_rate": f"lin_{rate(1.0)}"}
     ElmurConfig(**sampled.pop("policy_kwargs"))
     sb3_elmur.RecurrentPPO("ElmurPolicy", "CartPole-v1", _init_setup_model=False, **sampled)
 
