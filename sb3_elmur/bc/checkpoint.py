@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from torch.optim import AdamW
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.config import BCConfig
@@ -102,13 +103,35 @@ def read_checkpoint(path: Path, run: Identity) -> dict[str, Any]:
         stored = dict(state.pop("run"))
     except Exception as error:  # whatever torch, zipfile and pickle make of damaged and foreign files
         raise no_checkpoint(path, error) from error
-    names = {**stored, **run} if "data" in stored else stored  # those of version 0.1 say less
-    different = [f"{name}={stored.get(name)!r}" for name in names if stored.get(name) != run.get(name)]
+    different = [f"{name}={stored.get(name)!r}" for name in {**run, **stored} if stored.get(name) != run.get(name)]
     if different:
         raise ValueError(
             f"{path} is the checkpoint of a run with {', '.join(different)}. Continue with the same, or in another folder."
         )
     return state
+
+
+def check_optimizer(optimizer: AdamW, state: Mapping[str, Any], begun: bool) -> None:
+    """
+    Refuse a state that PyTorch would take as it is, whatever its shapes are and whose it was.
+
+    :param optimizer: Whose state it is to become.
+    :param state: Of ``state_dict``.
+    :param begun: Whether it has made a step.
+    :raises ValueError: If it is of another optimiser.
+    """
+    own = optimizer.state_dict()
+    for mine, theirs in zip(own["param_groups"], state["param_groups"], strict=True):
+        for name in ("betas", "eps", "weight_decay", "amsgrad", "maximize", "params"):
+            if theirs[name] != mine[name]:
+                raise ValueError(f"`{name}` of the optimiser was {theirs[name]!r:.80}, not {mine[name]!r:.80}.")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if set(state["state"]) != set(range(len(parameters) if begun else 0)):
+        raise ValueError("The optimiser was one of other parameters.")
+    for index, moments in state["state"].items():
+        shapes = {"step": (), "exp_avg": parameters[index].shape, "exp_avg_sq": parameters[index].shape}
+        if {name: tuple(moment.shape) for name, moment in moments.items()} != {name: tuple(s) for name, s in shapes.items()}:
+            raise ValueError("The optimiser was one of other parameters.")
 
 
 def no_checkpoint(path: Path, error: Exception) -> ValueError:

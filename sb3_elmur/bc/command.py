@@ -14,7 +14,16 @@ from sb3_elmur.bc.callback import CloningMemoryCallback
 from sb3_elmur.bc.checkpoint import CHECKPOINT
 from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.bc.options import Command, Options, make_settings, parse
-from sb3_elmur.bc.runs import ARGUMENTS_FILE, PROGRAM, SETTINGS_FILE, new_run_folder, record_run, recorded_command, run_name
+from sb3_elmur.bc.runs import (
+    ARGUMENTS_FILE,
+    PROGRAM,
+    SETTINGS_FILE,
+    as_written,
+    new_run_folder,
+    record_run,
+    recorded_command,
+    run_name,
+)
 from sb3_elmur.bc.shrinking import check_shrinkable, shrink_memory
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.command_line import check_device, check_seed, import_packages, told_in_one_line
@@ -127,7 +136,7 @@ def check_settings(run: Path, options: Options) -> None:
     arguments = read_file(folder / ARGUMENTS_FILE)
     settings = make_settings(read_file(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE)).as_dict()
     began = settings | {name: arguments.get(name) for name in ("env", "seed")}
-    goes_on = options.settings.as_dict() | {"env": options.env, "seed": options.seed}
+    goes_on = as_written(options.settings.as_dict() | {"env": options.env, "seed": options.seed})
     if different := [f"{name}={value!r}" for name, value in began.items() if value != goes_on[name]]:
         raise ValueError(f"{run} is a run with {', '.join(different)}. Continue with the same, or begin another run.")
 

@@ -14,7 +14,6 @@ from sb3_elmur.command_line import SettingsError
 ALGORITHM = "bc_elmur"
 PROGRAM = "sb3-elmur bc"
 SETTINGS_FILE, ARGUMENTS_FILE, COMMAND_FILE = "config.yml", "args.yml", "command.txt"  # rl_zoo3's names
-BEGINNINGS = (PROGRAM.split(), ["python", "-m", "sb3_elmur.bc"])  # of recorded commands; older versions wrote the second
 
 
 def run_name(env: str) -> str:
@@ -89,10 +88,15 @@ def recorded_arguments(run: Path) -> list[str]:
     """
     record = recorded_command(run)
     words = shlex.split(record.read_text(encoding="utf-8"))
-    for beginning in BEGINNINGS:
-        if words[: len(beginning)] == beginning:
-            return words[len(beginning) :]
+    program = PROGRAM.split()
+    if words[: len(program)] == program:
+        return words[len(program) :]
     raise SettingsError(f"{record} must begin with `{PROGRAM}`. It holds {' '.join(words)!r:.80}.")
+
+
+def as_written(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they are read again after they were written: tuples are lists."""
+    return yaml.safe_load(yaml.safe_dump(dict(values)))
 
 
 def record_run(folder: Path, settings: Mapping[str, Any], options: Mapping[str, Any], arguments: Sequence[str]) -> None:

@@ -24,17 +24,27 @@ from tqdm import tqdm
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.bc.chains import Batch, ChainLoss, cut_chains
-from sb3_elmur.bc.checkpoint import CHECKPOINT, identity, no_checkpoint, read_checkpoint, write_checkpoint
+from sb3_elmur.bc.checkpoint import (
+    CHECKPOINT,
+    check_optimizer,
+    identity,
+    no_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.features import check_same_spaces, frozen_features
 from sb3_elmur.bc.loss import fit_log_std, make_cloning_loss
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.datasets.episodes import Episode, Episodes
 from sb3_elmur.distributed import ALONE, current_group
 from sb3_elmur.ppo import RecurrentPPO
 
 BEST_MODEL = "best_model.zip"
-PROGRESS = ("batches_done", "updates", "steps", "best_score", "epoch_sums")  # attributes of `BC`, to be restored
+COUNTERS = ("batches_done", "updates", "steps")
+PROGRESS = (*COUNTERS, "best_score", "epoch_sums")  # attributes of `BC`, to be restored
+N_COMMON_SUMS = 6  # of `epoch_sums`, before those of the loss's measures
 
 
 class BC:
@@ -324,11 +334,19 @@ class BC:
         }
 
     def _set_state(self, state: dict[str, Any]) -> None:
+        progress = state["progress"]
+        for name in COUNTERS:
+            check_count(name, progress[name], 0)
+        if progress["batches_done"] > self.total_batches:
+            raise ValueError(f"`batches_done` must be at most {self.total_batches}. Received {progress['batches_done']}.")
+        sums, begun = progress["epoch_sums"], progress["updates"] > 0
+        if begun != (isinstance(sums, Tensor) and sums.dtype == th.float64 and sums.ndim == 1 and len(sums) > N_COMMON_SUMS):
+            raise ValueError("`epoch_sums` must be sums over the updates.")
+        if not isinstance(progress["best_score"], float) or math.isnan(progress["best_score"]):
+            raise ValueError(f"`best_score` must be a number. Received {progress['best_score']!r}.")
+        check_optimizer(self.optimizer, state["optimizer"], begun)
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
-        progress = state["progress"]
-        if "best_reward" in progress:  # its name in version 0.1
-            progress = {**progress, "best_score": progress["best_reward"]}
         for name in PROGRESS:
             setattr(self, name, progress[name])
 

@@ -73,7 +73,9 @@ def inspect(options: argparse.Namespace) -> str:
     require_drawing("jinja2")
     check_count("episodes", options.episodes, 1)
     if options.label is not None and options.episodes <= FEWEST_EPISODES:
-        raise ValueError(f"`episodes` must be more than {FEWEST_EPISODES} with `label`, for probes. Received {options.episodes}.")
+        raise ValueError(
+            f"`episodes` must be more than {FEWEST_EPISODES} with `label`, for probes. Received {options.episodes}."
+        )
     model = load_model(options.model, options.device)
     policy: Any = model.policy
     config = memory_of(policy).config

@@ -1,6 +1,7 @@
 """Determinism, checkpoints and interruptions: a run that was killed ends as if it had not been."""
 
 import copy
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -231,15 +232,35 @@ def test_another_activation_is_refused(tmp_path: Path) -> None:
         make_bc(policy_kwargs={"net_arch": [5], "activation_fn": nn.ELU}).train(tmp_path)
 
 
-def test_checkpoints_of_version_0_1_continue(tmp_path: Path) -> None:
-    """They knew less of their run, and another name of the best score."""
-    killed, resumed, whole = make_bc(save_freq=1), make_bc(save_freq=1), make_bc()
+def _flatten_moments(state: dict[str, Any]) -> None:
+    for moments in state["optimizer"]["state"].values():
+        moments["exp_avg"] = moments["exp_avg_sq"] = th.zeros(1)
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "moments of other shapes": _flatten_moments,
+    "no moments": lambda state: state["optimizer"]["state"].clear(),
+    "other betas": lambda state: state["optimizer"]["param_groups"][0].update(betas=(0.1, 0.2)),
+    "another weight decay": lambda state: state["optimizer"]["param_groups"][0].update(weight_decay=0.5),
+    "too many batches": lambda state: state["progress"].update(batches_done=99),
+    "fewer than no batches": lambda state: state["progress"].update(batches_done=-1),
+    "batches of text": lambda state: state["progress"].update(batches_done="2"),
+    "no sums": lambda state: state["progress"].update(epoch_sums=None),
+    "sums of another shape": lambda state: state["progress"].update(epoch_sums=th.zeros(2, 9, dtype=th.float64)),
+    "a score that is none": lambda state: state["progress"].update(best_score=math.nan),
+    "another run": lambda state: state["run"].clear(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_checkpoint_is_refused_and_nothing_restored(edit: str, tmp_path: Path) -> None:
+    killed, resumed = make_bc(save_freq=1), make_bc(save_freq=1)
     train_until(killed, tmp_path, killed.optimizer, "step", 8)
     state = th.load(tmp_path / CHECKPOINT)
-    for name in ("policy", "use_sde", "observation_space", "action_space", "data", "validation"):
-        del state["run"][name]
-    state["progress"]["best_reward"] = state["progress"].pop("best_score")
+    EDITS[edit](state)
     th.save(state, tmp_path / CHECKPOINT)
-    resumed.train(tmp_path)
-    whole.train()
-    assert th.equal(parameters(resumed), parameters(whole))
+    before = parameters(resumed).clone()
+    with pytest.raises(ValueError, match=r"is not a checkpoint of this policy|is the checkpoint of a run with"):
+        resumed.train(tmp_path)
+    assert th.equal(parameters(resumed), before)
+    assert resumed.batches_done == 0
