@@ -1,6 +1,7 @@
 """``sb3-elmur train --continue RUN_FOLDER``: the rest of an interrupted run, into its own folder."""
 
 import argparse
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,12 @@ class ContinuedExperimentManager(CheckedExperimentManager):
 
 
 def _restore_evaluations(callback: EvalCallback, n_timesteps: int) -> None:
-    """Those of the steps that were learned from; a model is only better than the best if it is better than all of them."""
+    """Those of the steps that were learned from, and that of the best model, which was noted before the model was saved."""
     try:
         with np.load(f"{callback.log_path}.npz") as saved:
             evaluations = dict(saved)
-        callback.best_mean_reward = float(evaluations["results"].mean(axis=1).max())
+        of_best = evaluations["timesteps"] == _steps_of(Path(callback.best_model_save_path or ".") / "best_model.zip")
+        callback.best_mean_reward = float(evaluations["results"][of_best].mean(axis=1).max(initial=-np.inf))
         known = evaluations["timesteps"] <= n_timesteps
         callback.evaluations_timesteps = evaluations["timesteps"][known].tolist()
         callback.evaluations_results = evaluations["results"][known].tolist()
@@ -120,6 +122,14 @@ def _restore_evaluations(callback: EvalCallback, n_timesteps: int) -> None:
         callback.evaluations_successes = evaluations["successes"][known].tolist() if "successes" in evaluations else []
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:  # none yet, or half of it written
         print(f"Earlier evaluations are not known: {error}")
+
+
+def _steps_of(model: Path) -> int:
+    """Steps after which a model was saved; -1 if it is not there."""
+    if not model.exists():
+        return -1
+    with zipfile.ZipFile(model) as archive:
+        return json.loads(archive.read("data"))["num_timesteps"]
 
 
 def find_run(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Models and the statistics of their ``VecNormalize``, saved so that a killed run leaves no pair of different steps."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -13,21 +14,20 @@ def save(model: BaseAlgorithm, path: Path) -> None:
     """
     Save a model, and the statistics of its environments, if they are normalised, as ``<model>/vecnormalize.pkl``.
 
-    Whoever is killed meanwhile leaves the former pair, the new one, or a model without statistics, but none with those of
-    another step.
+    Whoever is killed, or finds the disk full, while they are written leaves the former pair. Between two names that the new
+    files get, there is a model without statistics, but none with those of another step.
 
     :param model: What to save.
     :param path: The zip file.
     """
     statistics = path.with_suffix("") / STATISTICS_FILE
-    statistics.unlink(missing_ok=True)
-    with atomic_path(path) as temporary:
-        model.save(temporary)
     normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        statistics.parent.mkdir(exist_ok=True)
-        with atomic_path(statistics) as temporary:
-            normalizer.save(str(temporary))
+    with ExitStack() as stack:
+        if normalizer is not None:
+            statistics.parent.mkdir(exist_ok=True)
+            normalizer.save(str(stack.enter_context(atomic_path(statistics))))
+        model.save(stack.enter_context(atomic_path(path)))
+        statistics.unlink(missing_ok=True)
 
 
 class SaveModel(BaseCallback):

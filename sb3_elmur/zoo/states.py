@@ -10,6 +10,8 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.command_line import SettingsError
+from sb3_elmur.core.arguments import check_count
 from sb3_elmur.zoo.saving import save
 
 FOLDER = "resume"  # of a run folder, until the run is finished
@@ -86,17 +88,33 @@ def latest_state(run: Path) -> State | None:
     Where a run goes on.
 
     :param run: The run folder.
-    :return: Its latest state, or ``None`` if it was interrupted before it saved any.
-    :raises ValueError: If the state was saved by a version that went on otherwise.
+    :return: Its latest state that is not damaged, or ``None`` if it was interrupted before it saved any.
+    :raises SettingsError: If all are damaged, or of a version that went on otherwise.
     """
     models = _complete(run)
-    if not models:
-        return None
-    path = models[-1].with_suffix("") / FILE
-    content = th.load(path, map_location="cpu", weights_only=True)
-    if missing := set(State._fields[2:]) - set(content):
-        raise ValueError(f"{path} must have `{'`, `'.join(sorted(missing))}`. Received a state of another version.")
-    return State(models[-1], _steps(models[-1]), **content)
+    for model in reversed(models):
+        try:
+            return _read_state(model)
+        except ValueError as error:
+            if model == models[0]:
+                raise SettingsError(str(error)) from error
+            print(f"{error} The state before it is taken.")
+    return None
+
+
+def _read_state(model: Path) -> State:
+    path = model.with_suffix("") / FILE
+    try:
+        content = th.load(path, map_location="cpu", weights_only=True)
+        names, generators = set(State._fields[2:]), set(_generators())
+        if set(content) != names or set(content["generators"]) != generators:
+            raise ValueError(f"It must have {', '.join(sorted(names))}, and as generators {', '.join(sorted(generators))}.")
+        check_count("n_averaged", content["n_averaged"], 0)
+        for name, size in content["logs"].items():
+            check_count(name, size, 0)
+    except Exception as error:  # whatever PyTorch and pickle make of damaged and foreign files
+        raise ValueError(f"{path} is damaged, or of another version: {' '.join(str(error).split()):.200}") from error
+    return State(model, _steps(model), **content)
 
 
 def restore_logs(run: Path, state: State | None) -> None:

@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_elmur
 from sb3_elmur.cli import main
+from sb3_elmur.command_line import SettingsError
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
 
+from sb3_elmur.zoo.resuming import _restore_evaluations
+from sb3_elmur.zoo.saving import save
 from sb3_elmur.zoo.states import FOLDER, SaveState, latest_state
 
 MAZE = "TMazePassive10-v0"
@@ -148,8 +154,55 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     folder.with_suffix(".zip").touch()
     th.save({"generators": {}, "logs": {}, "weights": {}}, folder / "state.pt")
-    with pytest.raises(ValueError, match=r"state\.pt.*`n_averaged`"):
+    with pytest.raises(SettingsError, match=r"state\.pt is damaged, or of another version: .*n_averaged"):
         latest_state(tmp_path)
+
+
+def test_a_damaged_state_is_told_and_the_one_before_it_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill_after(monkeypatch, 4)
+    with pytest.raises(Killed):
+        run(monkeypatch, *TRAIN)
+    path = RUN / FOLDER / "rl_model_128_steps" / "state.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    state = latest_state(RUN)
+    assert state is not None
+    assert state.n_timesteps == 96
+    assert f"{path} is damaged" in capsys.readouterr().out
+
+
+def test_a_pair_of_model_and_statistics_survives_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    model = sb3_elmur.RecurrentPPO("ElmurPolicy", env, n_steps=8, policy_kwargs={"d_model": 8, "n_layers": 1})
+    save(model, tmp_path / "model.zip")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert {path.name for path in before} == {"model.zip", "vecnormalize.pkl"}
+    model.learn(16)
+
+    def fill(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model, "save", fill)
+    with pytest.raises(OSError, match="No space"):
+        save(model, tmp_path / "model.zip")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_the_best_reward_is_that_of_the_model_that_was_saved(tmp_path: Path) -> None:
+    """An evaluation is noted before its model is saved: a run may be killed between the two."""
+    env = make_vec_env("CartPole-v1")
+    model = sb3_elmur.RecurrentPPO("ElmurPolicy", env, n_steps=8, policy_kwargs={"d_model": 8, "n_layers": 1})
+    callback = EvalCallback(env, best_model_save_path=str(tmp_path), log_path=str(tmp_path))
+    results, lengths = np.array([[1.0, 3.0], [9.0, 9.0], [5.0, 5.0]]), np.ones((3, 2))
+    np.savez(tmp_path / "evaluations.npz", timesteps=[8, 16, 24], results=results, ep_lengths=lengths)
+    _restore_evaluations(callback, 16)
+    assert callback.best_mean_reward == -np.inf
+    model.learn(8).save(tmp_path / "best_model.zip")
+    _restore_evaluations(callback, 16)
+    assert callback.best_mean_reward == 2.0
+    assert callback.evaluations_timesteps == [8, 16]
 
 
 def test_a_continued_run_has_the_weights_that_trained_and_their_average(
