@@ -27,6 +27,8 @@ def told_in_one_line(main: Main, mistakes: tuple[type[Exception], ...] = MISTAKE
     """
     Make the main function of a command tell a user's mistake in one line on standard error, and exit with status 2.
 
+    It also tells of Ctrl-C, with status 130.
+
     :param main: It takes the command line, or ``None`` for that of the process.
     :param mistakes: The errors that are told so; others keep their traceback, and so do those from the user's own modules.
     :return: The function that does so.
@@ -41,6 +43,9 @@ def told_in_one_line(main: Main, mistakes: tuple[type[Exception], ...] = MISTAKE
                 raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            sys.exit(130)
 
     return told
 

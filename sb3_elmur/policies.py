@@ -97,7 +97,9 @@ class ElmurPolicy(ActingPolicy):
         if features_extractor_class is None:
             takes_dict = self.default_features_extractor_class is CombinedExtractor
             policy_arguments.check_policy_class(type(self), takes_dict, observation_space)
-        check_flags(separate_critic=separate_critic, detach_memory=detach_memory)
+        flags = {"ortho_init": ortho_init, "normalize_images": normalize_images}
+        check_flags(separate_critic=separate_critic, detach_memory=detach_memory, **flags)
+        policy_arguments.check_net_arch(net_arch)
         policy_arguments.check_sharing(share_features_extractor, separate_critic)
         policy_arguments.check_squashing(squash_output, use_sde)
         self.config = ElmurConfig(**elmur)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from gymnasium import spaces
 
+from sb3_elmur.core.arguments import check_count
+
 T = TypeVar("T")
 _LSTM_ARGUMENTS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
 _OF_TRAINING = ("bptt_segments", "trust_region", "averaging", "scale_rewards")
@@ -61,6 +63,22 @@ def refuse_unknown_arguments(cls: type, arguments: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean `{close[0]}`?" if close else f"Known arguments: {', '.join(known)}."
         raise TypeError(f"{cls.__name__} has no argument `{name}`. {hint}")
+
+
+def check_net_arch(net_arch: object) -> None:
+    """
+    Refuse layers behind the stack that cannot be built, or that nothing is built of.
+
+    :param net_arch: As for :class:`sb3_elmur.ElmurPolicy`.
+    :raises ValueError: If it is neither None, nor a list of widths, nor maps "pi" and "vf" to such lists.
+    """
+    lists = list(net_arch.values()) if isinstance(net_arch, dict) else [net_arch] if net_arch is not None else []
+    known = not isinstance(net_arch, dict) or net_arch.keys() <= {"pi", "vf"}
+    if not known or not all(isinstance(widths, list | tuple) for widths in lists):
+        raise ValueError(f"`net_arch` must be a list of widths, or map 'pi' and 'vf' to such lists. Received {net_arch!r}.")
+    for widths in lists:
+        for width in widths:
+            check_count("net_arch", width, 1)
 
 
 def check_squashing(squash_output: bool, use_sde: bool) -> None:

@@ -47,6 +47,17 @@ _shortened.maxlevel = 3
 # Files
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, in which no key of a mapping stands twice."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.composer.ComposerError(None, None, f"`{twice[0]}` stands twice", node.start_mark)
+        return node
+
+
 def read_settings(file: str | Path, env_id: str, *others: str) -> dict[str, Any]:
     """
     Settings of one environment, or else those of ``default``, which is said aloud.
@@ -95,7 +106,7 @@ def read_file(file: str | Path) -> dict[str, Any]:
     """
     path = packaged(file) if isinstance(file, str) else file
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UNREADABLE as error:  # PyYAML leaks what converts its scalars
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     _check_mapping(str(file), content)

@@ -32,6 +32,20 @@ def test_without_its_extra_a_comparison_says_what_to_install(
     assert 'pip install "sb3-elmur[compare]"' in capsys.readouterr().err
 
 
+def test_an_interruption_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_elmur.recording.command.record", interrupt)
+    arguments = ["record", "--env", "TMazePassive10-v0", "--expert", "oracle", "--episodes", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["sb3-elmur", *arguments])
+    with pytest.raises(SystemExit, match="130"):
+        main()
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_an_unknown_command_is_refused_with_the_known_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

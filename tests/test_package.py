@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "command_line": set(),
     "atomic_files": set(),
     "encoders": set(),
-    "policy_arguments": set(),
+    "policy_arguments": {"core"},
     "policy_checks": {"core"},
     "finite": set(),
     "buffers": {"core"},
@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "export": {"core", "atomic_files", "command_line", "models", "policies", "saved_statistics"},
     "zoo": {
         "averaging", "callbacks", "core", "distributed", "envs", "finite", "settings", "atomic_files", "command_line", "masks",
-        "policies", "ppo", "ppo_checks", "saved_statistics",
+        "policies", "policy_arguments", "ppo", "ppo_checks",
+        "saved_statistics",
     },
     "comparison": {
         "bc", "core", "datasets", "envs", "evaluation", "recording", "saved_statistics", "settings", "atomic_files",

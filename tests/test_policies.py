@@ -359,6 +359,12 @@ def test_model_survives_saving_with_another_number_of_environments(tmp_path: Pat
         ({"xyz": 1}, TypeError, "no argument `xyz`. Known arguments: .*d_model"),
         ({"memory_size": -1}, ValueError, "`memory_size` must be an integer of at least 0. Received -1."),
         ({"detach_memory": 2}, ValueError, "`detach_memory` must be True or False. Received 2."),
+        ({"ortho_init": "x"}, ValueError, "`ortho_init` must be True or False. Received 'x'."),
+        ({"net_arch": [0]}, ValueError, "`net_arch` must be an integer of at least 1. Received 0."),
+        ({"net_arch": {"p": [3]}}, ValueError, "`net_arch` must be a list of widths, or map 'pi' and 'vf'"),
+        ({"net_arch": {"pi": 3}}, ValueError, "`net_arch` must be a list of widths, or map 'pi' and 'vf'"),
+        ({"net_arch": "abc"}, ValueError, "`net_arch` must be a list of widths, .* Received 'abc'"),
+        ({"memory_size": 2**62}, ValueError, "`memory_size` must be an integer of at most 1099511627776."),
         ({"squash_output": True}, ValueError, "`squash_output=True` needs `use_sde=True`, an argument of the algorithm."),
         (
             {"features_extractor_class": NatureCNN},

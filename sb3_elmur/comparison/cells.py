@@ -16,6 +16,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison.algorithm import Algorithm, Job, Played
+from sb3_elmur.comparison.evaluation import make_monitored
 from sb3_elmur.comparison.matrix import Agent, Demonstrations, Environment, Matrix, Number
 from sb3_elmur.comparison.provenance import provenance
 from sb3_elmur.comparison.schemas import read
@@ -187,6 +188,7 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
     :raises ValueError: If it is none, as where rewards are not finite.
     """
     th.set_num_threads(1)
+    _check_spaces(cell)
     start = time.process_time()
     trained = cell.algorithm.train(Job(cell.env.env_id, cell.settings, cell.seed, demonstrations, cell.env.budget, device))
     end = time.process_time()
@@ -210,6 +212,18 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
     }
     cell.check(report)  # so that it fails here, and not the report of all cells
     return report
+
+
+def _check_spaces(cell: Cell) -> None:
+    """Refuse, before anything is trained, to evaluate where agents cannot act."""
+    if not (others := [env_id for env_id in cell.env.evaluate if env_id != cell.env.env_id]):
+        return
+    here, *there = [make_monitored(env_id, 1) for env_id in (cell.env.env_id, *others)]
+    for env_id, env in zip(others, there, strict=True):
+        if (env.observation_space, env.action_space) != (here.observation_space, here.action_space):
+            raise ValueError(f"`evaluate` must name environments with the spaces of {cell.env.env_id}. Received {env_id!r}.")
+    for env in (here, *there):
+        env.close()
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ import sys
 from numbers import Integral, Real
 from typing import Any
 
+LARGEST = 2**40
+
 
 def check_count(name: str, value: object, smallest: int) -> None:
     """
-    Refuse what is no integer, or too small a one.
+    Refuse what is no integer, too small a one, or one that no computer counts to.
 
     :param name: The argument, for the message.
     :param value: What was received.
@@ -16,6 +18,8 @@ def check_count(name: str, value: object, smallest: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
         raise ValueError(f"`{name}` must be an integer of at least {smallest}. Received {value!r}.")
+    if value > LARGEST:
+        raise ValueError(f"`{name}` must be an integer of at most {LARGEST}. Received {value!r}.")
 
 
 def check_range(name: str, value: Any, low: float, high: float, open_end: bool = False) -> None:

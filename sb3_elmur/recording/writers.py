@@ -42,9 +42,10 @@ def write_npz(recorder: Recorder, output: Path, n_episodes: int, settings: Setti
     _claim(output, settings)
     paths = [output / f"train_data_{index}.npz" for index in range(n_episodes)]
     failed = _read_failed(output / FAILED)
+    whole = [zipfile.is_zipfile(path) for path in paths]  # others are played again
     if recorder.only_successful:
-        recorder.outcomes = [path.exists() for index, path in enumerate(paths) if path.exists() or index in failed]
-    left = [index for index, path in enumerate(paths) if not (path.exists() or index in failed)]
+        recorder.outcomes = [is_whole for index, is_whole in enumerate(whole) if is_whole or index in failed]
+    left = [index for index, is_whole in enumerate(whole) if not (is_whole or index in failed)]
     for index in _progress(left, n_episodes, progress_bar):
         recording = recorder.play(index)
         if recording is None:

@@ -18,6 +18,7 @@ from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.registry import find_core
 from sb3_elmur.envs.batch import creator_of
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.policy_arguments import check_net_arch
 from sb3_elmur.settings import (
     SCHEDULE,
     argument_types,
@@ -210,6 +211,7 @@ def check_policy_ranges(policy: type, arguments: Mapping[str, Any]) -> None:
     """
     if issubclass(policy, ElmurPolicy):
         names = {field.name for field in fields(ElmurConfig)}
+        check_net_arch(arguments.get("net_arch"))
         config = ElmurConfig(**{name: value for name, value in arguments.items() if name in names})
         find_core(config.core).check(config)
 

@@ -39,6 +39,8 @@ from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_para
 ALGORITHM = "ppo_elmur"
 LOG_FOLDER = "logs"  # where the zoo's `train` writes; its other commands look elsewhere
 PAIRS = ("--env-kwargs", "--eval-env-kwargs", "-params", "--hyperparams")  # options of key:value
+COUNTS = (("--eval-episodes",), ("--n-eval-envs",), ("--n-trials",), ("--n-evaluations",))
+OPTIONAL_COUNTS = (("-n", "--n-timesteps"), ("--log-interval",), ("--eval-freq",), ("--save-freq",), ("--num-threads",))
 PLOTS = {
     "train": ("plot_train", ["-a", ALGORITHM, "-f", LOG_FOLDER]),
     "all": ("all_plots", ["-a", ALGORITHM, "-f", LOG_FOLDER]),
@@ -239,7 +241,13 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("-h", "--help", dest="wanted", action="store_false")
+    for names in (*COUNTS, *OPTIONAL_COUNTS):
+        parser.add_argument(*names, type=int, default=1)
     options = parser.parse_known_args(arguments)[0]
+    for *_, name in (*COUNTS, *OPTIONAL_COUNTS):
+        number, or_none = getattr(options, name.strip("-").replace("-", "_")), (name,) not in COUNTS
+        if number < 1 and not (or_none and number == -1):
+            raise SettingsError(f"`{name}` must be at least 1{', or -1' * or_none}. Received {number}.")
     import_packages(options.gym_packages)
     check_device(options.device)
     check_seed(max(0, options.seed))  # with a negative one rl_zoo3 draws its own

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3.utils import get_model_path
-from torch import nn
+from torch import nn, optim
 
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.saved_statistics import STATISTICS_FILE, check_statistics, find_statistics
@@ -24,7 +24,7 @@ WRITTEN = ("config.yml", "args.yml")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, and what rl_zoo3 writes beside it: ordered mappings, tuples, and classes of :mod:`torch.nn` by name."""
+    """Safe YAML, and what rl_zoo3 writes beside it: ordered mappings, tuples, and classes of PyTorch by name."""
 
 
 def _items(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
@@ -43,10 +43,11 @@ def _tuple(loader: yaml.SafeLoader, node: yaml.Node) -> tuple[Any, ...]:
 
 
 def _module_class(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> type:
-    cls = getattr(nn, suffix.rpartition(".")[2], None)
-    if not (isinstance(cls, type) and f"{cls.__module__}.{cls.__name__}" == suffix):
-        raise yaml.constructor.ConstructorError(None, None, f"`{suffix}` is no class of torch.nn", node.start_mark)
-    return cls
+    name = suffix.rpartition(".")[2]
+    for cls in (getattr(nn, name, None), getattr(optim, name, None)):
+        if isinstance(cls, type) and f"{cls.__module__}.{cls.__name__}" == suffix:
+            return cls
+    raise yaml.constructor.ConstructorError(None, None, f"`{suffix}` is no class of torch.nn or torch.optim", node.start_mark)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -465,6 +466,17 @@ def test_agents_that_see_images_are_evaluated(tmp_path: Path, monkeypatch: pytes
     settings = TINY["ppo_elmur"] | training | {"policy": "ElmurCnnPolicy"}
     cell = Cell(env, Agent("a", None, {}), 0, ALGORITHMS["online"]["ppo_elmur"], settings, 3, tmp_path / "cell.json")
     assert len(compute(cell, None)["evaluations"]["Seen-v0"]["returns"]) == 3
+
+
+def test_an_evaluation_in_other_spaces_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = replace(
+        scripted_cell(tmp_path), env=Environment("CartPole-v1", "", ("TMazePassive10-v0",), False, Score(), None, None, {})
+    )
+    monkeypatch.setattr(type(cell.algorithm), "train", lambda *_: pytest.fail("was trained"))
+    with pytest.raises(ValueError, match="`evaluate` must name environments with the spaces of CartPole-v1. Received 'TMaze"):
+        compute(cell, None)
 
 
 def test_a_cell_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,6 +368,14 @@ def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert {name: (tmp_path / "parts" / name).stat().st_mtime_ns for name in there} == times
 
 
+def test_a_damaged_episode_is_played_again(tmp_path: Path) -> None:
+    record(TMAZE, "oracle", tmp_path, n_episodes=3)
+    before = contents(tmp_path)
+    (tmp_path / "train_data_1.npz").write_bytes(b"")
+    record(TMAZE, "oracle", tmp_path, n_episodes=3)
+    assert contents(tmp_path) == before
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise OSError("No space left on device")

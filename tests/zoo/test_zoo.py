@@ -376,6 +376,11 @@ def test_an_argument_of_few_values_takes_no_other() -> None:
         (["enjoy", "--env", MAZE, "--seed", "5000000000"], "`--seed` must be in [0, 4294967295]. Received 5000000000."),
         (["enjoy", "--env", MAZE, "--env-kwargs", "foo:1"], f"Unknown argument of {MAZE} in `env_kwargs`: 'foo'."),
         (["train", *SHORT, "clip_range:0"], "`clip_range` must be a number above 0. Received 0."),
+        (["train", *SHORT, "--log-interval", "0"], "`--log-interval` must be at least 1, or -1. Received 0."),
+        (["train", *SHORT, "--eval-episodes", "0"], "`--eval-episodes` must be at least 1. Received 0."),
+        (["train", "--env", MAZE, "-n", "0"], "`--n-timesteps` must be at least 1, or -1. Received 0."),
+        (["tune", *SHORT, "--n-trials", "0"], "`--n-trials` must be at least 1. Received 0."),
+        (["train", *SHORT, "policy_kwargs:dict(net_arch=[0])"], "`net_arch` must be an integer of at least 1. Received 0."),
         (["enjoy", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
         (["record-video", "--env", MAZE], "The logs/ppo_elmur folder was not found"),
         (["enjoy", "--env", "MyOwn-v0"], "`--env` must be a registered id. Received 'MyOwn-v0'."),
@@ -448,6 +453,7 @@ def test_faults_keep_their_traceback(command: Command, monkeypatch: pytest.Monke
         (f"{MAZE}:", rf"`{MAZE}` of .*made.yml .*None"),
         ("a: [", "made.yml is not YAML: while parsing .*line 1, column 5"),
         ("a: {}", f"made.yml has no settings for {MAZE}: give it the key"),
+        (f"{MAZE}: {{n_envs: 1, n_envs: 2}}", "made.yml is not YAML: `n_envs` stands twice"),
     ],
 )
 def test_a_file_that_is_no_settings_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -580,6 +586,11 @@ def test_a_model_that_lost_its_statistics_is_not_continued_with_others(
     with pytest.raises(SystemExit, match="2"):
         command("train", *NORMALIZED, "-i", str(RUN / model))
     assert "no statistics of" in capfd.readouterr().err
+
+
+def test_a_run_with_an_optimiser_of_pytorch_is_watched(command: Command) -> None:
+    command("train", *SHORT, "policy_kwargs:dict(optimizer_class=th.optim.AdamW)", "--eval-freq", "-1")
+    assert "Mean reward" in command("enjoy", "--env", MAZE, "-n", "20", "--no-render")
 
 
 def test_a_model_without_statistics_goes_on_where_rewards_alone_are_normalised(command: Command) -> None:
