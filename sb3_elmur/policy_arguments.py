@@ -72,7 +72,7 @@ def check_net_arch(net_arch: object) -> None:
     :param net_arch: As for :class:`sb3_elmur.ElmurPolicy`.
     :raises ValueError: If it is neither None, nor a list of widths, nor maps "pi" and "vf" to such lists.
     """
-    lists = list(net_arch.values()) if isinstance(net_arch, dict) else [net_arch] if net_arch is not None else []
+    lists: list[Any] = list(net_arch.values()) if isinstance(net_arch, dict) else [] if net_arch is None else [net_arch]
     known = not isinstance(net_arch, dict) or net_arch.keys() <= {"pi", "vf"}
     if not known or not all(isinstance(widths, list | tuple) for widths in lists):
         raise ValueError(f"`net_arch` must be a list of widths, or map 'pi' and 'vf' to such lists. Received {net_arch!r}.")

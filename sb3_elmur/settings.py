@@ -50,7 +50,7 @@ _shortened.maxlevel = 3
 class _Loader(yaml.SafeLoader):
     """Safe YAML, in which no key of a mapping stands twice."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         if twice := sorted({name for name in names if names.count(name) > 1}):

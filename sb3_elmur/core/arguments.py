@@ -18,7 +18,7 @@ def check_count(name: str, value: object, smallest: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
         raise ValueError(f"`{name}` must be an integer of at least {smallest}. Received {value!r}.")
-    if value > LARGEST:
+    if int(value) > LARGEST:
         raise ValueError(f"`{name}` must be an integer of at most {LARGEST}. Received {value!r}.")
 
 

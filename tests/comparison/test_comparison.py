@@ -471,11 +471,10 @@ def test_agents_that_see_images_are_evaluated(tmp_path: Path, monkeypatch: pytes
 def test_an_evaluation_in_other_spaces_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = replace(
-        scripted_cell(tmp_path), env=Environment("CartPole-v1", "", ("TMazePassive10-v0",), False, Score(), None, None, {})
-    )
+    env = Environment("CartPole-v1", "", ("TMazePassive10-v0",), False, Score(), None, None, {})
+    cell = replace(scripted_cell(tmp_path), env=env)
     monkeypatch.setattr(type(cell.algorithm), "train", lambda *_: pytest.fail("was trained"))
-    with pytest.raises(ValueError, match="`evaluate` must name environments with the spaces of CartPole-v1. Received 'TMaze"):
+    with pytest.raises(ValueError, match=r"`evaluate` must name environments with the spaces of CartPole-v1. Received 'TMaze"):
         compute(cell, None)
 
 
