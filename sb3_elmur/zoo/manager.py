@@ -31,7 +31,7 @@ from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
 from sb3_elmur.zoo.search import sample_ppo_elmur_params
 from sb3_elmur.zoo.states import FOLDER as STATES
-from sb3_elmur.zoo.states import SaveState
+from sb3_elmur.zoo.states import SaveState, release
 
 REFUSALS = (ValueError, AssertionError, OverflowError, MemoryError, th.OutOfMemoryError, gymnasium.error.Error)
 MAKING_REFUSALS = (*REFUSALS, TypeError)  # an environment is told what to be by its arguments
@@ -164,6 +164,7 @@ class CheckedExperimentManager(ExperimentManager):
         if any(isinstance(callback, SaveState) and not callback.ended for callback in self.callbacks):
             print(f"Interrupted. To go on: sb3-elmur train --continue {shlex.quote(self.save_path)}")
         else:
+            release(Path(self.save_path))
             shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:

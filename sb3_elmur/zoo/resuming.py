@@ -20,7 +20,7 @@ from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run, check_trained_agent
 from sb3_elmur.zoo.states import FOLDER as STATES
-from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
+from sb3_elmur.zoo.states import State, claim, latest_state, restore_generators, restore_logs
 
 RENAMED = {  # arguments of the manager that have other names on the command line
     "n_eval_episodes": "eval_episodes",
@@ -164,6 +164,8 @@ def continue_run(run: Path, options: argparse.Namespace, settings: dict[str, Any
     set_random_seed(options.seed)
     if getattr(options, "num_threads", 0) > 0:
         th.set_num_threads(options.num_threads)
+    if current_group().rank == 0:
+        claim(run)
     state = current_group().from_first(lambda: latest_state(run))
     manager = ContinuedExperimentManager(run, options, settings, state)
     experiment = manager.setup_experiment()

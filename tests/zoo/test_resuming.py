@@ -149,6 +149,19 @@ def test_the_latest_two_states_are_kept_and_half_of_one_is_not_taken(tmp_path: P
     assert state.n_timesteps == 96
 
 
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill_after(monkeypatch, 2)
+    with pytest.raises(Killed):
+        run(monkeypatch, *TRAIN)  # this process lives on, and may still train
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "sb3_elmur.zoo", "train", "--continue", str(RUN)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert f"error: Another process trains in '{RUN}'." in result.stderr
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
+
+
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "resume" / "rl_model_64_steps"
     folder.mkdir(parents=True)
