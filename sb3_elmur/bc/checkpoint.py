@@ -129,8 +129,8 @@ def check_optimizer(optimizer: AdamW, state: Mapping[str, Any], begun: bool) -> 
     if set(state["state"]) != set(range(len(parameters) if begun else 0)):
         raise ValueError("The optimiser was one of other parameters.")
     for index, moments in state["state"].items():
-        shapes = {"step": (), "exp_avg": parameters[index].shape, "exp_avg_sq": parameters[index].shape}
-        if {name: tuple(moment.shape) for name, moment in moments.items()} != {name: tuple(s) for name, s in shapes.items()}:
+        shape = parameters[index].shape
+        if {name: moment.shape for name, moment in moments.items()} != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
             raise ValueError("The optimiser was one of other parameters.")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from typing_extensions import NotRequired, TypedDict
 
 from sb3_elmur.atomic_files import atomic_path
@@ -216,14 +217,16 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
 
 def _check_spaces(cell: Cell) -> None:
     """Refuse, before anything is trained, to evaluate where agents cannot act."""
-    if not (others := [env_id for env_id in cell.env.evaluate if env_id != cell.env.env_id]):
-        return
-    here, *there = [make_monitored(env_id, 1) for env_id in (cell.env.env_id, *others)]
-    for env_id, env in zip(others, there, strict=True):
-        if (env.observation_space, env.action_space) != (here.observation_space, here.action_space):
-            raise ValueError(f"`evaluate` must name environments with the spaces of {cell.env.env_id}. Received {env_id!r}.")
-    for env in (here, *there):
-        env.close()
+    trained_in = cell.env.env_id
+    for env_id in set(cell.env.evaluate) - {trained_in}:
+        if _spaces(env_id) != _spaces(trained_in):
+            raise ValueError(f"`evaluate` must name environments with the spaces of {trained_in}. Received {env_id!r}.")
+
+
+def _spaces(env_id: str) -> tuple[spaces.Space, spaces.Space]:
+    env = make_monitored(env_id, 1)
+    env.close()
+    return env.observation_space, env.action_space
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Online:
 
     def left_out(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
-        own = {name: value for name, value in argument_defaults(self.model_class).items() if name in self.hints()}
+        hints = self.hints()
+        own = {name: value for name, value in argument_defaults(self.model_class).items() if name in hints}
         of_policy = policy_defaults(find_policy(settings["policy"], self.model_class), self.model_class)
         return without(own, settings) | without(of_policy, settings["policy_kwargs"])
 

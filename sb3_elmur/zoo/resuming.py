@@ -95,9 +95,7 @@ class ContinuedExperimentManager(CheckedExperimentManager):
             restore_generators(self.state.generators)
         else:
             set_random_seed(seed % 2**32)
-        interval: dict[str, Any] = {}  # -1 leaves it to the algorithm
-        if self.log_interval != -1:
-            interval["log_interval"] = self.log_interval if self.log_interval > -1 else None
+        interval: dict[str, Any] = {"log_interval": self.log_interval} if self.log_interval > -1 else {}
         print(f"Going on after {n_timesteps} of {self.n_timesteps} steps; episodes begin anew.")
         try:
             with told_how_to_go_on(self.save_path):
