@@ -4,7 +4,6 @@ import ast
 import difflib
 import inspect
 import reprlib
-import warnings
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.resources import files
@@ -28,14 +27,6 @@ BASES: dict[str, type] = {
     "features_extractor_class": BaseFeaturesExtractor,
     "optimizer_class": optim.Optimizer,
     "activation_fn": nn.Module,
-}
-MOVED = {  # modules of version 0.1, whose classes may stand in YAML files
-    "sb3_elmur.exploration": "sb3_elmur.callbacks",
-    "sb3_elmur.cloning_callback": "sb3_elmur.bc.callback",
-    "sb3_elmur.monitor": "sb3_elmur.monitoring.monitor",
-    "sb3_elmur.elmur": "sb3_elmur.core.elmur",
-    "sb3_elmur.cells": "sb3_elmur.core.cells",
-    "sb3_elmur.backbone": "sb3_elmur.core.backbone",
 }
 UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -312,21 +303,6 @@ def check_normalization(arguments: Mapping[str, Any]) -> None:
 # Classes by their dotted paths
 
 
-def present_path(path: str) -> str:
-    """
-    Where a class of version 0.1 is now.
-
-    :param path: Dotted path, such as ``"sb3_elmur.exploration.ActionNoiseDecay"``.
-    :return: The present one, which a warning names if it is another.
-    """
-    module, _, name = path.rpartition(".")
-    if module not in MOVED:
-        return path
-    present = f"{MOVED[module]}.{name}"
-    warnings.warn(f"`{path}` has moved: write `{present}`.", FutureWarning, stacklevel=2)
-    return present
-
-
 def find_class(path: str, base: type = object) -> type | None:
     """
     The class of a dotted path, or ``None`` if there is none.
@@ -336,7 +312,7 @@ def find_class(path: str, base: type = object) -> type | None:
     :return: The class.
     :raises ModuleNotFoundError: If the module is there, but not what it imports.
     """
-    module, _, name = present_path(path).rpartition(".")
+    module, _, name = path.rpartition(".")
     if not module or not all(part.isidentifier() for part in module.split(".")):
         return None
     try:

@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_elmur.callbacks import ActionNoiseDecay
 from sb3_elmur.encoders import FourLayerExtractor
 from sb3_elmur.envs.popgym import TASKS
 from sb3_elmur.settings import (
-    MOVED,
     argument_types,
     as_literal,
     check_known,
@@ -248,18 +244,3 @@ def test_a_module_that_lacks_what_it_imports_says_so(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="absent_module"):
         find_class("lacking.Class")
-
-
-def test_a_class_is_found_in_its_old_place_and_the_new_one_named() -> None:
-    with pytest.warns(FutureWarning, match=r"write `sb3_elmur\.callbacks\.ActionNoiseDecay`"):
-        assert find_class("sb3_elmur.exploration.ActionNoiseDecay", BaseCallback) is ActionNoiseDecay
-
-
-@pytest.mark.parametrize("module", MOVED.values())
-def test_every_new_place_is_there(module: str) -> None:
-    assert __import__(module)
-
-
-def test_packaged_settings_name_no_old_place() -> None:
-    for name in ("ppo_elmur.yml", "ppo_lstm.yml", "bc_elmur.yml"):
-        assert not [old for old in MOVED if f"{old}." in yaml.safe_dump(read_file(name))]

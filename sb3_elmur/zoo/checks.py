@@ -28,7 +28,6 @@ from sb3_elmur.settings import (
     check_normalization,
     check_type,
     find_class,
-    present_path,
     schedule,
     with_classes,
 )
@@ -69,7 +68,7 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
 
     :param algorithm: Class to be trained.
     :param settings: Values by name.
-    :return: The same, with literals in place of text that rl_zoo3 would evaluate, and classes in place of their former paths.
+    :return: The same, with literals in place of text that rl_zoo3 would evaluate.
     :raises ValueError: If a name is unknown or missing, a value of the wrong type or outside its range, or a class not there,
         or of another kind.
     """
@@ -92,12 +91,8 @@ def checked_settings(algorithm: type[RecurrentPPO], settings: Mapping[str, Any])
     for name, base in CLASSES.items():
         if checked.get(name) is not None:
             checked[name] = checked_classes(name, checked[name], base)
-    if "." in settings["policy"]:
-        checked["policy"] = present_path(settings["policy"])
-        if find_class(checked["policy"], BasePolicy) is None:
-            raise ValueError(
-                f"`policy` must be a name, or the dotted path of a policy class. Received {settings['policy']!r}."
-            )
+    if "." in settings["policy"] and find_class(settings["policy"], BasePolicy) is None:
+        raise ValueError(f"`policy` must be a name, or the dotted path of a policy class. Received {settings['policy']!r}.")
     return checked
 
 
@@ -151,7 +146,7 @@ def checked_classes(name: str, entries: Any, base: type) -> list[Any]:
                 f"Received {entry!r}."
             )
         _check_arguments(f"argument of {cls.__name__} in `{name}`", cls, arguments)
-        checked.append({present_path(path): arguments})
+        checked.append({path: arguments})
     return checked
 
 
