@@ -43,12 +43,14 @@ from sb3_elmur.settings import read_settings
 FOLDER = RESULTS / "mikasa_lambda"
 FIGURE = RESULTS.parents[1] / "docs" / "mikasa_lambda.png"
 ENV_ID = "MikasaRememberColor3-v0"
+SUCCESS = "success once"  # the key of a result
 N_MOTIONS, AFTER = 400, 25  # motions, and their steps after the choice
 LAMBDAS = (0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 BLENDS = (*(f"{weight:g}" for weight in LAMBDAS), "gated")
 SLOTS = (1, 4)
 DELTA_TIMES = (20,)
 SEEDS = (0, 1, 2)
+MEASURES = (SUCCESS, "mean return")
 
 
 class Run(NamedTuple):
@@ -116,40 +118,45 @@ def runs() -> list[Run]:
     return [Run(*run, seed) for seed in SEEDS for run in itertools.product(DELTA_TIMES, BLENDS, SLOTS)]
 
 
-def results() -> dict[tuple[int, str, int], list[float]]:
-    """Success of all seeds by delta_time, blend and slots."""
+def results() -> dict[tuple[int, str, int], list[dict[str, Any]]]:
+    """Results of all seeds by delta_time, blend and slots."""
     found = defaultdict(list)
     for path in sorted(FOLDER.glob("*.json")):
         result = json.loads(path.read_text())
         if (run := Run(**result["run"])).seed in SEEDS:
-            found[tuple(run)[:3]].append(result["success once"])
+            found[tuple(run)[:3]].append(result)
     return found
 
 
 def report() -> None:
-    """Print a table, and draw the figure."""
+    """Print tables, and draw the figure."""
     found = results()
-    rows = [
-        [delta_time, slots, *(mean_and_worst(found.get((delta_time, blend, slots), [])) for blend in BLENDS)]
-        for delta_time, slots in itertools.product(DELTA_TIMES, SLOTS)
-    ]
-    print(markdown_table(["steps without the cue", "M", *BLENDS], rows))
-    figure, axes = plt.subplots(1, len(SLOTS), figsize=(8, 2.8), layout="constrained", sharey=True, squeeze=False)
-    for axis, slots in zip(axes[0], SLOTS, strict=True):
-        for color, delta_time in enumerate(DELTA_TIMES):
-            seeds = [found.get((delta_time, blend, slots), []) for blend in BLENDS]
-            means = [np.mean(values) if values else np.nan for values in seeds]
-            axis.plot(range(len(LAMBDAS)), means[: len(LAMBDAS)], color=f"C{color}", label=f"{delta_time} steps")
-            for x, values in enumerate(seeds):
-                axis.plot([x] * len(values), values, "o", ms=3, color=f"C{color}")
-                if values:
-                    interval = wilson_interval(float(np.mean(values)), len(values) * EPISODES)
-                    axis.vlines(x, *interval, color=f"C{color}", alpha=0.5)
-        axis.axhline(1 / 3, ls=":", color="gray")
-        axis.set(title=f"M = {slots}", xlabel="λ", xticks=range(len(BLENDS)), ylim=(-0.03, 1.03))
-        axis.set_xticklabels(BLENDS, fontsize=7)
-        axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("success")
+    figure, axes = plt.subplots(len(MEASURES), len(SLOTS), figsize=(8, 5), layout="constrained", sharey="row", squeeze=False)
+    for measure, row in zip(MEASURES, axes, strict=True):
+        values = {run: [result[measure] for result in seeds] for run, seeds in found.items()}
+        print(measure)
+        table = [
+            [delta_time, slots, *(mean_and_worst(values.get((delta_time, blend, slots), [])) for blend in BLENDS)]
+            for delta_time, slots in itertools.product(DELTA_TIMES, SLOTS)
+        ]
+        print(markdown_table(["steps without the cue", "M", *BLENDS], table))
+        for axis, slots in zip(row, SLOTS, strict=True):
+            for color, delta_time in enumerate(DELTA_TIMES):
+                seeds = [values.get((delta_time, blend, slots), []) for blend in BLENDS]
+                means = [np.mean(each) if each else np.nan for each in seeds]
+                axis.plot(range(len(LAMBDAS)), means[: len(LAMBDAS)], color=f"C{color}", label=f"{delta_time} steps")
+                for x, each in enumerate(seeds):
+                    axis.plot([x] * len(each), each, "o", ms=3, color=f"C{color}")
+                    if each and measure == SUCCESS:
+                        interval = wilson_interval(float(np.mean(each)), len(each) * EPISODES)
+                        axis.vlines(x, *interval, color=f"C{color}", alpha=0.5)
+            axis.set(title=f"M = {slots}", xlabel="λ", xticks=range(len(BLENDS)))
+            axis.set_ylim(0, 1.03 if measure == SUCCESS else None)
+            axis.set_xticklabels(BLENDS, fontsize=7)
+            axis.grid(alpha=0.3)
+            if measure == SUCCESS:
+                axis.axhline(1 / 3, ls=":", color="gray")
+        row[0].set_ylabel(measure)
     axes[0, 0].legend(fontsize=7, title="without the cue", title_fontsize=7)
     write_file(FIGURE, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 

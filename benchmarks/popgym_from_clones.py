@@ -6,7 +6,7 @@ PPO from the clones of POPGym's tasks, to see how far reward carries beyond imit
     python benchmarks/popgym_from_clones.py --report                                # a table of what is there
 
 Demonstrations, budgets and settings of cloning are those of ELMUR in ``matrices/popgym_bc.yml``, the settings of PPO those of
-POPGym in ``zoo_configs/ppo_elmur.yml`` but for :data:`CHANGES`. Demonstrations go to ``--data``, clones to ``--clones``; a
+POPGym in ``zoo_configs/ppo_elmur.yml``, with the clone's network. Demonstrations go to ``--data``, clones to ``--clones``; a
 recording and cloning go on where they were interrupted. ``benchmarks/results/popgym_from_clones/<task>_<seed>.json`` holds the
 returns of the clone and of the last averaged policy in the same episodes, and the curve of training between them.
 """
@@ -19,7 +19,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -35,7 +34,7 @@ from sb3_elmur.comparison.matrix import read_matrix, select
 from sb3_elmur.comparison.online import Curve
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.settings import read_settings, schedule
+from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "popgym_from_clones"
 MATRIX = Path(__file__).parent / "matrices" / "popgym_bc.yml"
@@ -44,7 +43,6 @@ TASKS = (  # where the clone returns much less than the expert
     "BattleshipHard", "MineSweeperMedium", "MineSweeperHard",
 )  # fmt: skip
 N_EPISODES = 100
-CHANGES: dict[str, Any] = {}
 NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 
 
@@ -90,10 +88,8 @@ def improve(task: str, seed: int, steps: int, clone_path: Path) -> None:
     :param clone_path: Of :func:`clone`.
     """
     env_id = f"POPGym{task}-v0"
-    settings = read_settings("ppo_elmur.yml", env_id) | CHANGES
+    settings = read_settings("ppo_elmur.yml", env_id)
     arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
-    if "learning_rate" in arguments:
-        arguments["learning_rate"] = schedule(arguments["learning_rate"])
     env = VecNormalize(make_monitored(env_id, settings["n_envs"]), gamma=settings["gamma"], **settings["normalize"])
     model = RecurrentPPO.load(clone_path, env, seed=seed, device="cpu", **arguments)
     curve, before, start = Curve(), returns(model, env_id), time.process_time()
