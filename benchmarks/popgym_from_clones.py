@@ -55,6 +55,7 @@ TASKS: dict[str, dict[str, Any]] = {  # where the clone returns much less than t
 CHANGES = {"ent_coef": 0.0}  # in all
 SHARPNESS = 3.0  # factor of a clone's logits, whose most probable actions return more than sampled ones
 N_EPISODES = 100
+STAGES = ("clone", "sharpened clone", "after PPO")
 NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 
 
@@ -108,6 +109,7 @@ def improve(task: str, seed: int, steps: int, clone_path: Path) -> None:
     with th.no_grad():
         for parameter in model.policy.action_net.parameters():
             parameter *= SHARPNESS
+    sharpened = returns(model, env_id)
     curve, start = Curve(), time.process_time()
     model.learn(steps, curve)
     seconds = time.process_time() - start
@@ -117,6 +119,7 @@ def improve(task: str, seed: int, steps: int, clone_path: Path) -> None:
         "sharpness": SHARPNESS,
         "steps": model.num_timesteps,
         "clone": before,
+        "sharpened clone": sharpened,
         "after PPO": returns(model, env_id),
         "curve": curve.thinned(),
         "CPU seconds of PPO": round(seconds, 1),
@@ -140,10 +143,10 @@ def report() -> None:
     rows = []
     for path in sorted(FOLDER.glob("*.json")):
         result = json.loads(path.read_text())
-        pairs = (result[when] for when in ("clone", "after PPO"))
+        pairs = (result[when] for when in STAGES)
         shown = [f"{pair['most probable']:.2f}, {pair['sampled']:.2f}" for pair in pairs]
         rows.append([result["task"], result["seed"], *shown, f"{result['steps']:,}", round(result["CPU seconds of PPO"])])
-    print(markdown_table(["task", "seed", "clone", "after PPO", "steps", "CPU s"], rows))
+    print(markdown_table(["task", "seed", *STAGES, "steps", "CPU s"], rows))
 
 
 def main() -> None:
