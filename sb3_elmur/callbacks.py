@@ -5,7 +5,6 @@ One looks into the memory while RecurrentPPO trains, one evaluates with action m
 """
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch as th
 from sb3_contrib import RecurrentPPO as HostRecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur.core.arguments import check_count, check_range
 from sb3_elmur.core.memory import Memory, reset_memory
@@ -159,9 +159,25 @@ class MaskableEvalCallback(EvalCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
-        evaluates = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
-        with model.masked_by(self.eval_env) if self._masked and evaluates else nullcontext():
+        self.model = _Masked(model, self.eval_env) if self._masked else model
+        try:
             return super()._on_step()
+        finally:
+            self.model = model
+
+
+class _Masked:
+    """A model that acts with the masks of an environment, for whoever holds this object in its place."""
+
+    def __init__(self, model: RecurrentPPO, env: VecEnv) -> None:
+        self._model, self._env = model, env
+
+    def predict(self, *arguments: Any, **named: Any) -> Any:
+        with self._model.masked_by(self._env):
+            return self._model.predict(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 class ActionNoiseDecay(BaseCallback):

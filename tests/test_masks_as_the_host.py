@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete, InvalidActionEnvMultiBinary, InvalidActionEnvMultiDiscrete
 from sb3_contrib.common.wrappers import ActionMasker
-from stable_baselines3.common.callbacks import EventCallback, StopTrainingOnNoModelImprovement
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback, StopTrainingOnNoModelImprovement
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -128,7 +128,28 @@ def test_the_callback_asks_the_environment_for_masks_only_where_it_evaluates(mon
     masked_by = model.masked_by
     monkeypatch.setattr(model, "masked_by", lambda env: evaluations.append(callback.n_calls) or masked_by(env))
     model.learn(32, callback=callback)
-    assert [calls for calls in evaluations if calls] == [16, 32]
+    assert {calls for calls in evaluations if calls} == {16, 32}
+
+
+def test_masks_are_of_the_environment_that_a_callback_evaluates_in() -> None:
+    actions: set[int] = set()
+
+    class EvaluateWithoutMasks(BaseCallback):
+        """Evaluates in an environment that has none."""
+
+        def _on_step(self) -> bool:
+            def note(variables: dict[str, Any], _: Any) -> None:
+                actions.update(variables["actions"].tolist())
+
+            evaluate_policy(self.model, IdentityEnv(20), 1, deterministic=False, callback=note, warn=False)
+            return True
+
+    callback = MaskableEvalCallback(
+        Monitor(ONE_IS_VALID["Discrete"]()), eval_freq=32, n_eval_episodes=1, callback_after_eval=EvaluateWithoutMasks()
+    )
+    make_model(RecurrentPPO, SOME_ARE_VALID["Discrete"]()).learn(32, callback=callback)
+    assert callback.last_mean_reward == 100
+    assert len(actions) > 1
 
 
 def test_the_callback_evaluates_without_masks_if_told_so() -> None:

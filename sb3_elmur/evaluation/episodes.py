@@ -56,6 +56,8 @@ def play_episodes(policy: BasePolicy, env: VecEnv, seed: int, deterministic: boo
     env.seed(seed)
     if not deterministic:
         th.manual_seed(seed)
+        if getattr(policy, "use_sde", False):
+            policy.reset_noise(env.num_envs)  # type: ignore[operator]
     observations: Any = env.reset()
     state = None
     starts, running = np.ones((2, env.num_envs), dtype=bool)

@@ -43,6 +43,19 @@ def test_episodes_depend_on_their_seeds_alone() -> None:
         assert alone == pytest.approx(episode)
 
 
+def test_sampled_actions_depend_on_the_seed_with_state_dependent_exploration_too() -> None:
+    env = make_vec_env("Pendulum-v1", 2)
+    policy = make_policy(env.observation_space, env.action_space, use_sde=True)
+
+    def returns(seed: int) -> list[float]:
+        env.seed(0)
+        return [episode["return"] for episode in run_episodes(policy, env, seed, deterministic=False)]
+
+    first = returns(3)
+    assert returns(4) != first
+    assert returns(3) == first
+
+
 class Overflowing(RandomEnv):
     """Whose rewards are no numbers."""
 
