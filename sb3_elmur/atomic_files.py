@@ -24,8 +24,7 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         if replace:
             os.replace(temporary, path)
         else:
@@ -33,6 +32,17 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """
+    Wait until the bytes of a file are on the disk.
+
+    :param path: The file.
+    :raises OSError: If they cannot be, as on a disk that is full.
+    """
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _link(temporary: Path, path: Path) -> None:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "extras": set(),
     "command_line": set(),
     "atomic_files": set(),
+    "claims": {"command_line"},
     "encoders": set(),
     "policy_arguments": {"core"},
     "policy_checks": {"core"},
@@ -49,8 +50,8 @@ MAY_IMPORT = {
     "callbacks": {"core", "masks", "monitoring", "ppo", "trust_region"},
     "recording": {"core", "datasets", "atomic_files", "command_line", "masks", "models", "saved_statistics"},
     "bc": {
-        "core", "datasets", "distributed", "atomic_files", "settings", "command_line", "masks", "models", "monitoring",
-        "policies", "ppo", "saved_statistics",
+        "core", "datasets", "distributed", "atomic_files", "claims", "settings", "command_line", "masks", "models",
+        "monitoring", "policies", "ppo", "saved_statistics",
     },
     "evaluation": {
         "core", "datasets", "envs", "atomic_files", "command_line", "finite", "masks", "models", "policies",
@@ -62,9 +63,8 @@ MAY_IMPORT = {
     },
     "export": {"core", "atomic_files", "command_line", "models", "policies", "saved_statistics"},
     "zoo": {
-        "averaging", "callbacks", "core", "distributed", "envs", "finite", "settings", "atomic_files", "command_line", "masks",
-        "policies", "policy_arguments", "ppo", "ppo_checks",
-        "saved_statistics",
+        "averaging", "callbacks", "claims", "core", "distributed", "envs", "finite", "settings", "atomic_files",
+        "command_line", "masks", "policies", "policy_arguments", "ppo", "ppo_checks", "saved_statistics",
     },
     "comparison": {
         "bc", "core", "datasets", "envs", "evaluation", "recording", "saved_statistics", "settings", "atomic_files",

@@ -26,6 +26,7 @@ from sb3_elmur.bc.runs import (
 )
 from sb3_elmur.bc.shrinking import check_shrinkable, shrink_memory
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.claims import claim, release
 from sb3_elmur.command_line import check_device, check_seed, import_packages, told_in_one_line
 from sb3_elmur.datasets.episodes import open_episodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
@@ -58,20 +59,28 @@ def train(command: Command, group: Group, device: str) -> None:
     :param command: Of :func:`sb3_elmur.bc.options.parse`.
     :param group: Processes that train together.
     :param device: This process's.
-    :raises ValueError: If an option, a file or the environment does not fit.
+    :raises ValueError: If an option, a file or the environment does not fit, or another process trains in the run folder.
     """
-    options, first = command.options, group.rank == 0
-    trainer, env = make_trainer(options, device, verbose=int(first))
-    name = run_name(options.env)
+    options = command.options
+    trainer, env = make_trainer(options, device, verbose=int(group.rank == 0))
 
-    def claim() -> Path:
-        if options.run is None:
-            return new_run_folder(options.log_folder, options.env)
-        if (options.run / CHECKPOINT).exists():
+    def claimed() -> Path:
+        if options.run is not None and (options.run / CHECKPOINT).exists():
             check_settings(options.run, options)
-        return options.run
+        run = options.run or new_run_folder(options.log_folder, options.env)
+        claim(run, run)
+        return run
 
-    folder: Path = group.from_first(claim)
+    folder: Path = group.from_first(claimed)
+    try:
+        _train_in(folder, command, trainer, env, first=group.rank == 0)
+    finally:
+        release(folder)
+
+
+def _train_in(folder: Path, command: Command, trainer: BC, env: VecEnv, first: bool) -> None:
+    """Train in a run folder, which the first process writes to."""
+    options, name = command.options, run_name(command.options.env)
     if first:
         n_steps = int(trainer.episodes.lengths.sum())
         print(f"{len(trainer.episodes)} episodes, {n_steps} steps. Run folder: {folder}")

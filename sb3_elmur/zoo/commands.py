@@ -90,7 +90,7 @@ def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, dev
     if options.run is not None:
         recorded, settings = current_group().from_first(lambda: resuming.find_run(options.run))
         _check_registered(recorded.env)
-        if recorded.device != "cpu":
+        if options.device_given or (current_group().size > 1 and recorded.device != "cpu"):
             recorded.device = device
         return resuming.continue_run(options.run, recorded, settings)
     if options.wanted:
@@ -239,11 +239,12 @@ def _start(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("--env-kwargs", nargs="+", type=key_value, default=[])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device")
     parser.add_argument("-h", "--help", dest="wanted", action="store_false")
     for names in (*COUNTS, *OPTIONAL_COUNTS):
         parser.add_argument(*names, type=int, default=1)
     options = parser.parse_known_args(arguments)[0]
+    options.device_given, options.device = options.device is not None, options.device or "auto"
     for *_, name in (*COUNTS, *OPTIONAL_COUNTS):
         number, or_none = getattr(options, name.strip("-").replace("-", "_")), (name,) not in COUNTS
         if number < 1 and not (or_none and number == -1):

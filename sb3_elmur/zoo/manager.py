@@ -20,6 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
+from sb3_elmur.claims import release
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import native_batch
@@ -31,11 +32,14 @@ from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
 from sb3_elmur.zoo.search import sample_ppo_elmur_params
 from sb3_elmur.zoo.states import FOLDER as STATES
-from sb3_elmur.zoo.states import SaveState, release
+from sb3_elmur.zoo.states import SaveState
 
 REFUSALS = (ValueError, AssertionError, OverflowError, MemoryError, th.OutOfMemoryError, gymnasium.error.Error)
 MAKING_REFUSALS = (*REFUSALS, TypeError)  # an environment is told what to be by its arguments
+BEST_MODEL = "best_model.zip"  # in the run folder
 _search = threading.local()  # the model of the trial that this thread runs
+OF_OBSERVATIONS = ("norm_obs", "norm_obs_keys", "training")  # arguments of a VecNormalize that belong to its statistics
+_making = threading.Lock()  # trials of a search share the manager
 
 
 @contextmanager
@@ -139,7 +143,7 @@ class CheckedExperimentManager(ExperimentManager):
                 self.callbacks[i] = SaveCheckpoints(Path(self.save_path), callback.save_freq)
             elif isinstance(callback, EvalCallback):
                 callback.best_model_save_path = None  # in whose place the next saves
-                callback.callback_on_new_best = SaveModel(Path(self.save_path) / "best_model.zip")
+                callback.callback_on_new_best = SaveModel(Path(self.save_path) / BEST_MODEL)
                 callback.callback_on_new_best.parent = callback
 
         if issubclass(ALGOS[self.algo], RecurrentPPO) and not self.optimize_hyperparameters:
@@ -164,7 +168,7 @@ class CheckedExperimentManager(ExperimentManager):
         if any(isinstance(callback, SaveState) and not callback.ended for callback in self.callbacks):
             print(f"Interrupted. To go on: sb3-elmur train --continue {shlex.quote(self.save_path)}")
         else:
-            release(Path(self.save_path))
+            release(Path(self.save_path) / STATES)
             shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
@@ -178,7 +182,7 @@ class CheckedExperimentManager(ExperimentManager):
                     f"`n_envs` must be a multiple of the number of processes, {group.size}. "
                     f"Received {n_envs * group.size + rest}."
                 )
-        with told(*MAKING_REFUSALS):
+        with _making, told(*MAKING_REFUSALS):
             native = native_batch(self.env_name.gym_id, self.eval_env_kwargs if eval_env else self.env_kwargs)
             if native is None or self.env_wrapper is not None or self.vec_env_class is not DummyVecEnv:
                 return super().create_envs(n_envs, eval_env, no_log)
@@ -193,6 +197,13 @@ class CheckedExperimentManager(ExperimentManager):
             finally:
                 self.vec_env_class = DummyVecEnv
 
+    def _continue_normalization(self, env: VecNormalize) -> None:
+        """Take all but observations from the settings; their statistics go on learning if those of rewards do."""
+        for name, value in ({"norm_reward": True} | self.normalize_kwargs).items():
+            if name not in OF_OBSERVATIONS:
+                setattr(env, name, value)
+        env.training = env.training or env.norm_reward
+
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         """The zoo's, but with the statistics that belong to the trained agent by name, or none."""
         statistics = find_statistics(Path(self.trained_agent)) if self.continue_training else None
@@ -201,6 +212,8 @@ class CheckedExperimentManager(ExperimentManager):
                 check_statistics(statistics)
             print(f"Loading saved VecNormalize stats of {statistics}")
             env = VecNormalize.load(str(statistics), env)
+            if self.normalize:
+                self._continue_normalization(env)
         elif self.normalize and self.continue_training and self.normalize_kwargs.get("norm_obs", True):
             raise SettingsError(
                 f"There are no statistics of {self.trained_agent}, which `normalize` continues. Of rewards alone "

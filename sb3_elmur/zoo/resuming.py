@@ -13,14 +13,15 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_elmur.averaging import Average
+from sb3_elmur.claims import claim
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.zoo.joint import told_how_to_go_on
-from sb3_elmur.zoo.manager import CheckedExperimentManager
+from sb3_elmur.zoo.manager import BEST_MODEL, CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run, check_trained_agent
 from sb3_elmur.zoo.states import FOLDER as STATES
-from sb3_elmur.zoo.states import State, claim, latest_state, restore_generators, restore_logs
+from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
 
 RENAMED = {  # arguments of the manager that have other names on the command line
     "n_eval_episodes": "eval_episodes",
@@ -72,7 +73,7 @@ class ContinuedExperimentManager(CheckedExperimentManager):
         super().create_callbacks()
         for callback in self.callbacks:
             if isinstance(callback, EvalCallback) and self.state:
-                _restore_evaluations(callback, self.state.n_timesteps)
+                _restore_evaluations(callback, Path(self.save_path) / BEST_MODEL, self.state.n_timesteps)
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         print(f"Log path: {self.save_path}")
@@ -106,12 +107,12 @@ class ContinuedExperimentManager(CheckedExperimentManager):
             env.close()
 
 
-def _restore_evaluations(callback: EvalCallback, n_timesteps: int) -> None:
+def _restore_evaluations(callback: EvalCallback, best_model: Path, n_timesteps: int) -> None:
     """Those of the steps that were learned from, and that of the best model, which was noted before the model was saved."""
     try:
         with np.load(f"{callback.log_path}.npz") as saved:
             evaluations = dict(saved)
-        of_best = evaluations["timesteps"] == _steps_of(Path(callback.best_model_save_path or ".") / "best_model.zip")
+        of_best = evaluations["timesteps"] == _steps_of(best_model)
         callback.best_mean_reward = float(evaluations["results"][of_best].mean(axis=1).max(initial=-np.inf))
         known = evaluations["timesteps"] <= n_timesteps
         callback.evaluations_timesteps = evaluations["timesteps"][known].tolist()
@@ -163,7 +164,7 @@ def continue_run(run: Path, options: argparse.Namespace, settings: dict[str, Any
     if getattr(options, "num_threads", 0) > 0:
         th.set_num_threads(options.num_threads)
     if current_group().rank == 0:
-        claim(run)
+        claim(run, run / STATES)
     state = current_group().from_first(lambda: latest_state(run))
     manager = ContinuedExperimentManager(run, options, settings, state)
     experiment = manager.setup_experiment()

@@ -6,7 +6,7 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.atomic_files import atomic_path, flush
 from sb3_elmur.saved_statistics import STATISTICS_FILE
 
 
@@ -25,8 +25,12 @@ def save(model: BaseAlgorithm, path: Path) -> None:
     with ExitStack() as stack:
         if normalizer is not None:
             statistics.parent.mkdir(exist_ok=True)
-            normalizer.save(str(stack.enter_context(atomic_path(statistics))))
-        model.save(stack.enter_context(atomic_path(path)))
+            new = stack.enter_context(atomic_path(statistics))
+            normalizer.save(str(new))
+            flush(new)
+        new = stack.enter_context(atomic_path(path))
+        model.save(new)
+        flush(new)
         statistics.unlink(missing_ok=True)
 
 

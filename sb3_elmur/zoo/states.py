@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from filelock import BaseFileLock, FileLock, Timeout
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_elmur.atomic_files import atomic_path
+from sb3_elmur.claims import claim
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.core.arguments import check_count
 from sb3_elmur.zoo.saving import save
@@ -20,8 +20,6 @@ FILE = "state.pt"  # beside the statistics of a state's model
 UNTIL = "until_"  # begins the names of logs of an interrupted run's finished part
 N_KEPT = 2
 N_SAVED = 100  # at most, in the whole of a training
-
-_claims: dict[Path, BaseFileLock] = {}  # of this process
 
 
 class State(NamedTuple):
@@ -64,7 +62,7 @@ class SaveState(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.latest = self.num_timesteps
-        claim(self.run)
+        claim(self.run, self.run / FOLDER)
 
     def _on_training_end(self) -> None:
         self.ended = True
@@ -84,34 +82,6 @@ class SaveState(BaseCallback):
         for old in _complete(self.run)[:-N_KEPT]:
             shutil.rmtree(old.with_suffix(""))
             old.unlink()
-
-
-def claim(run: Path) -> None:
-    """
-    Let no other process train in a run folder, from now until :func:`release`, or the end of this process.
-
-    :param run: The run folder.
-    :raises SettingsError: If another process does.
-    """
-    folder = run.absolute() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder not in _claims:
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SettingsError(f"Another process trains in '{run}'.") from error
-        _claims[folder] = lock
-
-
-def release(run: Path) -> None:
-    """
-    Let others train in a run folder again.
-
-    :param run: The run folder.
-    """
-    if (lock := _claims.pop(run.absolute() / FOLDER, None)) is not None:
-        lock.release()
 
 
 def latest_state(run: Path) -> State | None:

@@ -25,6 +25,7 @@ from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.options import parse
 from sb3_elmur.bc.runs import new_run_folder, record_run, recorded_arguments
 from sb3_elmur.bc.trainer import BC, BEST_MODEL, CHECKPOINT
+from sb3_elmur.claims import claim, release
 from sb3_elmur.envs import TMazeEnv
 
 ENV = "TMazePassive10-v0"
@@ -120,6 +121,22 @@ def test_the_command_trains_logs_and_saves(data: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
     assert run_folder(data, 2).is_dir()
     assert equal(weights(run_folder(data, 2)), weights(run))
+
+
+def test_two_processes_do_not_train_in_one_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BC, "train_batch", interrupt)
+    arguments = command(data, "--no-progress")
+    with pytest.raises(SystemExit, match="To go on"):
+        main(arguments)
+    claim(run_folder(data), run_folder(data))
+    program = [sys.executable, "-c", "from sb3_elmur.cli import main; main()", "bc", *arguments, "--continue"]
+    result = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == f"error: Another process trains in '{run_folder(data)}'."
+    release(run_folder(data))
 
 
 def test_a_run_folder_is_named_after_the_environment_alone(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from sb3_elmur.command_line import SettingsError
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
 
-from sb3_elmur.zoo.resuming import _restore_evaluations
+from sb3_elmur.zoo import resuming
+from sb3_elmur.zoo.resuming import ContinuedExperimentManager, _restore_evaluations
 from sb3_elmur.zoo.saving import save
 from sb3_elmur.zoo.states import FOLDER, SaveState, latest_state
 
@@ -210,12 +211,66 @@ def test_the_best_reward_is_that_of_the_model_that_was_saved(tmp_path: Path) -> 
     callback = EvalCallback(env, best_model_save_path=str(tmp_path), log_path=str(tmp_path))
     results, lengths = np.array([[1.0, 3.0], [9.0, 9.0], [5.0, 5.0]]), np.ones((3, 2))
     np.savez(tmp_path / "evaluations.npz", timesteps=[8, 16, 24], results=results, ep_lengths=lengths)
-    _restore_evaluations(callback, 16)
+    _restore_evaluations(callback, tmp_path / "best_model.zip", 16)
     assert callback.best_mean_reward == -np.inf
     model.learn(8).save(tmp_path / "best_model.zip")
-    _restore_evaluations(callback, 16)
+    _restore_evaluations(callback, tmp_path / "best_model.zip", 16)
     assert callback.best_mean_reward == 2.0
     assert callback.evaluations_timesteps == [8, 16]
+
+
+def test_a_continued_run_knows_its_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 6)
+        with pytest.raises(Killed):
+            run(patch, *TRAIN)
+    restored: list[EvalCallback] = []
+
+    def begin(manager: ContinuedExperimentManager, _: Any) -> None:
+        restored.extend(callback for callback in manager.callbacks if isinstance(callback, EvalCallback))
+        raise Killed
+
+    monkeypatch.setattr(ContinuedExperimentManager, "learn", begin)
+    with pytest.raises(Killed):
+        run(monkeypatch, "train", "--continue", str(RUN))
+    results = np.load(RUN / "evaluations.npz")["results"].mean(axis=1)
+    assert restored[0].best_mean_reward == results.max()
+
+
+@pytest.mark.parametrize(("given", "device"), [([], "cpu"), (["--device", "meta"], "meta")])
+def test_a_continued_run_keeps_its_device_unless_another_is_given(
+    given: list[str], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 1)
+        with pytest.raises(Killed):
+            run(patch, *TRAIN, "--device", "cpu")
+    devices = []
+    monkeypatch.setattr(resuming, "continue_run", lambda _, options, __: devices.append(options.device))
+    run(monkeypatch, "train", "--continue", str(RUN), *given)
+    assert devices == [device]
+
+
+def test_a_full_disk_that_shows_when_bytes_are_flushed_leaves_the_former_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    model = sb3_elmur.RecurrentPPO("ElmurPolicy", env, n_steps=8, policy_kwargs={"d_model": 8, "n_layers": 1})
+    save(model, tmp_path / "model.zip")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    flush, count = os.fsync, iter(range(2))
+
+    def fill(descriptor: int) -> None:
+        if next(count) == 1:  # the model's bytes, after those of its statistics
+            raise OSError("No space left on device")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(OSError, match="No space"):
+        save(model.learn(16), tmp_path / "model.zip")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
 def test_a_continued_run_has_the_weights_that_trained_and_their_average(

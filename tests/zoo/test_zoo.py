@@ -5,7 +5,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO as HostRecurrentPPO
 from stable_baselines3.common.monitor import load_results
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_elmur
 from helpers import DICT, RandomEnv, without_simulator
@@ -29,6 +31,7 @@ from sb3_elmur.cli import main
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.zoo.checks import checked_policy_arguments
 from sb3_elmur.zoo.commands import ALGORITHM, register
 from sb3_elmur.zoo.search import convert_ppo_elmur_params, sample_ppo_elmur_params
@@ -598,6 +601,36 @@ def test_a_model_without_statistics_goes_on_where_rewards_alone_are_normalised(c
     command("train", *SHORT)
     command("train", *SHORT, "normalize:dict(norm_obs=False, norm_reward=True)", "-i", str(RUN / f"{MAZE}.zip"))
     assert (RUN.with_name(f"{MAZE}_2") / MAZE / "vecnormalize.pkl").exists()
+
+
+@pytest.mark.parametrize("norm_reward", [False, True])
+def test_a_clone_goes_on_with_its_observations_and_the_settings_rewards(norm_reward: bool, command: Command) -> None:
+    command("train", *SHORT, "normalize:dict(norm_reward=False)")
+    clone = RUN / f"{MAZE}.zip"
+    path = clone.with_suffix("") / "vecnormalize.pkl"
+    statistics = VecNormalize.load(str(path), make_batch(MAZE, 1))
+    statistics.training = False  # as cloning leaves it
+    statistics.save(str(path))
+    command("train", *SHORT, f"normalize:dict(norm_reward={norm_reward}, clip_reward=3.0)", "-i", str(clone))
+    after = VecNormalize.load(str(RUN.with_name(f"{MAZE}_2") / MAZE / "vecnormalize.pkl"), make_batch(MAZE, 1))
+    assert (after.norm_reward, after.training, after.clip_reward) == (norm_reward, norm_reward, 3.0)
+    assert (after.obs_rms.count > statistics.obs_rms.count) == norm_reward
+
+
+def test_trials_at_the_same_time_have_environments_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = make_manager(MAZE, tmp_path, env_kwargs={"length": 10}, eval_env_kwargs={"length": 30})
+    manager.setup_experiment()
+    zoos_manager = type(manager).__mro__[1]
+    create = zoos_manager.create_envs
+
+    def create_slowly(*arguments: Any) -> VecEnv:
+        time.sleep(0.1)
+        return create(*arguments)
+
+    monkeypatch.setattr(zoos_manager, "create_envs", create_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(manager.create_envs, 1, eval_env=eval_env) for eval_env in (False, True)]
+    assert [env.result().get_attr("config")[0].length for env in made] == [10, 30]
 
 
 @pytest.mark.parametrize(
