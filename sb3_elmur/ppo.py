@@ -142,6 +142,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         self.state, self.use_masking = None, True
         self._mask_env: GymEnv | None = None  # within `masked_by`
         self.average: Average[ElmurPolicy] | None = None
+        self.normalized = False  # whether it was built for observations that a VecNormalize normalises
         self._stopped = False  # by a callback, while several processes train
         self.return_rms, self._discounted_returns = RunningMeanStd(shape=()), np.zeros(0)
         self.step_size = 1.0  # share of the learning rate that the trust region leaves to what acts
@@ -155,6 +156,8 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
 
     def _setup_model(self) -> None:
         check_arguments(self)
+        if self._vec_normalize_env is not None:
+            self.normalized = self._vec_normalize_env.norm_obs
         n_steps, self.n_steps = self.n_steps, 1  # the host's buffer is replaced below: keep it small
         super()._setup_model()
         self.n_steps = n_steps

@@ -61,12 +61,17 @@ def find_statistics(path: Path, model: BaseAlgorithm | None = None) -> Path | No
         if candidate.is_file():
             return candidate
     beside = any(folder.glob(f"*/{STATISTICS_FILE}")) or any(folder.glob("*vecnormalize*.pkl"))
-    if model is not None and (beside or getattr(model, "_last_original_obs", None) is not None):
+    if model is not None and (beside or saw_normalized(model)):
         why = "Statistics under other names belong to other models." if beside else "It was trained in a VecNormalize."
         warnings.warn(
             f"{path} sees observations as they are: there is no {' and no '.join(map(str, candidates))}. {why}", stacklevel=2
         )
     return None
+
+
+def saw_normalized(model: BaseAlgorithm) -> bool:
+    """Whether a model says that it was built for, or learned in, environments whose observations were normalised."""
+    return getattr(model, "normalized", False) or getattr(model, "_last_original_obs", None) is not None
 
 
 def as_in_training(env: VecEnv, statistics: Path | None) -> VecEnv:

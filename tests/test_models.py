@@ -132,6 +132,17 @@ def test_statistics_that_are_missing_are_missed_aloud(tmp_path: Path) -> None:
         find_statistics(tmp_path / "model.zip", make_model(RecurrentPPO, random_envs(1)).learn(16))
 
 
+def test_statistics_of_a_clone_that_are_missing_are_missed_aloud(tmp_path: Path) -> None:
+    """Cloning never calls ``learn``."""
+    resize_memory(make_model(RecurrentPPO, VecNormalize(random_envs(1))), 1).save(tmp_path / "clone")
+    with pytest.warns(UserWarning, match=r"clone\.zip.*VecNormalize"):
+        find_statistics(tmp_path / "clone.zip", load_model(tmp_path / "clone.zip", "cpu"))
+    make_model(RecurrentPPO, VecNormalize(random_envs(1), norm_obs=False)).save(tmp_path / "rewards")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_statistics(tmp_path / "rewards.zip", load_model(tmp_path / "rewards.zip", "cpu"))
+
+
 def saved_statistics(path: Path, space: spaces.Space = FAR, **arguments: Any) -> VecNormalize:
     """The environments whose statistics were saved."""
     env = VecNormalize(random_envs(2, space), **arguments)

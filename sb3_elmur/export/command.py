@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_elmur.command_line import SettingsError, told_in_one_line
 from sb3_elmur.export.file import export_policy, require_onnx
 from sb3_elmur.models import load_model
-from sb3_elmur.saved_statistics import STATISTICS_FILE, find_statistics, normalized
+from sb3_elmur.saved_statistics import STATISTICS_FILE, find_statistics, normalized, saw_normalized
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SettingsError(f"`--output` must end in .onnx. Received '{output}'.")
     model = load_model(options.model, "cpu")
     statistics = find_statistics(options.model, model)
-    if statistics is None and getattr(model, "_last_original_obs", None) is not None:
+    if statistics is None and saw_normalized(model):
         raise SettingsError(
             "`model` must have its statistics, since it was trained in a VecNormalize. There is no "
             f"'{options.model.with_suffix('') / STATISTICS_FILE}' for '{options.model}'."
