@@ -8,6 +8,7 @@ from them at every step; acting, and the segment-wise class, step with caches.
 
 import copy
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +30,9 @@ from sb3_elmur.core.config import ElmurConfig
 from sb3_elmur.core.feedforward import Pool
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.masks import check_masks
-from sb3_elmur.spaces import as_dict, check_spaces, from_zero, shifts, to_space
+from sb3_elmur.spaces import as_dict, check_spaces, from_zero, map_observations, shifts, to_space
+
+ROWS_AT_ONCE = 1024  # of observations that open chains are replayed from, so that images fit into memory
 
 
 @policy_arguments.shows_fields_of(ElmurConfig)
@@ -278,7 +281,12 @@ class ElmurPolicy(ActingPolicy):
         :param lengths: (B,) int64.
         :return: State of B rows.
         """
-        pi_features, vf_features = self._features(obs)
+        n_rows = len(next(iter(as_dict(obs).values())))
+        parts = [
+            self._features(map_observations(itemgetter(slice(first, first + ROWS_AT_ONCE)), obs))
+            for first in range(0, max(1, n_rows), ROWS_AT_ONCE)
+        ]
+        pi_features, vf_features = (th.cat(features) for features in zip(*parts, strict=True))
         pi = self.backbone.reopen(pi_features, memories.pi, lengths)
         if self.critic_backbone is None:
             return states.PolicyState(pi, pi)

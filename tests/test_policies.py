@@ -6,20 +6,25 @@ import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import NatureCNN
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import obs_as_tensor, polyak_update
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from helpers import ACTION_SPACES, SMALL, VECTOR, RandomEnv, make_policy
-from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
+from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, policies
 from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.spaces import as_dict
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
 SMALL_IMAGE = spaces.Box(0, 255, (7, 7, 3), dtype=np.uint8)
@@ -427,3 +432,23 @@ def test_the_wrong_policy_for_a_space_says_what_to_do() -> None:
 def test_names_are_aliases_of_the_host() -> None:
     for cls in (ElmurPolicy, ElmurCnnPolicy, ElmurMultiInputPolicy):
         assert RecurrentPPO.policy_aliases[cls.__name__] is cls
+
+
+@pytest.mark.parametrize("space", [VECTOR, spaces.Dict({"left": VECTOR, "right": VECTOR})], ids=["Box", "Dict"])
+def test_states_are_made_anew_from_parts_of_the_observations(space: spaces.Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(space, ACTION_SPACES[0], ElmurMultiInputPolicy if isinstance(space, spaces.Dict) else ElmurPolicy)
+    observations = batch_space(space, 4 * 5).sample()
+    obs, lengths = obs_as_tensor(observations, "cpu"), th.tensor([5, 0, 3, 4])
+    whole = policy.reopen(obs, policy.initial_memories(4), lengths)
+    rows, extract = [], policy._features
+
+    def note(part: Any) -> tuple[Tensor, Tensor]:
+        rows.append(len(next(iter(as_dict(part).values()))))
+        return extract(part)
+
+    monkeypatch.setattr(policy, "_features", note)
+    monkeypatch.setattr(policies, "ROWS_AT_ONCE", 7)
+    parts = policy.reopen(obs, policy.initial_memories(4), lengths)
+    assert rows == [7, 7, 6]
+    for left, right in zip(tree_leaves(whole), tree_leaves(parts), strict=True):
+        th.testing.assert_close(left, right)
