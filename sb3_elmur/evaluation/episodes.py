@@ -50,7 +50,11 @@ def play_episodes(policy: BasePolicy, env: VecEnv, seed: int, deterministic: boo
     :return: The steps, until all episodes have ended.
     :raises ValueError: If the environments have other spaces than the policy.
     """
-    check_for_correct_spaces(env, policy.observation_space, policy.action_space)
+    try:
+        check_for_correct_spaces(env, policy.observation_space, policy.action_space)
+    except ValueError as error:
+        cure = "Where it was trained in wrappers, register an id whose environment has them (`additional_wrappers`)."
+        raise ValueError(f"`env` must have the spaces of the model: {error}. {cure}") from error
     act: Callable[..., tuple[np.ndarray, Any]] = policy.step if isinstance(policy, ElmurPolicy) else policy.predict
     masking = isinstance(policy, ElmurPolicy) and has_masks(env)
     env.seed(seed)

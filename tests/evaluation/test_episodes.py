@@ -56,6 +56,11 @@ def test_sampled_actions_depend_on_the_seed_with_state_dependent_exploration_too
     assert returns(3) == first
 
 
+def test_other_spaces_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"`env` must have the spaces of the model.*`additional_wrappers`"):
+        run_episodes(make_policy(VECTOR, spaces.Discrete(3)), make_vec_env("CartPole-v1"), 0)
+
+
 class Overflowing(RandomEnv):
     """Whose rewards are no numbers."""
 
