@@ -31,7 +31,7 @@ from sb3_elmur import RecurrentPPO
 from sb3_elmur.bc.trainer import BC
 from sb3_elmur.comparison.cells import EVALUATION_SEED, data_folder, make_cells, record_data
 from sb3_elmur.comparison.cloning import epochs_within, make_config
-from sb3_elmur.comparison.evaluation import make_monitored, play
+from sb3_elmur.comparison.evaluation import evaluate_episodes, make_monitored
 from sb3_elmur.comparison.matrix import read_matrix, select
 from sb3_elmur.comparison.online import Curve
 from sb3_elmur.datasets.episodes import NpzEpisodes
@@ -133,7 +133,7 @@ def returns(model: RecurrentPPO, env_id: str) -> dict[str, float]:
     """Mean returns of both ways to act, in the episodes of ``popgym_bc.yml``."""
     means = {}
     for way, deterministic in (("most probable", True), ("sampled", False)):
-        played = play(model, make_monitored(env_id, N_EPISODES), EVALUATION_SEED, deterministic)
+        played = evaluate_episodes(model, make_monitored(env_id, N_EPISODES), EVALUATION_SEED, deterministic)
         means[way] = round(float(np.mean([episode["return"] for episode in played])), 4)
     return means
 

@@ -78,6 +78,18 @@ class Joining:
         parts = observations if self._keyed else {OBSERVATION: observations}
         return {**parts, ACTION: actions, REWARD: rewards}
 
+    def join_one(self, observation: Any, action: np.ndarray, reward: float) -> Any:
+        """
+        Join one observation with what came before it.
+
+        :param observation: Of the environment.
+        :param action: Flat previous action, shape (n,).
+        :param reward: Previous reward.
+        :return: An element of ``observation_space``.
+        """
+        batch = map_arrays(lambda value: np.asarray(value)[None], observation)
+        return map_arrays(lambda values: values[0], self.join(batch, action[None], np.array([reward])))
+
 
 class PreviousActionReward(gymnasium.Wrapper):
     """
@@ -103,7 +115,7 @@ class PreviousActionReward(gymnasium.Wrapper):
         :return: The first observation, with zeros for action and reward, and the info.
         """
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._join(observation, np.zeros((1, self._joining.n_action), dtype=np.float32), 0.0), info
+        return self._joining.join_one(observation, np.zeros(self._joining.n_action, dtype=np.float32), 0.0), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """
@@ -113,12 +125,8 @@ class PreviousActionReward(gymnasium.Wrapper):
         :return: Observation, reward, terminated, truncated and info; the observation holds the action and the reward.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
-        flat = self._joining.flatten(np.asarray(action)[None])
-        return self._join(observation, flat, float(reward)), reward, terminated, truncated, info
-
-    def _join(self, observation: Any, action: np.ndarray, reward: float) -> Any:
-        joined = self._joining.join(map_arrays(lambda value: np.asarray(value)[None], observation), action, np.array([reward]))
-        return map_arrays(lambda values: values[0], joined)
+        flat = self._joining.flatten(np.asarray(action)[None])[0]
+        return self._joining.join_one(observation, flat, float(reward)), reward, terminated, truncated, info
 
 
 class VecPreviousActionReward(VecEnvWrapper):
@@ -161,9 +169,8 @@ class VecPreviousActionReward(VecEnvWrapper):
         """
         observations, rewards, dones, infos = self.venv.step_wait()
         for i in dones.nonzero()[0]:
-            last = map_arrays(lambda value: np.asarray(value)[None], infos[i]["terminal_observation"])
-            joined = self._joining.join(last, self._actions[i : i + 1], rewards[i : i + 1])
-            infos[i]["terminal_observation"] = map_arrays(lambda values: values[0], joined)
+            last = infos[i]["terminal_observation"]
+            infos[i]["terminal_observation"] = self._joining.join_one(last, self._actions[i], rewards[i])
         running = ~dones
         return self._joining.join(observations, self._actions * running[:, None], rewards * running), rewards, dones, infos
 

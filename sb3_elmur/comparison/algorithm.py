@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from sb3_elmur.comparison.matrix import Budget
 
-Played = list[dict[str, float]]  # of each its `return`, `length`, and `is_success` where the environment says it
+Outcomes = list[dict[str, float]]  # of each its `return`, `length`, and `is_success` where the environment says it
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Trained:
     :param effort: How long it was trained, such as ``steps`` and ``updates``.
     """
 
-    evaluate: Callable[[str, int, int, bool], Played]
+    evaluate: Callable[[str, int, int, bool], Outcomes]
     n_parameters: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     effort: dict[str, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from typing_extensions import NotRequired, TypedDict
 
 from sb3_elmur.atomic_files import atomic_path
-from sb3_elmur.comparison.algorithm import Algorithm, Job, Played
+from sb3_elmur.comparison.algorithm import Algorithm, Job, Outcomes
 from sb3_elmur.comparison.evaluation import make_monitored
 from sb3_elmur.comparison.matrix import Agent, Demonstrations, Environment, Matrix, Number
 from sb3_elmur.comparison.provenance import provenance
@@ -234,7 +234,7 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=lambda value: getattr(value, "__qualname__", str(value))))
 
 
-def _summary(episodes: Played) -> dict[str, Any]:
+def _summary(episodes: Outcomes) -> dict[str, Any]:
     """Mean return, success rate where the environment says it, and every episode's return."""
     returns = [episode["return"] for episode in episodes]
     successes = [episode["is_success"] for episode in episodes if "is_success" in episode]

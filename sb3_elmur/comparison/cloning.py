@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.features import fit_extractors
 from sb3_elmur.bc.trainer import BC
-from sb3_elmur.comparison.algorithm import Job, Played, Trained
-from sb3_elmur.comparison.evaluation import make_monitored, play
+from sb3_elmur.comparison.algorithm import Job, Outcomes, Trained
+from sb3_elmur.comparison.evaluation import evaluate_episodes, make_monitored
 from sb3_elmur.comparison.matrix import Budget
 from sb3_elmur.comparison.policies import find_policy, policy_defaults, policy_hints, without
 from sb3_elmur.comparison.wrappers import Wrappers
@@ -85,8 +85,10 @@ class Cloning:
         trainer.policy.cpu()  # single steps are too little work for a GPU
         env.close()
 
-        def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
-            return play(trainer.model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed, deterministic)
+        def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Outcomes:
+            return evaluate_episodes(
+                trainer.model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed, deterministic
+            )
 
         n_parameters = sum(parameter.numel() for parameter in trainer.policy.parameters())
         effort = {"epochs": trainer.config.n_epochs, "updates": trainer.updates, "steps": trainer.steps}

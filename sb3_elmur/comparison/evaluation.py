@@ -6,7 +6,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from sb3_elmur.comparison.algorithm import Played
+from sb3_elmur.comparison.algorithm import Outcomes
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation.episodes import run_episodes
 from sb3_elmur.saved_statistics import as_in_training
@@ -24,7 +24,7 @@ def make_monitored(env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None =
     return env if all(env.env_is_wrapped(Monitor)) else VecMonitor(env)
 
 
-def play(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Played:
+def evaluate_episodes(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Outcomes:
     """
     One episode in each environment.
 

@@ -9,8 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_elmur.comparison.algorithm import Job, Played, Trained
-from sb3_elmur.comparison.evaluation import make_monitored, play
+from sb3_elmur.comparison.algorithm import Job, Outcomes, Trained
+from sb3_elmur.comparison.evaluation import evaluate_episodes, make_monitored
 from sb3_elmur.comparison.policies import find_policy, policy_defaults, policy_hints, without
 from sb3_elmur.comparison.wrappers import Wrappers
 from sb3_elmur.core.arguments import check_count
@@ -111,8 +111,8 @@ class Online:
         model.learn(n_timesteps, [curve, *callbacks])
         env.close()
 
-        def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
-            return play(model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed, deterministic)
+        def evaluate(env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Outcomes:
+            return evaluate_episodes(model, wrap.for_evaluation(make_monitored(env_id, n_episodes), env), seed, deterministic)
 
         n_parameters = sum(parameter.numel() for parameter in model.policy.parameters())
         return Trained(evaluate, n_parameters, curve.thinned(), {"steps": model.num_timesteps})

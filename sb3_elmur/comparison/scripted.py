@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from sb3_elmur.comparison.algorithm import Job, Played, Trained
+from sb3_elmur.comparison.algorithm import Job, Outcomes, Trained
 from sb3_elmur.recording.experts import make_act
 from sb3_elmur.recording.recorder import Recorder
 
@@ -43,7 +43,7 @@ class Scripted:
         """See :class:`sb3_elmur.comparison.algorithm.Algorithm`."""
         return Trained(self._play)
 
-    def _play(self, env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Played:
+    def _play(self, env_id: str, n_episodes: int, seed: int, deterministic: bool) -> Outcomes:
         with gymnasium.make(env_id) as env:
             recorder = Recorder(env, make_act(self.expert, env), seed)
             episodes = []
