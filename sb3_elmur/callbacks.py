@@ -208,17 +208,13 @@ class ActionNoiseDecay(BaseCallback):
             raise ValueError(
                 f"`policy` must have Gaussian actions without gSDE. Received actions in {self.model.action_space}."
             )
+        policy.log_std.requires_grad_(False)
 
     def _on_rollout_start(self) -> None:
         policy: Any = self.model.policy
-        policy.log_std.requires_grad_(True)  # at once after the update: whoever interrupts training leaves it so
         share = min(1.0, self.num_timesteps / (self.fraction * self.model._total_timesteps))
         with th.no_grad():
             policy.log_std.clamp_(max=(1.0 - share) * policy.log_std_init + share * math.log(self.final_std))
-
-    def _on_rollout_end(self) -> None:
-        policy: Any = self.model.policy
-        policy.log_std.requires_grad_(False)
 
     def _on_training_end(self) -> None:
         policy: Any = self.model.policy

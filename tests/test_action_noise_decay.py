@@ -56,24 +56,6 @@ def test_noise_falls_by_the_same_factor_and_stays(name: str) -> None:
     assert model.policy.log_std.requires_grad
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-def test_noise_is_trained_again_after_an_interruption(name: str) -> None:
-    class Interrupt(BaseCallback):
-        """Stands for Ctrl-C in the second rollout."""
-
-        def _on_step(self) -> bool:
-            if self.n_calls == N_STEPS + 1:
-                raise KeyboardInterrupt
-            return True
-
-    model = make(name)
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(3 * N_STEPS, [ActionNoiseDecay(0.1), Interrupt()])
-    before = model.policy.log_std.detach().clone()
-    model.learn(3 * N_STEPS)
-    assert not th.equal(model.policy.log_std, before)
-
-
 def test_smaller_noise_is_not_raised() -> None:
     model, noise = make("elmur"), Noise()
     with th.no_grad():
