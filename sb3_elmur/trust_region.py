@@ -1,7 +1,7 @@
 """How far an update may take the policy, measured on whole episodes, so that what happens to memory counts too."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sb3_elmur.distributed import ALONE, Group, current_group
 from sb3_elmur.policies import ElmurPolicy
@@ -101,16 +102,22 @@ def training_within(model: Any, size: float) -> Iterator[None]:
         learning rate for what acts.
     :param size: Of the trust region.
     """
-    group = current_group()
-    policy, limit = model.policy, kl_limit(model, size, group)
+    policy, limit = model.policy, kl_limit(model, size, current_group())
     critic = {id(weight) for weight in critic_weights(policy)}
     acting = [weight for weight in weights_of(policy) if id(weight) not in critic]
     before = [weight.detach().clone() for weight in acting]
+    with _slowed(policy.optimizer, critic, model.step_size):
+        yield
+    _take_back(model, acting, before, limit)
 
-    optimizer, all_options = policy.optimizer, policy.optimizer.param_groups
+
+@contextmanager
+def _slowed(optimizer: Optimizer, critic: set[int], share: float) -> Iterator[None]:
+    """Splits each group of an optimizer: what is not the critic's alone has this share of the learning rate."""
+    all_options = optimizer.param_groups
     optimizer.param_groups = [
         {**options, "params": [parameter for parameter in options["params"] if (id(parameter) in critic) == is_critic],
-         "share": 1.0 if is_critic else model.step_size}
+         "share": 1.0 if is_critic else share}
         for options in all_options
         for is_critic in (False, True)
     ]  # fmt: skip
@@ -121,6 +128,10 @@ def training_within(model: Any, size: float) -> Iterator[None]:
             options |= {key: value for key, value in for_critic.items() if key not in ("params", "share")}
         optimizer.param_groups = all_options
 
+
+def _take_back(model: Any, acting: Sequence[Tensor], before: Sequence[Tensor], limit: float) -> None:
+    """Sets weights back towards what they were until the policy is within the limit, and chooses the next step size."""
+    group = current_group()
     kl, halvings = group.mean(rollout_kl(model)), 0
     model.logger.record("train/rollout_kl", kl)
     while kl > limit and halvings < MOST_HALVINGS:
