@@ -185,8 +185,8 @@ class ActionNoiseDecay(BaseCallback):
     Sets the standard deviation of continuous actions by a schedule, instead of training it.
 
     It falls from that of the policy's ``log_std_init`` to ``final_std``, by the same factor in every step, and stays there.
-    What is smaller already, as in a cloned policy, is not raised. While training lasts it is not trained; after one that was interrupted
-    ``policy.log_std.requires_grad_(True)`` lets a training without this callback train it again.
+    What is smaller already, as in a cloned policy, is not raised. Where training is interrupted it stays untrained, until
+    ``policy.log_std.requires_grad_(True)``.
 
     An arm that must come to rest to succeed is not rewarded for it while its actions are noisy, and finds nothing if they are
     not.
