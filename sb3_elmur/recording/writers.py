@@ -49,7 +49,7 @@ def write_npz(recorder: Recorder, output: Path, n_episodes: int, settings: Setti
     for index in _progress(left, n_episodes, progress_bar):
         recording = recorder.play(index)
         if recording is None:
-            failed.add(index)
+            failed |= _read_failed(output / FAILED) | {index}  # another process may record, too
             with atomic_path(output / FAILED) as path:
                 path.write_text(json.dumps(sorted(failed)))
             continue

@@ -311,6 +311,17 @@ def test_no_episode_that_failed_is_played_again(tmp_path: Path) -> None:
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
+def test_failures_that_another_process_finds_are_kept(tmp_path: Path) -> None:
+    def up_beside_another(observation: Any) -> int:
+        if not (tmp_path / FAILED).exists():
+            (tmp_path / FAILED).write_text("[100]")
+        return up(observation)
+
+    outcomes = record(TMAZE, up_beside_another, tmp_path, n_episodes=8, only_successful=True)
+    failed = [index for index, outcome in enumerate(outcomes) if not outcome]
+    assert json.loads((tmp_path / FAILED).read_text()) == [*failed, 100]
+
+
 def test_which_episodes_are_kept_belongs_to_a_folder(tmp_path: Path) -> None:
     record(TMAZE, up, tmp_path, n_episodes=2)
     with pytest.raises(ValueError, match=r"`only_successful`.* False.* Received True"):
