@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch as th
-from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
-from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
 from ..arguments import check_integer
+from ..native import BatchVecEnv
 from .episodes import ACTION_SHAPE, SEED_LIMIT, Episodes, MikasaConfig, check_actions
 from .observations import IMAGE_MODES, without_key
 
 
-class MikasaVecEnv(VecEnv):
+class MikasaVecEnv(BatchVecEnv):
     """
     ``n_envs`` episodes of one task that ManiSkill simulates together.
 
@@ -58,12 +56,8 @@ class MikasaVecEnv(VecEnv):
                 f"Received {n_envs}."
             )
         self.episodes = Episodes(self.config, n_envs)
-        super().__init__(n_envs, self.episodes.observation_space, self.episodes.action_space)
+        super().__init__(n_envs, self.episodes.observation_space, self.episodes.action_space, seed)
         self._actions = np.zeros((n_envs, *ACTION_SHAPE), dtype=np.float32)
-        self._rngs = [seeding.np_random(None)[0] for _ in range(n_envs)]
-        self._running = False
-        if seed is not None:
-            self.seed(seed)
 
     @classmethod
     def supports(cls, render_mode: str | None = None, obs_mode: str = "state_cue", **arguments: Any) -> bool:
@@ -83,14 +77,8 @@ class MikasaVecEnv(VecEnv):
 
         :return: Observations, each (n_envs, ...).
         """
-        seeds = self._draw_seeds()
-        for i, seed in enumerate(self._seeds):
-            if seed is not None:
-                self._rngs[i], _ = seeding.np_random(seed)
-                seeds[i] = seed
-        self._reset_seeds()
-        self._reset_options()
-        self._running = True
+        seeds = [drawn if given is None else given for drawn, given in zip(self._draw_seeds(), self._seeds, strict=True)]
+        self._begin()
         return without_key(to_host(self.episodes.reset(seeds)))
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -101,8 +89,7 @@ class MikasaVecEnv(VecEnv):
         :raises ResetNeeded: Before the first reset.
         :raises ValueError: If they are something else.
         """
-        if not self._running:
-            raise ResetNeeded("No episode is running: call `reset` first.")
+        self._require_reset()
         self._actions = check_actions(actions, self._actions.shape)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -128,54 +115,6 @@ class MikasaVecEnv(VecEnv):
                 info["terminal_observation"] = without_key({key: host[key][i] for key in step.observation})
             host = {key: host[f"next {key}"] for key in step.observation}
         return without_key(host), rewards, np.full(self.num_envs, ended), infos
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """
-        Return an attribute, which all environments share, once for each.
-
-        :param attr_name: Its name.
-        :param indices: Environments; None stands for all.
-        :return: Its value, once for each environment.
-        """
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """
-        Set an attribute of all environments.
-
-        :param attr_name: Its name.
-        :param value: The new value.
-        :param indices: None, which stands for all.
-        :raises ValueError: If it is to change in some of them only.
-        """
-        if indices is not None:
-            raise ValueError(f"`indices` must be None for {attr_name!r}, which all environments share. Received {indices!r}.")
-        setattr(self, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list[Any]:
-        """
-        Refuse: single environments of the batch have no methods.
-
-        :param method_name: Any.
-        :param method_args: Unused.
-        :param indices: Unused.
-        :param method_kwargs: Unused.
-        :return: Nothing, ever.
-        :raises AttributeError: Always.
-        """
-        raise AttributeError(f"`method_name` must be one of none. Received {method_name!r}.")
-
-    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """
-        Tell that no environment is wrapped.
-
-        :param wrapper_class: Any.
-        :param indices: Environments; None stands for all.
-        :return: False for each environment.
-        """
-        return [False for _ in self._get_indices(indices)]
 
     def close(self) -> None:
         """Release the simulation."""
