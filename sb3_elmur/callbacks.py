@@ -159,7 +159,8 @@ class MaskableEvalCallback(EvalCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
-        self.model = _Masked(model, self.eval_env) if self._masked else model
+        acting: Any = _Masked(model, self.eval_env) if self._masked else model
+        self.model = acting
         try:
             return super()._on_step()
         finally:
