@@ -14,7 +14,7 @@ def claim(run: Path, folder: Path) -> None:
     Let no other process train in a run folder, from now until :func:`release`, or the end of this process.
 
     :param run: The run folder.
-    :param folder: In it, where the lock is; made if it is not there.
+    :param folder: It, or a folder in it, where the file ``.lock`` is; made if it is not there.
     :raises SettingsError: If another process trains there.
     """
     folder = folder.absolute()
@@ -30,10 +30,9 @@ def claim(run: Path, folder: Path) -> None:
 
 def release(folder: Path) -> None:
     """
-    Let others train in a run folder again.
+    Let others train in a run folder again. The lock's file stays: whoever waits for it would hold a deleted one.
 
     :param folder: Of :func:`claim`.
     """
     if (lock := _claims.pop(folder.absolute(), None)) is not None:
         lock.release()
-        (folder / ".lock").unlink(missing_ok=True)

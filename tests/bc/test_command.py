@@ -86,7 +86,7 @@ def test_the_command_trains_logs_and_saves(data: Path, capsys: pytest.CaptureFix
     arguments = command(data, *overrides, "--mixed-precision", "--n-eval-envs", "2", "-tb", str(logs))
     main(arguments)
     run = run_folder(data)
-    assert {path.name for path in run.iterdir()} == {ENV, f"{ENV}.zip", BEST_MODEL, CHECKPOINT}
+    assert {path.name for path in run.iterdir()} == {ENV, f"{ENV}.zip", BEST_MODEL, CHECKPOINT, ".lock"}
     assert {path.name for path in (run / ENV).iterdir()} == {"config.yml", "args.yml", "command.txt"}
     config = yaml.safe_load((run / ENV / "config.yml").read_text())
     assert config["policy_kwargs"] == CONFIG["policy_kwargs"] | {"d_model": 12, "dropout": 0.0}
