@@ -165,7 +165,7 @@ def evaluate_corridors(policy: ElmurPolicy, options: argparse.Namespace, record:
         ) as progress_bar:
             while not corridors.finished:
                 corridors.advance()
-                progress_bar.update(longest - progress_bar.n if corridors.finished else corridors.segment_length)
+                progress_bar.update((longest if corridors.finished else corridors.time) - progress_bar.n)
                 if corridors.finished or record.due():
                     _save(corridors, record)
     if path is not None:

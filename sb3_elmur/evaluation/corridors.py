@@ -1,11 +1,12 @@
 """
 Evaluation over very many steps: corridors of the passive T-Maze, of any length.
 
-They are crossed a segment at a time, by three exact shortcuts. An agent in the corridor sees the same whatever it does, so the
+They are crossed a segment at a time, by four exact shortcuts. An agent in the corridor sees the same whatever it does, so the
 steps of a segment can be computed in parallel. Corridors of all lengths begin alike, so one walk to the end of the longest
-serves them all. And where memory is bit for bit what it was before, a segment with the same observations leads to the same
-memory, which is looked up (:mod:`sb3_elmur.evaluation.known_segments`); that pays for policies that keep a slot unchanged,
-such as gated ones.
+serves them all. Where memory is bit for bit what it was before, a segment with the same observations leads to the same
+memory, which is looked up (:mod:`sb3_elmur.evaluation.known_segments`). And where every noise leads to the same memory, all
+segments up to the next turn are skipped (:mod:`sb3_elmur.evaluation.skipping`). The last two pay for policies that keep a slot
+unchanged, such as gated ones.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.tmaze.env import Action
 from sb3_elmur.evaluation.known_segments import KnownSegments
 from sb3_elmur.evaluation.segments import open_segments, replay_segments
+from sb3_elmur.evaluation.skipping import Skipping
 from sb3_elmur.policies import ElmurPolicy
 
 
@@ -80,6 +82,7 @@ class Corridors:
         self.late, self.results = walk.late.copy(), dict(walk.results)
         self.known = KnownSegments(walk.memory)
         self.numbers = self.known.number(walk.memory)
+        self.skipping = Skipping(self.known, self.segment_length, self._replay)
         self.time = int(walk.memory.position[0])
         if self.time:
             self.env.move_right(self.time)
@@ -106,17 +109,18 @@ class Corridors:
 
     @th.inference_mode()
     def advance(self) -> None:
-        """Walk to the end of the next segment, and evaluate the lengths whose turn comes within it."""
+        """Walk to the end of the next segment, and evaluate the lengths whose turn comes within it; or skip many segments."""
         n_steps, end = self.segment_length, self.time + self.segment_length
         observations = self.env.look_ahead(n_steps + 1)
+        if self._skip(observations[:, 0]):
+            return
         after = self.known.look_up(self.numbers, observations[:, :n_steps])
         turns = [length for length in self.lengths[len(self.results) :] if length - 2 < end]
         self.results |= {length: np.zeros(len(observations), dtype=bool) for length in turns}
         rows = np.flatnonzero((self.late < 2) & ((after < 0) | bool(turns)))
         if len(rows):
             observations, memory = observations[rows], self.known.memory(self.numbers[rows], self.time)
-            actions, memory_after = replay_segments(self.policy, observations[:, :n_steps], memory)
-            after[rows] = self.known.number(memory_after)
+            actions, after[rows] = self._replay(observations[:, :n_steps], self.numbers[rows])
             late = self._late(actions, self.late[rows])
             for length in turns:
                 offset = length - 2 - self.time
@@ -125,10 +129,30 @@ class Corridors:
             straight = (actions == Action.RIGHT).all(1)
             self.known.add(self.numbers[rows][straight], observations[straight, :n_steps], after[rows][straight])
         self.numbers = self.known.tidy(np.where(after < 0, self.numbers, after))  # unknown only where agents are lost
-        self.time = end
-        self.env.move_right(n_steps)
+        self._move(n_steps)
         if (self.late > 1).all():
             self.results |= {length: np.zeros(len(after), dtype=bool) for length in self.lengths[len(self.results) :]}
+
+    def _skip(self, observations: np.ndarray) -> bool:
+        """Whether agents, who see these observations (B, 4), could skip all segments that end before the next turn."""
+        n_steps = min(self.lengths[len(self.results)] - 2 - self.time, int(self.env.quiet_steps().min()))
+        n_segments, rows = n_steps // self.segment_length, np.flatnonzero(self.late < 2)
+        if n_segments < 1:
+            return False
+        after = self.skipping.skip(self.numbers[rows], observations[rows], n_segments)
+        if after is not None:
+            self.numbers[rows] = after
+            self._move(n_segments * self.segment_length)
+        return after is not None
+
+    def _move(self, n_steps: int) -> None:
+        self.time += n_steps
+        self.env.move_right(n_steps)
+
+    def _replay(self, observations: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (b, L) in a segment with observations (b, L, 4), and the numbers of the memories after it, (b,)."""
+        actions, memory = replay_segments(self.policy, observations, self.known.memory(numbers, self.time))
+        return actions, self.known.number(memory)
 
     def _late(self, actions: np.ndarray, late: np.ndarray) -> list[np.ndarray]:
         """Steps wasted before each of a segment's steps and after the last one, each (B,), for actions (B, L)."""

@@ -9,7 +9,6 @@ rest of the stretch is skipped, however long it is. All of this is exact: result
 """
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,12 @@ import torch as th
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from sb3_elmur.envs.tmaze.base import MazeVecEnv
-from sb3_elmur.envs.tmaze.config import NOISE, Action
-from sb3_elmur.envs.tmaze.noise import NOISE_VALUES
+from sb3_elmur.envs.tmaze.config import Action
 from sb3_elmur.evaluation.episodes import successes
-from sb3_elmur.evaluation.known_segments import UNSETTLED, KnownSegments
+from sb3_elmur.evaluation.known_segments import KnownSegments
 from sb3_elmur.evaluation.segments import open_segments, replay_segments
+from sb3_elmur.evaluation.skipping import Skipping
 from sb3_elmur.policies import ElmurPolicy
-
-MOST_PATTERNS = 729  # of noise in a segment, of which all are tried
-VISITS = 8  # one of so many patterns was met before all are tried
 
 
 def cross_episodes(
@@ -74,12 +70,7 @@ class Crossing:
         memory = policy.initial_memories(env.num_envs).pi
         self._known = KnownSegments(memory)
         self._numbers = self._known.number(memory)
-        n_patterns = len(NOISE_VALUES) ** self.segment_length
-        self._patterns = (
-            np.array([*product(NOISE_VALUES, repeat=self.segment_length)], dtype=np.float32)
-            if n_patterns <= MOST_PATTERNS
-            else None
-        )
+        self._skipping = Skipping(self._known, self.segment_length, self._replay)
 
     @th.inference_mode()
     def advance(self) -> None:
@@ -87,7 +78,7 @@ class Crossing:
         n_segments = np.minimum(self.env.quiet_steps(), self.env.steps_to_deadline) // self.segment_length
         rows = self.running.nonzero()[0]
         n_skipped = int(n_segments[rows].min())
-        after = self._skip(rows, n_skipped) if n_skipped else None
+        after = self._skipping.skip(self._numbers[rows], self.observations[rows], n_skipped) if n_skipped else None
         if after is not None:
             self._numbers[rows] = after
             self.time += n_skipped * self.segment_length
@@ -103,18 +94,6 @@ class Crossing:
         else:
             self._step((self.running & ~crossing).nonzero()[0], actions)
         self._numbers = self._known.tidy(self._numbers)
-
-    def _skip(self, rows: np.ndarray, n_segments: int) -> np.ndarray | None:
-        """Numbers of the memories of rows (b,) after quiet segments, if no noise changes them."""
-        if self._patterns is None:
-            return None
-        for number in self._known.often(self._numbers[rows], len(self._patterns) // VISITS + 1):
-            row = rows[self._numbers[rows] == number][0]
-            observations = np.tile(self.observations[row], (*self._patterns.shape, 1))
-            observations[:, :, NOISE] = self._patterns
-            actions, after = self._replay(observations, np.full(len(observations), number))
-            self._known.settle(number, np.where((actions == Action.RIGHT).all(1), after, UNSETTLED))
-        return self._known.follow(self._numbers[rows], n_segments)
 
     def _cross(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Compute the actions (B, L) of rows (b,) in a quiet segment, and the memories after it."""

@@ -17,7 +17,7 @@ from helpers import VECTOR, make_policy
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.tmaze import noise as maze_noise
 from sb3_elmur.envs.tmaze.noise import NOISE_BLOCK
-from sb3_elmur.evaluation import Corridors, run_episodes
+from sb3_elmur.evaluation import Corridors, run_episodes, skipping
 from sb3_elmur.evaluation import known_segments as evaluation
 from sb3_elmur.evaluation.record import load_walk, save_walk
 
@@ -106,6 +106,27 @@ def test_agents_that_are_lost_cost_nothing() -> None:
         walked(corridors)
     assert replay.call_count == 1
     assert [successes.any() for successes in corridors.results.values()] == [False, False]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_corridors_are_skipped_up_to_the_next_turn_where_memory_is_kept(seed: int) -> None:
+    kept: dict[str, Any] = {"blend": "gated", "gate_bias": -100.0, "segment_length": 2, "memory_size": 2, "n_layers": 1}
+    corridors = Corridors(corridor_policy(seed, 30.0, **kept), [97, 250, 500], N_AGENTS, seed)
+    with mock.patch.object(Corridors, "advance", autospec=True, side_effect=Corridors.advance) as advance:
+        walked(corridors)
+    assert advance.call_count < 60  # of 250 segments
+    assert_results_equal_stepping(corridors, seed)
+
+
+def test_nothing_is_skipped_where_noise_changes_memory() -> None:
+    policy = corridor_policy(5, 30.0, blend="fixed", segment_length=1, memory_size=1, n_layers=1)
+    with mock.patch.object(skipping, "VISITS", 10**9):  # all noise is tried at once
+        corridors = Corridors(policy, [30], 4, seed=0)
+        while not corridors.finished:
+            before = corridors.time
+            corridors.advance()
+            assert corridors.time == before + 1
+    assert_results_equal_stepping(corridors, 0)
 
 
 def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,7 @@ from sb3_elmur import ElmurPolicy
 from sb3_elmur.envs import TMazeCuesVecEnv, TMazeRunesVecEnv, TMazeVecEnv
 from sb3_elmur.envs.tmaze.base import MazeVecEnv
 from sb3_elmur.envs.tmaze.config import NOISE
-from sb3_elmur.evaluation import cross_episodes, known_segments, run_episodes
-from sb3_elmur.evaluation import crossing as crossing_module
+from sb3_elmur.evaluation import cross_episodes, known_segments, run_episodes, skipping
 from sb3_elmur.evaluation.crossing import Crossing
 
 MAZES: dict[str, tuple[type[MazeVecEnv], dict[str, Any]]] = {
@@ -87,7 +86,7 @@ def test_long_corridors_are_skipped_where_no_noise_changes_memory(blend: str) ->
 def test_nothing_is_skipped_where_noise_changes_memory() -> None:
     env = TMazeCuesVecEnv(2, n_cues=1, length=30)
     policy = maze_policy(env, 5, 30.0, blend="fixed", segment_length=1, memory_size=1, n_layers=1)
-    with mock.patch.object(crossing_module, "VISITS", 10**9):  # all noise is tried at once
+    with mock.patch.object(skipping, "VISITS", 10**9):  # all noise is tried at once
         assert_crossing_equals_stepping(policy, env, 0)
         crossing = Crossing(policy, env, 0)
         while crossing.running.any():
