@@ -71,6 +71,7 @@ class ElmurPolicy(ActingPolicy):
     """
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    takes_dict: ClassVar[bool] = False  # whether that extractor is for Dict observations
 
     def __init__(
         self,
@@ -95,11 +96,10 @@ class ElmurPolicy(ActingPolicy):
         separate_critic: bool = False,
         **elmur: Any,
     ) -> None:
-        policy_arguments.refuse_unknown_arguments(type(self), elmur)
+        policy_arguments.refuse_unknown_arguments(type(self), ElmurPolicy, elmur)
         check_spaces(observation_space, action_space)
         if features_extractor_class is None:
-            takes_dict = self.default_features_extractor_class is CombinedExtractor
-            policy_arguments.check_policy_class(type(self), takes_dict, observation_space)
+            policy_arguments.check_policy_class(type(self), self.takes_dict, observation_space)
         flags = {"ortho_init": ortho_init, "normalize_images": normalize_images}
         check_flags(separate_critic=separate_critic, detach_memory=detach_memory, **flags)
         policy_arguments.check_net_arch(net_arch)
@@ -335,6 +335,7 @@ class ElmurMultiInputPolicy(ElmurPolicy):
     """:class:`ElmurPolicy` for Dict observations."""
 
     default_features_extractor_class = CombinedExtractor
+    takes_dict = True
 
 
 def _without_graph(distribution: Any) -> Any:

@@ -43,15 +43,17 @@ def shows_fields_of(config: type) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-def refuse_unknown_arguments(cls: type, arguments: dict[str, Any]) -> None:
+def refuse_unknown_arguments(cls: type, base: type, arguments: dict[str, Any]) -> None:
     """
     Refuse the first keyword argument that a policy class does not know.
 
-    :param cls: The class, as :func:`shows_fields_of` left it.
-    :param arguments: What its constructor collected.
+    :param cls: The class, which may hand arguments on to ``base``.
+    :param base: It, or a base class, as :func:`shows_fields_of` left it.
+    :param arguments: What the constructor of ``base`` collected.
     :raises TypeError: With the argument that was probably meant.
     """
-    known = list(inspect.signature(cls).parameters)
+    parameters = [*inspect.signature(cls).parameters.values(), *inspect.signature(base).parameters.values()]
+    known = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     for name in arguments:
         if name in known:
             continue

@@ -21,9 +21,11 @@ from stable_baselines3.common.utils import obs_as_tensor, polyak_update
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+import sb3_elmur
 from helpers import ACTION_SPACES, SMALL, VECTOR, RandomEnv, make_policy
 from sb3_elmur import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy, policies
 from sb3_elmur.core.config import ElmurConfig
+from sb3_elmur.encoders import FourLayerExtractor
 from sb3_elmur.spaces import as_dict
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), dtype=np.uint8)
@@ -382,6 +384,38 @@ def test_model_survives_saving_with_another_number_of_environments(tmp_path: Pat
 def test_wrong_policy_arguments_are_refused(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         RecurrentPPO("ElmurPolicy", RandomEnv(VECTOR, spaces.Discrete(2)), policy_kwargs=arguments)
+
+
+class HandingPolicy(ElmurPolicy):
+    """A policy of a user's, which hands arguments on."""
+
+    def __init__(self, *arguments: Any, extra: int = 0, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.extra = extra
+
+
+class OwnExtractorPolicy(ElmurMultiInputPolicy):
+    """A policy for Dict observations with a features extractor of its own."""
+
+    default_features_extractor_class = FourLayerExtractor
+
+
+def test_a_policy_may_hand_arguments_on_to_its_base_class(tmp_path: Path) -> None:
+    env = RandomEnv(VECTOR, spaces.Discrete(2))
+    model = sb3_elmur.RecurrentPPO(HandingPolicy, env, policy_kwargs={"extra": 3, "memory_size": 5})
+    model.save(tmp_path / "model")
+    loaded = sb3_elmur.RecurrentPPO.load(tmp_path / "model")
+    assert (loaded.policy.extra, loaded.policy.config.memory_size) == (3, 5)
+    with pytest.raises(TypeError, match=r"HandingPolicy has no argument `arguments`. .*extra.*d_model"):
+        sb3_elmur.RecurrentPPO(HandingPolicy, env, policy_kwargs={"arguments": 1})
+
+
+def test_a_policy_for_dict_observations_may_have_an_extractor_of_its_own() -> None:
+    space = spaces.Dict({"camera": IMAGE, "joints": VECTOR})
+    policy = sb3_elmur.RecurrentPPO(OwnExtractorPolicy, RandomEnv(space, spaces.Discrete(2))).policy
+    assert isinstance(policy.features_extractor, FourLayerExtractor)
+    with pytest.raises(ValueError, match="OwnExtractorPolicy does not take Box observations"):
+        sb3_elmur.RecurrentPPO(OwnExtractorPolicy, RandomEnv(VECTOR, spaces.Discrete(2)))
 
 
 @pytest.mark.parametrize("how", ["predict", "step"])
