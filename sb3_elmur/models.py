@@ -50,9 +50,9 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
     Copy a model, with another number of slots per layer: no weight but the initial slot vectors depends on it.
 
     The first of them are kept; further ones are drawn as the policy draws them, always the same. The copy has a new optimiser
-    state, shares environment and logger, and begins new episodes when it learns.
+    state, and shares environment and logger: both models begin new episodes when they learn.
 
-    :param model: Left as it is.
+    :param model: Keeps its weights and its slots.
     :param memory_size: Slots per layer of the copy, at least 1.
     :raises ValueError: If ``memory_size`` is no positive integer, or the policy has no slots.
     """
@@ -68,7 +68,7 @@ def resize_memory(model: RecurrentPPO, memory_size: int) -> RecurrentPPO:
     resized = copy.copy(model)
     resized.policy_kwargs = {**model.policy_kwargs, "memory_size": memory_size}
     resized.return_rms, resized.average, resized.state = copy.deepcopy(model.return_rms), None, None
-    resized._last_obs = resized.ep_info_buffer = resized.ep_success_buffer = None
+    model._last_obs = resized._last_obs = resized.ep_info_buffer = resized.ep_success_buffer = None
     resized.seed = None  # which would seed environment and global generators again
     resized._setup_model()
     resized.seed = model.seed

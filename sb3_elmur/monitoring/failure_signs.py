@@ -108,7 +108,7 @@ class Watchdog:
 
     def __init__(self, config: ElmurConfig) -> None:
         self._config = config
-        self._in_a_row = dict.fromkeys(SIGNS, 0)
+        self._in_a_row, self._told = dict.fromkeys(SIGNS, 0), set[str]()
 
     def look(self, measures: Measures) -> None:
         """
@@ -117,9 +117,9 @@ class Watchdog:
         :param measures: What was measured.
         """
         for name, sign in SIGNS.items():
-            if not sign.needs <= measures.keys():
+            if name in self._told or not sign.needs <= measures.keys():
                 continue
             self._in_a_row[name] = self._in_a_row[name] + 1 if sign.shows(measures, self._config) else 0
             if self._in_a_row[name] == PATIENCE:
                 warnings.warn(f"Memory: {name}. {sign.message(measures, self._config)}", stacklevel=2)
-                self._in_a_row[name] = -(2**62)  # never again
+                self._told.add(name)

@@ -49,7 +49,7 @@ def test_a_lasting_sign_is_warned_of_once_with_a_cure(sign: str) -> None:
     blend = "learned" if sign == "stuck lambda" else "gated"
     healthy = HEALTHY | ({"blend": 0.5} if blend == "learned" else {})
     sick = healthy | SICK[sign]
-    (message,) = warned(blend, healthy, *[sick] * 3 * PATIENCE)
+    (message,) = warned(blend, *[*[sick] * 3 * PATIENCE, healthy] * 3)
     assert sign in message
     assert CURES[sign] in message
 
