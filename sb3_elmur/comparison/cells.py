@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ from sb3_elmur.comparison.provenance import provenance
 from sb3_elmur.comparison.schemas import read
 from sb3_elmur.comparison.settings import find_algorithm, resolve
 from sb3_elmur.comparison.sources import source_hash
-from sb3_elmur.recording import record
+from sb3_elmur.recording.record import as_json, record
 
 GREEDY, SAMPLED, LEFT_OUT = "evaluations", "sampled", "left to the classes"  # keys of a result
 EVALUATION_SEED = 1_000_000  # far from the seeds of training and of demonstrations
@@ -217,21 +216,19 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
 
 def _check_spaces(cell: Cell) -> None:
     """Refuse, before anything is trained, to evaluate where agents cannot act."""
-    trained_in = cell.env.env_id
-    for env_id in set(cell.env.evaluate) - {trained_in}:
-        if _spaces(env_id) != _spaces(trained_in):
-            raise ValueError(f"`evaluate` must name environments with the spaces of {trained_in}. Received {env_id!r}.")
+    trained_in, env_kwargs = cell.env.env_id, cell.settings.get("env_kwargs") or {}
+    for env_id in cell.env.evaluate:
+        if (env_kwargs or env_id != trained_in) and _spaces(env_id) != _spaces(trained_in, env_kwargs):
+            trained_with = f" with `env_kwargs` {env_kwargs}" if env_kwargs else ""
+            raise ValueError(
+                f"`evaluate` must name environments with the spaces of {trained_in}{trained_with}. Received {env_id!r}."
+            )
 
 
-def _spaces(env_id: str) -> tuple[spaces.Space, spaces.Space]:
-    env = make_monitored(env_id, 1)
+def _spaces(env_id: str, env_kwargs: dict[str, Any] | None = None) -> tuple[spaces.Space, spaces.Space]:
+    env = make_monitored(env_id, 1, env_kwargs)
     env.close()
     return env.observation_space, env.action_space
-
-
-def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file has of values: text of those that JSON does not know, without addresses in it."""
-    return json.loads(json.dumps(values, default=lambda value: getattr(value, "__qualname__", str(value))))
 
 
 def _summary(episodes: Outcomes) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _introduction(results: Results, folder: Path, pages: Path) -> str:
 
 
 def _has_sampled(results: Results) -> bool:
-    return all(env.sampled for env in results.envs)
+    return bool(results.envs) and all(env.sampled for env in results.envs)
 
 
 def _budgets(matrix: Matrix) -> str:

@@ -8,7 +8,8 @@ that was not.
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def record(
         "only_successful": only_successful,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
     }
-    settings = json.loads(json.dumps(described, default=repr))
+    settings = as_json(described)
     made = gymnasium.make(env, **env_kwargs) if isinstance(env, str) else env(**env_kwargs)
     try:
         recorder = Recorder(made, make_act(expert, made, device), seed, (least, most), only_successful)
@@ -90,6 +91,15 @@ def record(
         return recorder.outcomes
     finally:
         made.close()
+
+
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file has of values: text of those that JSON does not know, without addresses, which differ between processes."""
+
+    def text(value: Any) -> str:
+        return getattr(value, "__qualname__", re.sub(r" at 0x[0-9a-fA-F]+", "", str(value)))
+
+    return json.loads(json.dumps(values, default=text))
 
 
 def check_noise(noise: float | Sequence[float]) -> tuple[float, float]:

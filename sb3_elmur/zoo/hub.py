@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import repocard
 
+INSTALL = 'pip install ".[zoo]"  # in a clone of sb3-elmur'
 _save_metadata = repocard.metadata_save
 
 
@@ -29,7 +30,7 @@ def save_card(local_path: str | Path, data: dict[Any, Any]) -> None:
     :param local_path: The model card, written by the zoo.
     :param data: Metadata to be saved in it.
     """
-    text = Path(local_path).read_text(encoding="utf-8").replace("pip install rl_zoo3", 'pip install "sb3-elmur[zoo]"')
+    text = Path(local_path).read_text(encoding="utf-8").replace("pip install rl_zoo3", INSTALL)
     text = re.sub(r"python -m rl_zoo3\.(\w+)", lambda command: f"sb3-elmur {command[1].replace('_', '-')}", text)
     Path(local_path).write_text(text, encoding="utf-8")
     _save_metadata(local_path, data)

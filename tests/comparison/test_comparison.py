@@ -476,6 +476,23 @@ def test_an_evaluation_in_other_spaces_is_refused_before_anything_is_trained(
     monkeypatch.setattr(type(cell.algorithm), "train", lambda *_: pytest.fail("was trained"))
     with pytest.raises(ValueError, match=r"`evaluate` must name environments with the spaces of CartPole-v1. Received 'TMaze"):
         compute(cell, None)
+    env = Environment("TMazePassive10-v0", "", ("TMazePassive10-v0",), False, Score(), None, None, {})
+    cell = replace(cell, env=env, settings={"env_kwargs": {"n_cues": 2}})
+    monkeypatch.setattr("sb3_elmur.comparison.cells.make_monitored", lambda _, n_envs, env_kwargs: Spaces(env_kwargs))
+    with pytest.raises(ValueError, match=r"spaces of TMazePassive10-v0 with `env_kwargs` \{'n_cues': 2\}. Received 'TMaze"):
+        compute(cell, None)
+
+
+class Spaces:
+    """An environment whose observations depend on its arguments."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, env_kwargs: dict[str, int] | None) -> None:
+        self.observation_space = spaces.Discrete((env_kwargs or {}).get("n_cues", 1))
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_cell_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from sb3_elmur.datasets.episodes import DataError, Episode, NpzEpisodes, open_ep
 from sb3_elmur.extras import require
 from sb3_elmur.recording import record
 from sb3_elmur.recording.command import main
+from sb3_elmur.recording.record import as_json
 from sb3_elmur.recording.writers import FAILED, SETTINGS
 
 TMAZE = "TMazePassive30-v0"
@@ -577,6 +578,10 @@ def test_the_command_line_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_replays(env, list(data), seed=3)
     noted = json.loads((tmp_path / "data" / SETTINGS).read_text())
     assert noted["env_kwargs"] == {"corridor_length": [1, 28], "reward": "eased", "active": False}
+
+
+def test_settings_have_no_addresses() -> None:
+    assert as_json({"noise": {"of": object()}, "kind": dict}) == {"noise": {"of": "<object object>"}, "kind": "dict"}
 
 
 def test_the_command_tells_how_many_episodes_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

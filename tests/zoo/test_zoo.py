@@ -507,6 +507,7 @@ def test_an_agent_is_pushed_with_a_card_of_commands_that_know_it(command: Comman
     front_matter, text = uploaded["card"].split("---\n")[1:]
     assert yaml.safe_load(front_matter)["library_name"] == "stable-baselines3"
     assert f"sb3-elmur load-from-hub --algo {ALGORITHM} --env {MAZE}" in text
+    assert "in a clone of sb3-elmur" in text
     assert "python -m" not in text
 
 
