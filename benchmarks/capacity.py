@@ -88,10 +88,22 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "cues": Task("TMazeCues-v0", 2_000, 2, 4, 1.0, lambda k: 20 if k <= 4 else 60, 2e-3, 64, LENGTHS),
-    "told": Task("TMazeCues-v0", 2_000, 1, 2, -2.0, lambda k: 20 if k <= 2 else 10, 3e-3, 64, LENGTHS),
-    "runes": Task("TMazeRunes-v0", 2_000, 2, 3, 1.0, lambda k: 30, 2e-3, 32, LENGTHS[:2]),
-    "endless": Task("TMazeEndless-v0", 500, 1, 5, 1.0, lambda k: 40, 2e-3, 32, LENGTHS[:1]),
+    "cues": Task(
+        "TMazeCues-v0", n_episodes=2_000, n_layers=2, segment_length=4, gate_bias=1.0,
+        n_epochs=lambda k: 20 if k <= 4 else 60, learning_rate=2e-3, batch_size=64, lengths=LENGTHS,
+    ),
+    "told": Task(
+        "TMazeCues-v0", n_episodes=2_000, n_layers=1, segment_length=2, gate_bias=-2.0,
+        n_epochs=lambda k: 20 if k <= 2 else 10, learning_rate=3e-3, batch_size=64, lengths=LENGTHS,
+    ),
+    "runes": Task(
+        "TMazeRunes-v0", n_episodes=2_000, n_layers=2, segment_length=3, gate_bias=1.0,
+        n_epochs=lambda k: 30, learning_rate=2e-3, batch_size=32, lengths=LENGTHS[:2],
+    ),
+    "endless": Task(
+        "TMazeEndless-v0", n_episodes=500, n_layers=1, segment_length=5, gate_bias=1.0,
+        n_epochs=lambda k: 40, learning_rate=2e-3, batch_size=32, lengths=LENGTHS[:1],
+    ),
 }
 TASKS |= {
     "told-online": TASKS["told"]._replace(
@@ -100,7 +112,7 @@ TASKS |= {
         online_steps=lambda k: 30_000 * k,
         online_kwargs={"reward": "eased", "wrong_turn_ends": False},
     ),
-}
+}  # fmt: skip
 
 
 class Run(NamedTuple):

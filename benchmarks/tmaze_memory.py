@@ -81,17 +81,14 @@ class Experiment:
 
 EXPERIMENTS = {
     "bc_gated": Experiment("bc"),
-    "bc_gated_L10": Experiment("bc", policy_kwargs={"segment_length": 10}, settings={"bptt_segments": 3}, longest=100_000),
     "bc_gated_slots": Experiment("bc", longest=1_000, resize=(1, 4, 8)),
     "bc_fixed": Experiment("bc", policy_kwargs={"blend": "fixed"}, longest=10_000, resize=(1, 4, 8)),
     "bc_fixed_detached": Experiment("bc", policy_kwargs={"blend": "fixed"}, settings={"bptt_segments": 1}, longest=10_000),
-    "bc_learned": Experiment("bc", policy_kwargs={"blend": "learned"}, longest=10_000),
     "bc_paper": Experiment("bc", policy_kwargs=PAPER, settings=PAPER_TRAINING, longest=10_000),
     "bc_lstm": Experiment("bc", policy_kwargs=CELL | {"core": "lstm"}, settings={"n_epochs": 75}, longest=100_000),
     "bc_gru": Experiment("bc", policy_kwargs=CELL | {"core": "gru"}, settings={"n_epochs": 60}, longest=100_000),
     "bc_transformer": Experiment("bc", policy_kwargs={"memory_size": 0}, longest=10_000),
     "online_gated": Experiment("online"),
-    "online_fixed": Experiment("online", policy_kwargs={"blend": "fixed"}, longest=10_000),
 }
 
 
