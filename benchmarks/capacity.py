@@ -104,7 +104,7 @@ TASKS = {
         "TMazeEndless-v0", n_episodes=500, n_layers=1, segment_length=5, gate_bias=1.0,
         n_epochs=lambda k: 40, learning_rate=2e-3, batch_size=32, lengths=LENGTHS[:1],
     ),
-}
+}  # fmt: skip
 TASKS |= {
     "told-online": TASKS["told"]._replace(
         n_layers=2,
@@ -112,7 +112,7 @@ TASKS |= {
         online_steps=lambda k: 30_000 * k,
         online_kwargs={"reward": "eased", "wrong_turn_ends": False},
     ),
-}  # fmt: skip
+}
 
 
 class Run(NamedTuple):

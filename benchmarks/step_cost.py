@@ -35,11 +35,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_speed import ELMUR
 
 from sb3_elmur import ElmurPolicy, RecurrentPPO
-from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.core.memory import Memory
 from sb3_elmur.core.states import ElmurState
 from sb3_elmur.envs import TMazeVecEnv
-from sb3_elmur.trust_region import rollout_kl
+from sb3_elmur.training.compiling import LONG, compile_rollouts
+from sb3_elmur.training.trust_region import rollout_kl
 
 PARTS = ("length", "updates", "compiled")
 ROUNDS, STEPS = 40, 50  # timed steps of each length: so many rounds of so many steps

@@ -49,8 +49,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 from torchrl_ppo import TorchrlContestant, torchrl_gru
 
 import sb3_elmur
-from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.envs import TMazeVecEnv
+from sb3_elmur.training.compiling import LONG, compile_rollouts
 
 BATCH_SIZE = {8: 256, 64: 2048, 512: 16384}  # by number of environments
 FRAMES = 4

@@ -20,7 +20,7 @@ from sb3_elmur.masks import has_masks
 from sb3_elmur.monitoring.monitor import MemoryMonitor
 from sb3_elmur.ppo import RecurrentPPO
 from sb3_elmur.spaces import map_observations
-from sb3_elmur.trust_region import DEFAULT_SIZE, kl_limit, rollout_kl
+from sb3_elmur.training.trust_region import DEFAULT_SIZE, kl_limit, rollout_kl
 
 N_SEGMENTS = 32  # of a measurement
 N_TIMES = 8  # from which they are, for environments may be in step

@@ -19,19 +19,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sb3_elmur.averaging import Average, EndAverage, as_callbacks, begin_average
 from sb3_elmur.buffers import SegmentDictRolloutBuffer, SegmentRolloutBuffer
-from sb3_elmur.compiling import compile_rollouts
 from sb3_elmur.core.states import PolicyState
 from sb3_elmur.distributed import current_group
 from sb3_elmur.finite import check_rewards, check_weights, unfinite
-from sb3_elmur.joint_training import FirstProcessCallback, learning_jointly, updating_jointly
 from sb3_elmur.masks import check_no_state_lost, get_action_masks, has_masks
 from sb3_elmur.policies import ElmurCnnPolicy, ElmurMultiInputPolicy, ElmurPolicy
-from sb3_elmur.ppo_checks import check_arguments
-from sb3_elmur.reward_scaling import divide_rewards
 from sb3_elmur.spaces import map_observations
-from sb3_elmur.trust_region import DEFAULT_SIZE, training_within
+from sb3_elmur.training.averaging import Average, EndAverage, as_callbacks, begin_average
+from sb3_elmur.training.checks import check_arguments
+from sb3_elmur.training.compiling import compile_rollouts
+from sb3_elmur.training.joint import FirstProcessCallback, learning_jointly, updating_jointly
+from sb3_elmur.training.reward_scaling import divide_rewards
+from sb3_elmur.training.trust_region import DEFAULT_SIZE, training_within
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 POLICY_DEFAULTS = {"d_model": 64, "blend": "gated"}  # not of the policies, or files without these arguments would not load
@@ -75,7 +75,7 @@ class RecurrentPPO(sb3_contrib.RecurrentPPO):
         path learns nothing from the task. PPO's ratios see what an update does to memory within a chain alone.
     :param trust_region: How far an update may take the policy: the mean KL divergence of a step, measured on whole episodes,
         in nats, or, where actions are discrete and the policy is surer than one nat, in units of its entropy. ``None`` for any
-        distance. See :func:`sb3_elmur.trust_region.training_within`.
+        distance. See :func:`sb3_elmur.training.trust_region.training_within`.
     :param scale_rewards: Whether to divide rewards by the standard deviation of discounted returns so far, where that is above
         1: the critic, which shares the memory, would drown the policy's gradient otherwise. Small rewards stay as they are.
     :param averaging: Share in [0, 1] of the updates so far that an average of the policy's weights reaches back over; 0 for

@@ -17,7 +17,7 @@ from helpers import make_model
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.masks import check_masks, get_action_masks, masked_distribution, sample_valid
-from sb3_elmur.trust_region import rollout_kl
+from sb3_elmur.training.trust_region import rollout_kl
 
 every_space = pytest.mark.parametrize("action_space", MASKED_SPACES, ids=str)
 

@@ -48,7 +48,7 @@ class ElmurConfig:
     :param compile: Compile single steps with ``torch.compile``, and segments after which nothing is written (PPO with
         ``bptt_segments=1``). It takes up to a few minutes at the first step and at the first update, needs a C++ compiler, and
         pays most for steps of one environment. ``"auto"`` compiles the steps of rollouts alone, where that pays: see
-        :func:`sb3_elmur.compiling.compile_rollouts`.
+        :func:`sb3_elmur.training.compiling.compile_rollouts`.
     :raises ValueError: If an argument lies outside its range; the message names it, its value and what is allowed.
     """
 

@@ -12,11 +12,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_elmur.averaging import Average
 from sb3_elmur.claims import claim
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.ppo import RecurrentPPO
+from sb3_elmur.training.averaging import Average
 from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import BEST_MODEL, CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run, check_trained_agent

@@ -11,8 +11,8 @@ import torch as th
 
 from helpers import SMALL, random_envs
 from sb3_elmur import ElmurPolicy, RecurrentPPO, ppo
-from sb3_elmur.compiling import LONG, compile_rollouts
 from sb3_elmur.core.elmur import Elmur
+from sb3_elmur.training.compiling import LONG, compile_rollouts
 
 
 def make_model(**elmur: Any) -> RecurrentPPO:

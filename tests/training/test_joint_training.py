@@ -13,8 +13,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from helpers import make_model, random_envs
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.distributed import ALONE
-from sb3_elmur.joint_training import SharedMeanStd
 from sb3_elmur.saved_statistics import check_statistics
+from sb3_elmur.training.joint import SharedMeanStd
 
 pytestmark = pytest.mark.xdist_group("joint")
 

@@ -24,11 +24,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sb3_elmur.averaging import as_callbacks
 from sb3_elmur.buffers import SegmentRolloutBuffer, default_batch_size
 from sb3_elmur.core.states import Chains
 from sb3_elmur.distributed import Group, LostProcessError, current_group, is_loss
 from sb3_elmur.policies import ElmurPolicy
+from sb3_elmur.training.averaging import as_callbacks
 
 SHARED = ("num_timesteps", "_n_updates", "step_size", "return_rms")  # of a model, beside weights and their optimizer's state
 DEPRECATED = ".*`broadcast_buffers` is deprecated.*"  # its successor is not in PyTorch 2.8

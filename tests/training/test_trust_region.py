@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 import helpers
 from helpers import ACTION_SPACES, random_envs
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.trust_region import SMALLEST, critic_weights, rollout_kl
+from sb3_elmur.training.trust_region import SMALLEST, critic_weights, rollout_kl
 
 make_model = partial(helpers.make_model, RecurrentPPO)
 
