@@ -18,10 +18,23 @@ from sb3_elmur.atomic_files import atomic_path
 from sb3_elmur.comparison.provenance import provenance
 from sb3_elmur.comparison.recipe import RECIPE
 from sb3_elmur.comparison.tables import markdown_table
+from sb3_elmur.settings import schedule
+from sb3_elmur.zoo.checks import SCHEDULES
 
-__all__ = ["RECIPE", "RESULTS", "launch_all", "markdown_table", "mean_and_worst", "provenance", "write_file", "write_json"]
+__all__ = [
+    "RECIPE",
+    "RESULTS",
+    "launch_all",
+    "markdown_table",
+    "mean_and_worst",
+    "model_arguments",
+    "provenance",
+    "write_file",
+    "write_json",
+]
 
 RESULTS = Path(__file__).parent / "results"
+OF_THE_RUN = ("callback", "env_kwargs", "n_envs", "n_timesteps", "normalize", "policy")
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -57,6 +70,16 @@ def launch_all(commands: Mapping[Path, Sequence[str]], workers: int) -> None:
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(launch, commands, commands.values()))  # raises what a thread has raised
+
+
+def model_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What of an entry of ``ppo_elmur.yml`` goes to the class, beside policy and environment, with schedules as functions.
+
+    :param settings: The entry, which may be changed.
+    """
+    arguments = {name: value for name, value in settings.items() if name not in OF_THE_RUN}
+    return arguments | {name: schedule(arguments[name]) for name in SCHEDULES if name in arguments}
 
 
 def mean_and_worst(values: list[float]) -> str:

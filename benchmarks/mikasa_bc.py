@@ -17,7 +17,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from mikasa_demonstrations import NOISE, label_answers
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.comparison.cloning import make_config
 from sb3_elmur.datasets.episodes import Episode, Episodes, NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
@@ -133,10 +132,9 @@ def clone(model: RecurrentPPO, episodes: Episodes, settings: dict[str, Any], pha
     :param phases: What they change.
     :param folder: Where all files go.
     """
-    names = {field.name for field in fields(BCConfig)}
     for phase, (steps, changes) in phases.items():
-        config = BCConfig(**{name: value for name, value in (settings | changes).items() if name in names})
-        trainer = BC(model, episodes if steps is None else Beginnings(episodes, steps), config)
+        phase_episodes = episodes if steps is None else Beginnings(episodes, steps)
+        trainer = BC(model, phase_episodes, make_config(settings | changes))
         trainer.train(folder / phase, progress_bar=True)
     trainer.save(folder / MODEL)
     model.get_vec_normalize_env().save(str(folder / NORMALIZATION))

@@ -19,7 +19,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +31,8 @@ from mikasa_bc import EPISODES, EVALUATION, N_ENVS, judge
 from mikasa_demonstrations import CUE, NOISE
 
 from sb3_elmur import RecurrentPPO
-from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.comparison.cloning import make_config
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.datasets.normalizing import NormalizedEpisodes, fit_normalization
 from sb3_elmur.envs.batch import make_batch
@@ -94,7 +94,7 @@ def perform(run: Run, data: Path) -> None:
     normalized = fit_normalization(env, episodes)
     start = time.process_time()
     model = RecurrentPPO("ElmurPolicy", normalized, policy_kwargs=policy_kwargs, seed=run.seed, device="cpu")
-    config = BCConfig(**{field.name: settings[field.name] for field in fields(BCConfig) if field.name in settings})
+    config = make_config(settings)
     BC(model, NormalizedEpisodes(episodes, normalized), config).train(progress_bar=True)
     trained = time.process_time()
     report = {

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_file, write_json
+from common import RESULTS, markdown_table, model_arguments, provenance, write_file, write_json
 from mikasa_bc import AGENTS, DEMONSTRATIONS, EVALUATION, MODEL, N_ENVS, NORMALIZATION, judge, run, run_name
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.callbacks import BaseCallback
@@ -32,14 +32,13 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from sb3_elmur import RecurrentPPO
 from sb3_elmur.envs.batch import make_batch
-from sb3_elmur.settings import read_settings, schedule
+from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "mikasa_ppo"
 STARTS: dict[str, dict[str, Any]] = {  # beside the settings of zoo_configs/ppo_elmur.yml
     "scratch": {},
     "cloned": {"callback": None},  # a clone's actions need no more noise to begin with
 }
-NOT_OF_THE_MODEL = ("callback", "normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 CHUNK = 5  # rollouts between checkpoints
 EVALUATE = {"scratch": 5, "cloned": 1}  # chunks between evaluations
 
@@ -109,9 +108,8 @@ class Run:
                 self.report[name] = [point for point in self.report[name] if point["steps"] <= self.model.num_timesteps]
             self.env.seed(seed + self.model.num_timesteps)
             return
-        arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
-        arguments["learning_rate"] = schedule(settings["learning_rate"])
-        arguments |= {"seed": seed, "device": "cpu", "verbose": 0}
+        arguments = model_arguments(settings) | {"seed": seed, "device": "cpu"}
+        policy_kwargs = arguments.pop("policy_kwargs") | AGENTS[agent]
         if start == "cloned":
             if not (clone / MODEL).exists():
                 run(task, agent, seed, data, clones)
@@ -119,7 +117,6 @@ class Run:
             self.model = RecurrentPPO.load(clone / MODEL, self.env, **arguments)
         else:
             self.env = VecNormalize(env, **settings["normalize"])
-            policy_kwargs = settings["policy_kwargs"] | AGENTS[agent]
             self.model = RecurrentPPO("ElmurPolicy", self.env, policy_kwargs=policy_kwargs, **arguments)
         self.report = {
             "task": task,

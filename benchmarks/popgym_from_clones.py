@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from common import RESULTS, markdown_table, provenance, write_file, write_json
+from common import RESULTS, markdown_table, model_arguments, provenance, write_file, write_json
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_elmur import RecurrentPPO
@@ -56,7 +56,6 @@ CHANGES = {"ent_coef": 0.0}  # in all
 SHARPNESS = 3.0  # factor of a clone's logits, whose most probable actions return more than sampled ones
 N_EPISODES = 100
 STAGES = ("clone", "sharpened clone", "after PPO")
-NOT_OF_THE_MODEL = ("normalize", "n_envs", "n_timesteps", "policy", "policy_kwargs")
 
 
 def clone(task: str, seed: int, data: Path, path: Path) -> None:
@@ -102,7 +101,8 @@ def improve(task: str, seed: int, steps: int, clone_path: Path) -> None:
     """
     env_id = f"POPGym{task}-v0"
     settings = read_settings("ppo_elmur.yml", env_id) | CHANGES | TASKS[task]
-    arguments = {name: value for name, value in settings.items() if name not in NOT_OF_THE_MODEL}
+    arguments = model_arguments(settings)
+    del arguments["policy_kwargs"]  # the clone has its own
     env = VecNormalize(make_monitored(env_id, settings["n_envs"]), gamma=settings["gamma"], **settings["normalize"])
     model = RecurrentPPO.load(clone_path, env, seed=seed, device="cpu", **arguments)
     before = returns(model, env_id)

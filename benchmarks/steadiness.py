@@ -28,7 +28,7 @@ import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RESULTS, launch_all, markdown_table, provenance, write_file, write_json
+from common import RESULTS, launch_all, markdown_table, model_arguments, provenance, write_file, write_json
 from gymnasium import spaces
 from rl_zoo3 import import_envs  # noqa: F401  # registers CartPoleNoVel-v1
 from rl_zoo3.utils import get_callback_list
@@ -43,7 +43,7 @@ from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import run_episodes
 from sb3_elmur.evaluation.corridors import Corridors
-from sb3_elmur.settings import read_settings, schedule
+from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "steadiness"
 SEED = 20_000  # of the episodes that are evaluated
@@ -235,13 +235,10 @@ def run(name: str, recipe: str, seed: int, folder: Path) -> None:
     task = TASKS[name]
     settings = settings_of(task, recipe)
     start = time.process_time()
-    arguments = settings | {key: schedule(settings[key]) for key in ("learning_rate", "clip_range") if key in settings}
-    n_envs, env_kwargs = arguments.pop("n_envs"), arguments.pop("env_kwargs", {})
-    callbacks = get_callback_list(arguments)
-    normalize = arguments.pop("normalize", None)
-    for key in ("n_timesteps", "policy", "callback"):
-        arguments.pop(key, None)
-    env = make_batch(task.env_id, n_envs, env_kwargs)
+    arguments = model_arguments(settings)
+    callbacks = get_callback_list(settings)
+    normalize = settings.get("normalize")
+    env = make_batch(task.env_id, settings["n_envs"], settings.get("env_kwargs", {}))
     judging = make_batch(task.env_id, task.episodes, task.evaluated)
     if normalize:
         env = VecNormalize(

@@ -17,7 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
-from common import RECIPE, RESULTS, launch_all, markdown_table, mean_and_worst, provenance, write_file, write_json
+from common import RESULTS, launch_all, markdown_table, mean_and_worst, model_arguments, provenance, write_file, write_json
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_elmur import RecurrentPPO, resize_memory
-from sb3_elmur.bc.config import BCConfig
 from sb3_elmur.bc.trainer import BC
+from sb3_elmur.comparison.cloning import make_config
 from sb3_elmur.datasets.episodes import NpzEpisodes
 from sb3_elmur.envs import TMazeVecEnv
 from sb3_elmur.envs.batch import make_batch
 from sb3_elmur.evaluation import Corridors
 from sb3_elmur.recording import record
-from sb3_elmur.settings import read_settings, schedule
+from sb3_elmur.settings import read_settings
 
 FOLDER = RESULTS / "tmaze_memory"
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -111,22 +111,15 @@ def train_bc(settings: dict[str, Any], seed: int, data: Path, prepare: Callable[
     env = TMazeVecEnv(1)
     model = RecurrentPPO("ElmurPolicy", env, policy_kwargs=settings["policy_kwargs"], seed=seed, device="cpu")
     prepare(model)
-    names = {field.name for field in fields(BCConfig)}
-    config = BCConfig(**{name: value for name, value in settings.items() if name in names})
-    BC(model, NpzEpisodes(data, env.observation_space, env.action_space), config).train()
+    BC(model, NpzEpisodes(data, env.observation_space, env.action_space), make_config(settings)).train()
     return model
 
 
 def train_online(settings: dict[str, Any], seed: int, callback: BaseCallback | None = None) -> RecurrentPPO:
     """Train by PPO, from reward alone."""
-    settings = RECIPE | settings
-    env_kwargs = settings.pop("env_kwargs")
-    env_kwargs["corridor_length"] = tuple(env_kwargs["corridor_length"])
-    env = VecMonitor(make_batch(ENV_ID, settings.pop("n_envs"), env_kwargs))
-    n_timesteps = settings.pop("n_timesteps")
-    settings["learning_rate"] = schedule(settings["learning_rate"])
-    model = RecurrentPPO(**(settings | {"policy": "ElmurPolicy"}), env=env, seed=seed, device="cpu")
-    return model.learn(n_timesteps, callback)
+    env = VecMonitor(make_batch(ENV_ID, settings["n_envs"], settings["env_kwargs"]))
+    model = RecurrentPPO("ElmurPolicy", env, seed=seed, device="cpu", **model_arguments(settings))
+    return model.learn(settings["n_timesteps"], callback)
 
 
 def evaluate_corridors(model: RecurrentPPO, longest: int) -> dict[str, Any]:
