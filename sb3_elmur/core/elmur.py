@@ -32,6 +32,7 @@ from sb3_elmur.core.memory import Memory, least_recently_written, write_slot
 from sb3_elmur.core.schedule import Schedule, make_schedule
 from sb3_elmur.core.states import ElmurState, LayerCache, LayerConstants
 
+LONGEST_SEGMENT = 2**13  # whose table of distances has half a gigabyte
 _MANY_SLOTS = 32  # from here on, looking for slots that all rows share pays
 _STEP_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}  # a step is so short that launches in Python would take half of its time
 
@@ -70,6 +71,7 @@ class Elmur(MemoryCore):
     outputs.
 
     :param config: Its hyper-parameters.
+    :raises ValueError: If segments are too long for self-attention, whose memory grows with their square.
     """
 
     choose_slot: Callable[[Tensor], tuple[Tensor, Tensor]]  # least_recently_written, unless an ablation sets another
@@ -81,6 +83,11 @@ class Elmur(MemoryCore):
 
     def __init__(self, config: ElmurConfig) -> None:
         super().__init__(config)
+        if config.segment_length > LONGEST_SEGMENT:
+            raise ValueError(
+                f"`segment_length` must be an integer of at most {LONGEST_SEGMENT}, since self-attention relates each two of "
+                f"its steps. Received {config.segment_length}."
+            )
         head = (config.n_heads, config.d_model // config.n_heads)
         self.content_bias = nn.Parameter(th.zeros(head))
         self.distance_bias = nn.Parameter(th.zeros(head))

@@ -535,3 +535,8 @@ def test_a_pickle_of_a_compiled_core_runs_eagerly_and_a_copy_shares_what_is_comp
     core = Elmur(ElmurConfig(d_model=8, n_heads=2, segment_length=4, compile=True))
     assert pickle.loads(pickle.dumps(core))._run_step is Elmur.token_step
     assert copy.deepcopy(core)._run_step is core._run_step
+
+
+def test_a_segment_that_is_too_long_for_self_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`segment_length` must be an integer of at most 8192, .* Received 100000\."):
+        Elmur(ElmurConfig(segment_length=100_000, d_model=8, n_heads=2))
