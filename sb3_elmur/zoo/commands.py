@@ -88,6 +88,7 @@ def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, dev
     from sb3_elmur.zoo import resuming, runs
 
     if options.run is not None:
+        _check_alone(arguments)
         recorded, settings = current_group().from_first(lambda: resuming.find_run(options.run))
         _check_registered(recorded.env)
         if options.device_given or (current_group().size > 1 and recorded.device != "cpu"):
@@ -98,6 +99,23 @@ def _train(name: str, arguments: Sequence[str], options: argparse.Namespace, dev
         runs.check_trained_agent(options.trained_agent)
     own = arguments if current_group().rank == 0 else [argument for argument in arguments if argument != "--track"]
     _run("train", [*_settings_file(options), *own, "--device", device], name)
+
+
+def _check_alone(arguments: Sequence[str]) -> None:
+    """
+    Refuse what would be ignored beside ``--continue``.
+
+    :raises SettingsError: If there is such an option.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--continue")
+    parser.add_argument("--device")
+    parser.add_argument("--gym-packages", nargs="+")
+    if ignored := parser.parse_known_args(arguments)[1]:
+        raise SettingsError(
+            "`--continue` goes on with the options of the run: beside it there may be `--gym-packages` and `--device`. "
+            f"Received {' '.join(ignored)}."
+        )
 
 
 @command
@@ -291,13 +309,22 @@ def _settings_file(options: argparse.Namespace) -> list[str]:
 def _quoted(arguments: Sequence[str]) -> list[str]:
     """Words among the values of settings in quotes, which the zoo would look up as names of variables."""
     quoted, option = [], ""
-    for argument in arguments:
+    for argument in _separated(arguments):
         option = argument if argument.startswith("-") else option
         key, colon, value = argument.partition(":")
         if option in PAIRS and argument != option and not colon:
             raise SettingsError(f"`{option}` must be KEY:VALUE. Received {argument!r}.")
         quoted.append(f"{key}:{value!r}" if option in PAIRS and colon and _is_text(value) else argument)
     return quoted
+
+
+def _separated(arguments: Sequence[str]) -> list[str]:
+    """With options of pairs apart from a value that ``=`` joins to them."""
+    separated = []
+    for argument in arguments:
+        option, joined, value = argument.partition("=")
+        separated += [option, value] if joined and option in PAIRS else [argument]
+    return separated
 
 
 def _is_text(value: str) -> bool:

@@ -34,11 +34,15 @@ from sb3_elmur.zoo.commands import train
         ("dict(a=1)", {"a": 1}),
     ],
 )
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("option", ["--env-kwargs", "-params"])
-def test_a_bare_word_is_a_string(monkeypatch: pytest.MonkeyPatch, option: str, value: str, expected: Any) -> None:
+def test_a_bare_word_is_a_string(
+    monkeypatch: pytest.MonkeyPatch, option: str, joined: bool, value: str, expected: Any
+) -> None:
     monkeypatch.setattr(runpy, "run_module", lambda *arguments, **more: None)
     monkeypatch.setattr(sys, "argv", [])
-    train(["--env", "TMazePassive30-v0", "--eval-freq", "-1", option, "length:9", f"key:{value}", "-f", "a:b"])
+    given = [f"{option}=length:9"] if joined else [option, "length:9"]
+    train(["--env", "TMazePassive30-v0", "--eval-freq", "-1", *given, f"key:{value}", "-f", "a:b"])
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument(option, dest="pairs", nargs="+", action=StoreDict)
     parser.add_argument("-f")
