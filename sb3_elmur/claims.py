@@ -9,15 +9,17 @@ from sb3_elmur.command_line import SettingsError
 _claims: dict[Path, BaseFileLock] = {}  # of this process
 
 
-def claim(run: Path, folder: Path) -> None:
+def claim(run: Path, folder: Path) -> bool:
     """
     Let no other process train in a run folder, from now until :func:`release`, or the end of this process.
 
     :param run: The run folder.
     :param folder: It, or a folder in it, where the file ``.lock`` is; made if it is not there.
+    :return: Whether the folder was made.
     :raises SettingsError: If another process trains there.
     """
     folder = folder.absolute()
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _claims:
         lock = FileLock(folder / ".lock")
@@ -26,6 +28,7 @@ def claim(run: Path, folder: Path) -> None:
         except Timeout as error:
             raise SettingsError(f"Another process trains in '{run}'.") from error
         _claims[folder] = lock
+    return made
 
 
 def release(folder: Path) -> None:

@@ -20,7 +20,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
-from sb3_elmur.claims import release
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.distributed import current_group
 from sb3_elmur.envs.batch import native_batch
@@ -31,8 +30,7 @@ from sb3_elmur.zoo.checks import check_env_arguments, checked_policy_arguments, 
 from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.saving import SaveCheckpoints, SaveModel, save
 from sb3_elmur.zoo.search import sample_ppo_elmur_params
-from sb3_elmur.zoo.states import FOLDER as STATES
-from sb3_elmur.zoo.states import SaveState
+from sb3_elmur.zoo.states import SaveState, finish
 
 REFUSALS = (ValueError, AssertionError, OverflowError, MemoryError, th.OutOfMemoryError, gymnasium.error.Error)
 MAKING_REFUSALS = (*REFUSALS, TypeError)  # an environment is told what to be by its arguments
@@ -168,8 +166,7 @@ class CheckedExperimentManager(ExperimentManager):
         if any(isinstance(callback, SaveState) and not callback.ended for callback in self.callbacks):
             print(f"Interrupted. To go on: sb3-elmur train --continue {shlex.quote(self.save_path)}")
         else:
-            release(Path(self.save_path) / STATES)
-            shutil.rmtree(Path(self.save_path) / STATES, ignore_errors=True)
+            finish(Path(self.save_path))
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Make environments, as a native batch where there is one; to train in, this process's share of them."""

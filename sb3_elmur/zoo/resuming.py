@@ -21,7 +21,7 @@ from sb3_elmur.zoo.joint import told_how_to_go_on
 from sb3_elmur.zoo.manager import BEST_MODEL, CheckedExperimentManager
 from sb3_elmur.zoo.runs import check_run, check_trained_agent
 from sb3_elmur.zoo.states import FOLDER as STATES
-from sb3_elmur.zoo.states import State, latest_state, restore_generators, restore_logs
+from sb3_elmur.zoo.states import State, finish, latest_state, restore_generators, restore_logs
 
 RENAMED = {  # arguments of the manager that have other names on the command line
     "n_eval_episodes": "eval_episodes",
@@ -147,9 +147,29 @@ def find_run(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:
     missing = [name for name in ("env", *SAME, *RENAMED.values()) if not hasattr(options, name)]
     if missing:
         raise SettingsError(f"{written} lacks {', '.join(missing)}.")
-    if (run / f"{written.parent.name}.zip").exists() and not (run / STATES).exists():
-        raise SettingsError(f"{run} is finished.")
+    if not (run / STATES).exists():
+        _check_unfinished(run)
     return options, settings
+
+
+def _check_unfinished(run: Path) -> None:
+    """Refuse a run that has a model and no states."""
+    if any((run / f"{written.parent.name}.zip").exists() for written in run.glob("*/args.yml")):
+        raise SettingsError(f"{run} is finished.")
+
+
+def _claimed_state(run: Path) -> State | None:
+    """The state of a run in which no other process trains from now on."""
+    if claim(run, run / STATES):
+        try:
+            _check_unfinished(run)
+        except SettingsError:  # by another process, meanwhile
+            finish(run)
+            raise
+    state = latest_state(run)
+    if state is None:
+        print(f"{run} was interrupted before a state was saved: it begins anew.")
+    return state
 
 
 def continue_run(run: Path, options: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -163,9 +183,7 @@ def continue_run(run: Path, options: argparse.Namespace, settings: dict[str, Any
     set_random_seed(options.seed)
     if getattr(options, "num_threads", 0) > 0:
         th.set_num_threads(options.num_threads)
-    if current_group().rank == 0:
-        claim(run, run / STATES)
-    state = current_group().from_first(lambda: latest_state(run))
+    state = current_group().from_first(lambda: _claimed_state(run))
     manager = ContinuedExperimentManager(run, options, settings, state)
     experiment = manager.setup_experiment()
     assert experiment is not None

@@ -2,6 +2,8 @@
 
 import random
 import shutil
+import time
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +12,18 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_elmur.atomic_files import atomic_path
-from sb3_elmur.claims import claim
+from sb3_elmur.claims import claim, release
 from sb3_elmur.command_line import SettingsError
 from sb3_elmur.core.arguments import check_count
+from sb3_elmur.saved_statistics import check_statistics, find_statistics
 from sb3_elmur.zoo.saving import save
 
 FOLDER = "resume"  # of a run folder, until the run is finished
 FILE = "state.pt"  # beside the statistics of a state's model
 UNTIL = "until_"  # begins the names of logs of an interrupted run's finished part
 N_KEPT = 2
-N_SAVED = 100  # at most, in the whole of a training
+SHARE = 0.01  # of a training, at most, between two states
+SECONDS = 30.0  # at most, between two states
 
 
 class State(NamedTuple):
@@ -54,23 +58,24 @@ class SaveState(BaseCallback):
 
     def __init__(self, run: Path, n_timesteps: int) -> None:
         super().__init__()
-        self.run, self.interval = run, max(1.0, n_timesteps / N_SAVED)
-        self.latest, self.ended = 0, False
+        self.run, self.interval = run, max(1.0, n_timesteps * SHARE)
+        self.latest, self.latest_time, self.ended = 0, 0.0, False
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_start(self) -> None:
-        self.latest = self.num_timesteps
+        self.latest, self.latest_time = self.num_timesteps, time.monotonic()
         claim(self.run, self.run / FOLDER)
 
     def _on_training_end(self) -> None:
         self.ended = True
 
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps < self.latest + self.interval:
+        steps, seconds = self.num_timesteps - self.latest, time.monotonic() - self.latest_time
+        if steps == 0 or (steps < self.interval and seconds < SECONDS):
             return
-        self.latest = self.num_timesteps
+        self.latest, self.latest_time = self.num_timesteps, time.monotonic()
         model = self.run / FOLDER / f"rl_model_{self.num_timesteps}_steps.zip"
         model.with_suffix("").mkdir(parents=True, exist_ok=True)
         save(self.model, model)
@@ -113,9 +118,29 @@ def _read_state(model: Path) -> State:
         check_count("n_averaged", content["n_averaged"], 0)
         for name, size in content["logs"].items():
             check_count(name, size, 0)
+        with zipfile.ZipFile(model) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} of {model} is damaged.")
+        if statistics := find_statistics(model):
+            check_statistics(statistics)
     except Exception as error:  # whatever PyTorch and pickle make of damaged and foreign files
-        raise ValueError(f"{path} is damaged, or of another version: {' '.join(str(error).split()):.200}") from error
+        raise ValueError(
+            f"The state of {path} is damaged, or of another version: {' '.join(str(error).split()):.200}"
+        ) from error
     return State(model, _steps(model), **content)
+
+
+def finish(run: Path) -> None:
+    """
+    Delete the states of a run that has come to its end.
+
+    :param run: The run folder.
+    """
+    states, ended = run / FOLDER, run / f".{FOLDER}.ended"
+    if states.exists():
+        states.rename(ended)  # at once, so that no run that is killed here looks as if it were interrupted
+    release(states)
+    shutil.rmtree(ended, ignore_errors=True)
 
 
 def restore_logs(run: Path, state: State | None) -> None:
@@ -129,6 +154,9 @@ def restore_logs(run: Path, state: State | None) -> None:
     logs, n_timesteps = ({}, 0) if state is None else (state.logs, state.n_timesteps)
     for name, size in logs.items():
         before = run / (name if name.startswith(UNTIL) else f"{UNTIL}{n_timesteps}.{name}")
+        if not before.exists() and not (run / name).exists():
+            print(f"{run / name} is not there any more: its episodes are lost.")
+            continue
         if not before.exists():
             with (run / name).open("rb+") as file:
                 file.truncate(size)

@@ -23,7 +23,7 @@ from sb3_elmur.command_line import SettingsError
 
 pytest.importorskip("rl_zoo3", reason='rl_zoo3 is missing: pip install "sb3-elmur[zoo]"')
 
-from sb3_elmur.zoo import resuming
+from sb3_elmur.zoo import resuming, states
 from sb3_elmur.zoo.resuming import ContinuedExperimentManager, _restore_evaluations
 from sb3_elmur.zoo.saving import save
 from sb3_elmur.zoo.states import FOLDER, SaveState, latest_state
@@ -172,19 +172,77 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
         latest_state(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damaged", ["rl_model_128_steps/state.pt", "rl_model_128_steps.zip", "rl_model_128_steps/vecnormalize.pkl"]
+)
 def test_a_damaged_state_is_told_and_the_one_before_it_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     kill_after(monkeypatch, 4)
     with pytest.raises(Killed):
         run(monkeypatch, *TRAIN)
-    path = RUN / FOLDER / "rl_model_128_steps" / "state.pt"
+    path = RUN / FOLDER / damaged
     path.write_bytes(path.read_bytes()[:500])
     state = latest_state(RUN)
     assert state is not None
     assert state.n_timesteps == 96
-    assert f"{path} is damaged" in capsys.readouterr().out
+    assert "rl_model_128_steps/state.pt is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, True), (1e9, False)])
+def test_a_state_is_saved_now_and_then_however_long_training_is(
+    seconds: float, saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(states, "SECONDS", seconds)
+    for arguments in ((*TRAIN, "-n", "1000000"), ("train", "--continue", str(RUN))):
+        with monkeypatch.context() as patch:
+            kill_after(patch, 2)
+            with pytest.raises(Killed):
+                run(patch, *arguments)
+    assert (latest_state(RUN) is not None) == saved
+    assert ("it begins anew" in capsys.readouterr().out) != saved
+
+
+def test_logs_that_are_not_there_any_more_are_missed_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4)
+        with pytest.raises(Killed):
+            run(patch, *TRAIN)
+    (RUN / "0.monitor.csv").unlink()
+    run(monkeypatch, "train", "--continue", str(RUN))
+    check_finished()
+    assert "0.monitor.csv is not there any more" in capsys.readouterr().out
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4)
+        with pytest.raises(Killed):
+            run(patch, *TRAIN)
+    found = resuming.find_run(RUN)
+    run(monkeypatch, "train", "--continue", str(RUN))
+    before = (RUN / f"{MAZE}.zip").read_bytes()
+    with pytest.raises(SettingsError, match="is finished"):
+        resuming.continue_run(RUN, *found)
+    assert (RUN / f"{MAZE}.zip").read_bytes() == before
+    check_finished()
+
+
+@pytest.mark.parametrize("option", [("-n", "1024"), ("--seed", "7"), ("-params", "n_epochs:9"), ("--bogus",)], ids=str)
+def test_what_would_be_ignored_beside_continue_is_refused(
+    option: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "train", "--continue", str(RUN), *option)
+    assert f"there may be `--gym-packages` and `--device`. Received {' '.join(option)}." in capsys.readouterr().err
 
 
 def test_a_pair_of_model_and_statistics_survives_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
