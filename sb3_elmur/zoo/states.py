@@ -137,6 +137,7 @@ def finish(run: Path) -> None:
     :param run: The run folder.
     """
     states, ended = run / FOLDER, run / f".{FOLDER}.ended"
+    shutil.rmtree(ended, ignore_errors=True)
     if states.exists():
         states.rename(ended)  # at once, so that no run that is killed here looks as if it were interrupted
     release(states)

@@ -59,6 +59,14 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, n_rollouts: int, error: type[Bas
     monkeypatch.setattr(SaveState, "_on_rollout_start", beginning)
 
 
+def train_until_killed(monkeypatch: pytest.MonkeyPatch, n_rollouts: int, *arguments: str) -> None:
+    """The command, killed before one of its rollouts; the next one is not."""
+    with monkeypatch.context() as patch:
+        kill_after(patch, n_rollouts)
+        with pytest.raises(Killed):
+            run(patch, *arguments)
+
+
 def check_finished(n_steps: int = N_STEPS) -> sb3_elmur.RecurrentPPO:
     """A finished run has learned from all steps, and its logs tell each of them once."""
     model = sb3_elmur.RecurrentPPO.load(RUN / f"{MAZE}.zip")
@@ -78,10 +86,7 @@ def test_an_interrupted_run_goes_on_in_its_folder(
     monkeypatch.chdir(tmp_path)
     arguments = TRAIN
     for n_rollouts in times:
-        with monkeypatch.context() as patch:
-            kill_after(patch, n_rollouts)
-            with pytest.raises(Killed):
-                run(patch, *arguments)
+        train_until_killed(monkeypatch, n_rollouts, *arguments)
         arguments = ["train", "--continue", str(RUN)]
     state = latest_state(RUN)
     assert (0 if state is None else state.n_timesteps) == 32 * sum(times)
@@ -197,10 +202,7 @@ def test_a_state_is_saved_now_and_then_however_long_training_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(states, "SECONDS", seconds)
     for arguments in ((*TRAIN, "-n", "1000000"), ("train", "--continue", str(RUN))):
-        with monkeypatch.context() as patch:
-            kill_after(patch, 2)
-            with pytest.raises(Killed):
-                run(patch, *arguments)
+        train_until_killed(monkeypatch, 2, *arguments)
     assert (latest_state(RUN) is not None) == saved
     assert ("it begins anew" in capsys.readouterr().out) != saved
 
@@ -209,10 +211,7 @@ def test_logs_that_are_not_there_any_more_are_missed_aloud(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        kill_after(patch, 4)
-        with pytest.raises(Killed):
-            run(patch, *TRAIN)
+    train_until_killed(monkeypatch, 4, *TRAIN)
     (RUN / "0.monitor.csv").unlink()
     run(monkeypatch, "train", "--continue", str(RUN))
     check_finished()
@@ -223,10 +222,7 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        kill_after(patch, 4)
-        with pytest.raises(Killed):
-            run(patch, *TRAIN)
+    train_until_killed(monkeypatch, 4, *TRAIN)
     found = resuming.find_run(RUN)
     run(monkeypatch, "train", "--continue", str(RUN))
     before = (RUN / f"{MAZE}.zip").read_bytes()
@@ -279,10 +275,7 @@ def test_the_best_reward_is_that_of_the_model_that_was_saved(tmp_path: Path) -> 
 
 def test_a_continued_run_knows_its_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        kill_after(patch, 6)
-        with pytest.raises(Killed):
-            run(patch, *TRAIN)
+    train_until_killed(monkeypatch, 6, *TRAIN)
     restored: list[EvalCallback] = []
 
     def begin(manager: ContinuedExperimentManager, _: Any) -> None:
@@ -301,10 +294,7 @@ def test_a_continued_run_keeps_its_device_unless_another_is_given(
     given: list[str], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        kill_after(patch, 1)
-        with pytest.raises(Killed):
-            run(patch, *TRAIN, "--device", "cpu")
+    train_until_killed(monkeypatch, 1, *TRAIN, "--device", "cpu")
     devices = []
     monkeypatch.setattr(resuming, "continue_run", lambda _, options, __: devices.append(options.device))
     run(monkeypatch, "train", "--continue", str(RUN), *given)
