@@ -217,8 +217,10 @@ def compute(cell: Cell, demonstrations: Path | None, device: str = "cpu") -> dic
 def _check_spaces(cell: Cell) -> None:
     """Refuse, before anything is trained, to evaluate where agents cannot act."""
     trained_in, env_kwargs = cell.env.env_id, cell.settings.get("env_kwargs") or {}
-    for env_id in cell.env.evaluate:
-        if (env_kwargs or env_id != trained_in) and _spaces(env_id) != _spaces(trained_in, env_kwargs):
+    others = [env_id for env_id in cell.env.evaluate if env_kwargs or env_id != trained_in]
+    wanted = _spaces(trained_in, env_kwargs) if others else None
+    for env_id in others:
+        if _spaces(env_id) != wanted:
             trained_with = f" with `env_kwargs` {env_kwargs}" if env_kwargs else ""
             raise ValueError(
                 f"`evaluate` must name environments with the spaces of {trained_in}{trained_with}. Received {env_id!r}."

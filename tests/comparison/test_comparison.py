@@ -724,6 +724,7 @@ def test_the_legend_has_agents_that_lack_a_result_in_the_first_environment(
 def test_a_page_without_results_says_so(tmp_path: Path) -> None:
     page = write_report(read_matrix(write(tmp_path)), tmp_path, tmp_path / "docs")
     assert "0 of 2 results are there" in page
+    assert "sampled" not in page
 
 
 # The command
